@@ -1,0 +1,1 @@
+"""What is stored: the edge stream a partitioner reads, and the shards it leads to."""

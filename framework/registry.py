@@ -1,0 +1,146 @@
+"""Plug-ins by name: the built-in ones first, then the entry points of installed packages for a name they lack.
+
+A registry imports the package that holds its built-ins at its first question, so this file stays a leaf: it knows the
+name of a package, never its contents. A plug-in of somebody else is an entry point in the group `shardyard.<kind>s`.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from framework.errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What `shardyard list` shows of one plug-in."""
+
+    name: str
+    """The name it is chosen by."""
+    module: str
+    """The module that defines it."""
+    summary: str
+    """The first line of its docstring."""
+    fields: dict[str, str]
+    """Field name -> default value as text (`required` where there is none)."""
+
+
+class Registry:
+    """The plug-ins of one kind (`partitioner`, `sampler`, ...), looked up by name."""
+
+    def __init__(self, kind: str, *, builtin: str) -> None:
+        """`kind` is the word a user sees; `builtin` the package whose modules register the built-ins when imported."""
+        self.kind = kind
+        self.group = f"shardyard.{kind}s"
+        self._builtin = builtin
+        self._classes: dict[str, Callable[..., Any]] = {}
+        self._imported = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Class decorator: make the class known as `name`; the class itself, and so its type, is unchanged."""
+
+        def keep(plugin: T) -> T:
+            assert callable(plugin)
+            self._classes[name] = plugin
+            return plugin
+
+        return keep
+
+    def names(self) -> list[str]:
+        """Every name that `get` answers, sorted."""
+        self._import_builtin()
+        return sorted({*self._classes, *(point.name for point in entry_points(group=self.group))})
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """The class (or function) called `name`; or `module:attribute` for one that no package announces.
+
+        Raises InputError with the known names and the nearest match."""
+        self._import_builtin()
+        if name in self._classes:
+            return self._classes[name]
+        for point in entry_points(group=self.group):
+            if point.name == name:
+                try:
+                    loaded: Callable[..., Any] = point.load()
+                except Exception as error:
+                    raise InputError(
+                        f"{self.kind} '{name}' ({point.value}) could not be imported: {type(error).__name__}: {error}"
+                    ) from error
+                return loaded
+        if ":" in name:
+            return load(name, self.kind)
+        near = difflib.get_close_matches(name, self.names(), n=1)
+        guess = f" Did you mean '{near[0]}'?" if near else ""
+        raise InputError(f"no {self.kind} is called '{name}'.{guess} Known: {', '.join(self.names())}.")
+
+    def name_of(self, plugin: type) -> str:
+        """The name that `get` would find `plugin` under: its registered name, else `module:Class`."""
+        self._import_builtin()
+        for name, known in self._classes.items():
+            if known is plugin:
+                return name
+        for point in entry_points(group=self.group):
+            if point.value == f"{plugin.__module__}:{plugin.__qualname__}":
+                return point.name
+        return f"{plugin.__module__}:{plugin.__qualname__}"
+
+    def entries(self) -> list[Entry]:
+        """One Entry a plug-in, by name."""
+        return [self._entry(name) for name in self.names()]
+
+    def _entry(self, name: str) -> Entry:
+        plugin = self.get(name)
+        fields = {}
+        if dataclasses.is_dataclass(plugin):
+            for field in dataclasses.fields(plugin):
+                if field.default is not dataclasses.MISSING:
+                    fields[field.name] = repr(field.default)
+                elif field.default_factory is not dataclasses.MISSING:
+                    fields[field.name] = repr(field.default_factory())
+                else:
+                    fields[field.name] = "required"
+        summary = (plugin.__doc__ or "").strip().partition("\n")[0]
+        return Entry(name=name, module=plugin.__module__, summary=summary, fields=fields)
+
+    def _import_builtin(self) -> None:
+        if self._imported:
+            return
+        self._imported = True  # first: the modules imported below may ask this registry in turn
+        package = importlib.import_module(self._builtin)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{self._builtin}.{module.name}")
+
+
+def load(reference: str, kind: str) -> Callable[..., Any]:
+    """The attribute that `module:attribute` names. Raises InputError that says which half is not there."""
+    module_name, _, attribute = reference.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise InputError(f"{kind} '{reference}': module '{module_name}' cannot be imported: {error}") from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        raise InputError(f"{kind} '{reference}': module '{module_name}' has no class or function '{attribute}'.")
+    loaded: Callable[..., Any] = found
+    return loaded
+
+
+PARTITIONERS = Registry("partitioner", builtin="partitioners")
+SAMPLERS = Registry("sampler", builtin="framework.sample")
+GRADIENTS = Registry("gradient", builtin="framework.comm.gradient")
+MODELS = Registry("model", builtin="framework.models")
+DATASETS = Registry("dataset", builtin="framework.data")
+WORKLOADS = Registry("workload", builtin="framework.workloads")
+LAUNCHERS = Registry("launcher", builtin="launch")
+RECIPES = Registry("recipe", builtin="launch.recipes")
+
+REGISTRIES = {
+    registry.kind: registry
+    for registry in (PARTITIONERS, SAMPLERS, GRADIENTS, MODELS, DATASETS, WORKLOADS, LAUNCHERS, RECIPES)
+}
