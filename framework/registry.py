@@ -113,7 +113,7 @@ class Registry:
             return
         self._imported = True  # first: the modules imported below may ask this registry in turn
         package = importlib.import_module(self._builtin)
-        for module in pkgutil.iter_modules(package.__path__):
+        for module in pkgutil.iter_modules(getattr(package, "__path__", [])):  # one module has no path: it is all
             importlib.import_module(f"{self._builtin}.{module.name}")
 
 
@@ -137,10 +137,23 @@ GRADIENTS = Registry("gradient", builtin="framework.comm.gradient")
 MODELS = Registry("model", builtin="framework.models")
 DATASETS = Registry("dataset", builtin="framework.data")
 WORKLOADS = Registry("workload", builtin="framework.workloads")
+OPTIMIZERS = Registry("optimizer", builtin="framework.engine.optimize")
+SCHEDULES = Registry("schedule", builtin="framework.engine.optimize")
 LAUNCHERS = Registry("launcher", builtin="launch")
 RECIPES = Registry("recipe", builtin="launch.recipes")
 
 REGISTRIES = {
     registry.kind: registry
-    for registry in (PARTITIONERS, SAMPLERS, GRADIENTS, MODELS, DATASETS, WORKLOADS, LAUNCHERS, RECIPES)
+    for registry in (
+        PARTITIONERS,
+        SAMPLERS,
+        GRADIENTS,
+        MODELS,
+        DATASETS,
+        WORKLOADS,
+        OPTIMIZERS,
+        SCHEDULES,
+        LAUNCHERS,
+        RECIPES,
+    )
 }

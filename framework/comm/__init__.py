@@ -1,0 +1,1 @@
+"""What crosses the wire: the group, remote nodes and rows, gradients."""

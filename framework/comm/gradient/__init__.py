@@ -1,0 +1,1 @@
+"""Gradient strategies, one file each: how the workers agree on a step."""

@@ -1,0 +1,130 @@
+"""Optimisers and learning-rate schedules: torch's own, as values of a run."""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from framework.registry import OPTIMIZERS, SCHEDULES
+
+
+@runtime_checkable
+class Optimizer(Protocol):
+    """How gradients become steps."""
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The torch optimiser over `parameters`."""
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """How the learning rate changes."""
+
+    def attach(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
+        """The torch scheduler, stepped once an epoch."""
+
+
+@OPTIMIZERS.register("adam")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adam:
+    """Adam (Kingma and Ba, 2015)."""
+
+    lr: float = 0.003
+    """Learning rate."""
+    weight_decay: float = 0.0
+    """L2 penalty, added to the gradient."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the running means of the gradient and of its square."""
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """torch.optim.Adam."""
+        return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, betas=tuple(self.betas))
+
+
+@OPTIMIZERS.register("adamw")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
+
+    lr: float = 0.003
+    """Learning rate."""
+    weight_decay: float = 0.01
+    """Share of each weight taken off a step, times the learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the running means of the gradient and of its square."""
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """torch.optim.AdamW."""
+        return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, betas=tuple(self.betas))
+
+
+@OPTIMIZERS.register("sgd")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SGD:
+    """Stochastic gradient descent with momentum."""
+
+    lr: float = 0.1
+    """Learning rate."""
+    momentum: float = 0.9
+    """Decay of the running gradient."""
+    nesterov: bool = False
+    """Look one step ahead."""
+    weight_decay: float = 0.0
+    """L2 penalty, added to the gradient."""
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """torch.optim.SGD."""
+        return torch.optim.SGD(
+            parameters, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay
+        )
+
+
+@SCHEDULES.register("constant")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Constant:
+    """The same learning rate throughout."""
+
+    def attach(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
+        """A factor of one."""
+        return LambdaLR(optimizer, lambda epoch: 1.0)
+
+
+@SCHEDULES.register("cosine")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cosine:
+    """A linear warm-up, then half a cosine down to a last share of the rate (Loshchilov and Hutter, 2017)."""
+
+    warmup: int = 0
+    """Epochs of linear rise."""
+    last: float = 0.0
+    """The final rate as a share of the full one."""
+
+    def attach(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
+        """The factor of epoch e: (e + 1) / (warmup + 1) while warming up, then the cosine over what is left."""
+
+        def factor(epoch: int) -> float:
+            if epoch < self.warmup:
+                return (epoch + 1) / (self.warmup + 1)
+            done = (epoch - self.warmup) / max(1, epochs - self.warmup)
+            return self.last + (1 - self.last) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+        return LambdaLR(optimizer, factor)
+
+
+@SCHEDULES.register("step")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """The rate times `gamma` every `every` epochs."""
+
+    every: int = 10
+    """Epochs between drops."""
+    gamma: float = 0.1
+    """Factor of one drop."""
+
+    def attach(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
+        """torch.optim.lr_scheduler.StepLR."""
+        return torch.optim.lr_scheduler.StepLR(optimizer, self.every, self.gamma)

@@ -1,0 +1,163 @@
+"""A run: one frozen value that says everything, and the contracts of what it is made of.
+
+Fields declared with `placement` say where or how fast a run goes; they are left out of the digest of its result,
+for the result must not depend on them.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from framework.comm.gradient.all_reduce import AllReduce
+from framework.comm.gradient.strategy import GradientStrategy
+from framework.comm.group import Group
+from framework.config import digest, placement
+from framework.engine.optimize import Adam, Constant, Optimizer, Schedule
+from framework.errors import InputError
+
+Event = dict[str, Any]
+"""Something a worker tells whoever watches: `event` names it (`epoch`, `step`, `resumed`, ...), the rest is numbers."""
+
+Mapper = Callable[[Callable[[Any], Any], list[Any]], Iterator[Any]]
+"""Applies a function to every item of a list, results in the list's order: `map`, or Ray tasks that do the same."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Data on disk, ready for workers."""
+
+    path: Path
+    """The folder that workers open."""
+    data_digest: str
+    """What the data is, whatever way it was partitioned."""
+    seconds: float
+    """Time it took; near zero where the folder was there already."""
+    facts: Mapping[str, Any]
+    """What the report says of it: `parts`, `partitioner`, ..."""
+
+
+class Batch(Protocol):
+    """One worker's share of a global batch."""
+
+    @property
+    def size(self) -> int:
+        """Samples in the global batch, over all workers."""
+
+
+class Task(Protocol):
+    """A workload that a worker has opened."""
+
+    def model(self) -> nn.Module:
+        """A new model, its parameters drawn from torch's generator, which the engine has seeded."""
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[Any]:
+        """This worker's share (a Batch) of every global batch of an epoch from `first_step` on; as many on every worker."""
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """This worker's part of the global batch's mean loss: the parts of all workers add up to it. A scalar."""
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Metrics over all workers, the same on each: `validation_accuracy`, `test_accuracy`, ..."""
+
+    def predict(self, model: nn.Module, embeddings: bool) -> dict[str, Any]:
+        """This worker's samples: column name -> array, `id` first; classes and scores, or embeddings."""
+
+
+@runtime_checkable
+class Workload(Protocol):
+    """What is learned: a data set, a model and a loss. A plug-in: its fields are its configuration."""
+
+    def prepare(self, root: Path, mapper: Mapper, watch: Callable[[Event], None]) -> Prepared:
+        """Raw data -> folders of ready data beneath `root`; at once where it is there already."""
+
+    def open(self, run: "Run", worker: "Worker") -> Task:
+        """What a worker needs to learn it."""
+
+
+@runtime_checkable
+class Launcher(Protocol):
+    """Who starts the workers."""
+
+    def launch(self, main: "Main", run: "Run", prepared: Prepared, watch: Callable[[Event], None]) -> dict[str, Any]:
+        """Runs `main` on every worker and returns what the first one returned. Raises one ShardyardError."""
+
+    def mapper(self) -> Mapper:
+        """How this launcher maps over many files."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that decides what a run learns, and where."""
+
+    workload: Workload
+    """What is learned."""
+    epochs: int = 10
+    """How often every training sample is seen."""
+    seed: int = 0
+    """The root of every random draw."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """The parameters' and activations' type."""
+    optimizer: Optimizer = Adam()
+    """How gradients become steps."""
+    schedule: Schedule = Constant()
+    """How the learning rate changes over the epochs."""
+    gradient: GradientStrategy = AllReduce()
+    """How workers agree on a gradient."""
+    evaluate_every: int = 1
+    """Epochs between evaluations; the last epoch is always evaluated. 0: the last one only."""
+    monitor: str = "validation_accuracy"
+    """The metric (higher is better) that early stopping and `keep` look at."""
+    patience: int | None = None
+    """Stop after this many evaluations without a better monitored metric. None: never."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights are the result: the last ones, or those of the best monitored metric."""
+    workers: int = placement(1)
+    """Number of worker processes."""
+    device: Literal["cpu", "cuda"] = placement("cpu")
+    """Where workers compute."""
+    launcher: Launcher | None = placement(None)
+    """Who starts the workers. None: processes of this machine."""
+    out: str = placement("runs/latest")
+    """The run's folder: log, checkpoints, report. A run started again with the same folder is resumed."""
+    store: str = placement("stores")
+    """Where prepared data is kept."""
+    checkpoint_every: int = placement(0)
+    """Steps between checkpoints. 0: one at the end of every epoch."""
+    deadline: float = placement(300.0)
+    """Seconds a worker waits for the others before it gives up."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 0), ("workers", 1), ("evaluate_every", 0), ("checkpoint_every", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"--{name.replace('_', '-')} is {value!r}; expected a whole number of at least {least}.")
+        if self.dtype not in ("float32", "float64"):
+            raise InputError(f"--dtype is {self.dtype!r}; expected float32 or float64.")
+        if not isinstance(self.workload, Workload):
+            raise InputError(f"a run's workload is a {type(self.workload).__name__}; expected prepare() and open().")
+
+    def digest(self) -> str:
+        """SHA-256 over everything that the result depends on, and nothing that it does not."""
+        return digest(self, result_only=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Worker:
+    """One process of a run, and what it was given."""
+
+    group: Group
+    """The workers talking to each other."""
+    prepared: Prepared
+    """The data."""
+    device: torch.device
+    """Where this worker computes."""
+    watch: Callable[[Event], None]
+    """Takes the events of the first worker; ignores them on the others."""
+
+
+Main = Callable[[Run, Worker], dict[str, Any]]
+"""What a launcher runs on every worker: a function of a module, so that another process can import it."""
