@@ -1,0 +1,1 @@
+"""What computes: layers and networks, pure `nn.Module`s on the kernels."""

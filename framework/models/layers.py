@@ -1,0 +1,125 @@
+"""Graph layers on the kernels: block and rows of its sources in, rows of its targets out.
+
+Each equals PyG's layer of the same name on a whole graph. On a sampled block, a sum over neighbours is scaled to the
+neighbourhood's true size, so that it stays unbiased whatever was drawn.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from framework.graph.block import Block
+from framework.kernels.aggregate import spmm
+from framework.kernels.attention import attention
+from framework.kernels.csr import CSR
+from framework.kernels.dropout import dropout, edge_dropout_scale, relu_dropout
+
+
+class SAGEConv(nn.Module):
+    """GraphSAGE with a mean: W1 mean of neighbours + W2 x (Hamilton et al., 2017)."""
+
+    def __init__(self, columns: int, out: int) -> None:
+        super().__init__()
+        self.neighbors = nn.Linear(columns, out)
+        self.own = nn.Linear(columns, out, bias=False)
+
+    def forward(self, block: Block, x: Tensor) -> Tensor:
+        """[sources, columns] -> [targets, out]."""
+        mean = spmm(block.indptr, block.indices, x, block.edge_weights, mean=True, transposed=_transposed(block, x))
+        out: Tensor = self.neighbors(mean) + self.own(x[: block.num_targets])
+        return out
+
+
+class GCNConv(nn.Module):
+    """Graph convolution, D^-1/2 (A + I) D^-1/2 x W + b (Kipf and Welling, 2017), degrees of the whole graph."""
+
+    def __init__(self, columns: int, out: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(columns, out, bias=False)
+        self.bias = nn.Parameter(torch.zeros(out))
+        nn.init.xavier_uniform_(self.linear.weight)
+
+    def forward(self, block: Block, x: Tensor) -> Tensor:
+        """[sources, columns] -> [targets, out]."""
+        narrowing = self.linear.out_features < self.linear.in_features
+        if narrowing:  # aggregate whichever side of W is narrower
+            x = self.linear(x)
+        scale = (block.sources.degree.to(x.device) + 1).to(x.dtype).rsqrt().unsqueeze(1)
+        scaled = x * scale
+        total = spmm(block.indptr, block.indices, scaled, block.edge_weights, transposed=_transposed(block, x))
+        own = scale[: block.num_targets]
+        out = own * (total * _inverse_share(block, x) + scaled[: block.num_targets])
+        if not narrowing:
+            out = self.linear(out)
+        return out + self.bias
+
+
+class GATConv(nn.Module):
+    """Graph attention over neighbours and the node itself (Velickovic et al., 2018); heads joined or averaged."""
+
+    def __init__(self, columns: int, out: int, *, heads: int, join: bool, slope: float, attention_dropout: float) -> None:
+        """`out` columns a head; `join`: heads side by side, else their mean."""
+        super().__init__()
+        self.heads, self.out, self.join, self.slope = heads, out, join, slope
+        self.attention_dropout = attention_dropout
+        self.linear = nn.Linear(columns, heads * out, bias=False)
+        self.source_attention = nn.Parameter(torch.empty(heads, out))
+        self.target_attention = nn.Parameter(torch.empty(heads, out))
+        self.bias = nn.Parameter(torch.zeros(heads * out if join else out))
+        for parameter in (self.linear.weight, self.source_attention, self.target_attention):
+            nn.init.xavier_uniform_(parameter)
+
+    def forward(self, block: Block, x: Tensor) -> Tensor:
+        """[sources, columns] -> [targets, heads * out], or [targets, out] where heads are averaged."""
+        looped = block.with_self_loops
+        values = self.linear(x).view(-1, self.heads, self.out)
+        source_scores = (values * self.source_attention).sum(2)
+        target_scores = (values[: block.num_targets] * self.target_attention).sum(2)
+        out = attention(
+            looped.indptr,
+            looped.indices,
+            values,
+            source_scores,
+            target_scores,
+            negative_slope=self.slope,
+            edge_scale=self._edge_scale(looped, x),
+            transposed=_transposed(looped, x),
+        )
+        return (out.flatten(1) if self.join else out.mean(1)) + self.bias
+
+    def _edge_scale(self, block: Block, x: Tensor) -> Tensor | None:
+        if not self.training or block.key is None or self.attention_dropout == 0:
+            return None
+        counts = block.indptr[1:] - block.indptr[:-1]
+        targets = torch.repeat_interleave(block.targets.original, counts.cpu())
+        sources = block.sources.original[block.indices.cpu().long()]
+        key = block.key.fold(_ATTENTION)
+        return edge_dropout_scale(targets, sources, self.heads, self.attention_dropout, key, x.dtype).to(x.device)
+
+
+_INPUT, _ATTENTION, _OUTPUT = 0, 1, 2  # which of a layer's draws a block's key is folded by
+
+
+def dropped_input(module: nn.Module, block: Block, x: Tensor, p: float) -> Tensor:
+    """Keyed dropout of a layer's input rows [sources, columns], in training only."""
+    if not module.training or block.key is None or p == 0:
+        return x
+    return dropout(x, p, block.key.fold(_INPUT), block.sources.original.to(x.device))
+
+
+def activated(module: nn.Module, block: Block, x: Tensor, p: float) -> Tensor:
+    """ReLU and, in training, keyed dropout of a layer's output rows [targets, columns], in one pass."""
+    if not module.training or block.key is None or p == 0:
+        return torch.relu(x)
+    return relu_dropout(x, p, block.key.fold(_OUTPUT), block.targets.original.to(x.device))
+
+
+def _transposed(block: Block, x: Tensor) -> CSR | None:
+    """The block's transpose where a backward pass through its sources will want it."""
+    return block.transposed if x.requires_grad else None
+
+
+def _inverse_share(block: Block, x: Tensor) -> Tensor:
+    """[targets, 1]: how many in-edges of the whole graph each drawn one stands for."""
+    drawn = block.indptr[1:] - block.indptr[:-1]
+    degree = block.targets.degree.to(drawn.device)
+    return (degree.to(x.dtype) / drawn.clamp(min=1).to(x.dtype)).unsqueeze(1)

@@ -1,0 +1,1 @@
+"""Samplers, one file each: seeds in, blocks out."""
