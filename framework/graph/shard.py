@@ -1,0 +1,63 @@
+"""A shard: one part of the graph, as tensors mapped from its files.
+
+Assumptions: the nodes of the whole graph are renumbered so that part p owns the contiguous *global* ids offsets[p] to
+offsets[p + 1], inside a part by original id. A shard holds the in-edges of its nodes; the sources that it does not own
+are its halo. The tensors are views of read-only memory: writing into one ends the process.
+"""
+
+import dataclasses
+
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class GraphShard:
+    """The nodes a part owns, their in-edges, and what is known of the halo. n owned nodes, e edges, h halo nodes."""
+
+    part: int
+    """The part's number."""
+    first: int
+    """Global id of the first owned node; the others follow."""
+    num_nodes: int
+    """Number of nodes in the whole graph."""
+    original: Tensor
+    """Original ids of the owned nodes, increasing. int64 [n]."""
+    indptr: Tensor
+    """Where a node's in-edges begin. int64 [n + 1]."""
+    indices: Tensor
+    """The source of every in-edge as a local id: c < n is the owned node `first + c`, c >= n is `halo[c - n]`. A node's
+    sources are in increasing original id, duplicates in the order of the input. int32 [e], int64 where ids need it."""
+    halo: Tensor
+    """Global ids of the halo, increasing. int64 [h]."""
+    halo_original: Tensor
+    """Original ids of the halo. int64 [h]."""
+    halo_degree: Tensor
+    """In-degrees of the halo in the whole graph. int64 [h]."""
+    labels: Tensor | None
+    """Classes of the owned nodes, -1 for none. int64 [n]."""
+    split: Tensor | None
+    """What the owned nodes are for: 0 nothing, 1 training, 2 validation, 3 test. uint8 [n]."""
+    features: Tensor | None
+    """Feature rows of the owned nodes. float32 [n, columns]."""
+    edge_weights: Tensor | None
+    """Weights of the in-edges. float32 [e]."""
+
+    @property
+    def num_owned(self) -> int:
+        """Number of owned nodes, n."""
+        return len(self.original)
+
+    @property
+    def num_edges(self) -> int:
+        """Number of in-edges of the owned nodes, e."""
+        return len(self.indices)
+
+    @property
+    def num_halo(self) -> int:
+        """Number of halo nodes, h."""
+        return len(self.halo)
+
+    @property
+    def degrees(self) -> Tensor:
+        """In-degrees of the owned nodes. int64 [n]."""
+        return self.indptr.diff()
