@@ -1,0 +1,1 @@
+"""The built-in partitioners, one a file; `framework.registry.PARTITIONERS` imports them all at its first question."""
