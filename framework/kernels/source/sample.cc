@@ -1,0 +1,174 @@
+// Neighbour sampling without replacement, relabelling of a frontier, copies of rows.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "common.h"
+#include "philox.h"
+
+namespace {
+
+// The first `count` draws of row `id`: word 0 of Philox(key, (draw, id low, id high, 0)).
+VERSIONS void draw_row(uint64_t key, int64_t id, int64_t count, uint32_t* draws) {
+  for (int64_t first = 0; first < count; first += kLanes) {
+    PhiloxBlock block;
+    count_up(block, static_cast<uint32_t>(first), id, 0);
+    philox(key, block);
+    std::memcpy(draws + first, block.words[0], sizeof(block.words[0]));
+  }
+}
+
+// Floyd's sample of `count` from [0, size), sorted. `chosen` stays sorted throughout: the number that takes the place
+// of one drawn before is larger than all drawn so far.
+void floyd(const uint32_t* draws, int64_t count, int64_t size, int64_t* chosen) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t last = size - count + i;
+    const int64_t drawn = static_cast<int64_t>(draws[i] * static_cast<uint64_t>(last + 1) >> 32);
+    int64_t* place = std::lower_bound(chosen, chosen + i, drawn);
+    if (place < chosen + i && *place == drawn) {
+      chosen[i] = last;
+    } else {
+      std::copy_backward(place, chosen + i, chosen + i + 1);
+      *place = drawn;
+    }
+  }
+}
+
+template <class I>
+int64_t sample_fill(const int64_t* indptr, const I* indices, const int64_t* rows, const int64_t* row_keys,
+                    int64_t num_rows, uint64_t key, const int64_t* out_indptr, I* out_indices, int64_t* out_edges) {
+#pragma omp parallel if (out_indptr[num_rows] >= kSerialWork)
+  {
+    std::vector<uint32_t> draws;
+#pragma omp for schedule(dynamic, kRowsPerTask)
+    for (int64_t r = 0; r < num_rows; ++r) {
+      const int64_t begin = indptr[rows[r]], degree = indptr[rows[r] + 1] - begin;
+      const int64_t count = out_indptr[r + 1] - out_indptr[r];
+      int64_t* edges = out_edges + out_indptr[r];
+      if (count == degree) {
+        for (int64_t i = 0; i < count; ++i) edges[i] = i;
+      } else {
+        draws.resize((count + kLanes - 1) / kLanes * kLanes);
+        draw_row(key, row_keys[r], count, draws.data());
+        floyd(draws.data(), count, degree, edges);
+      }
+      for (int64_t i = 0; i < count; ++i) {
+        edges[i] += begin;
+        out_indices[out_indptr[r] + i] = indices[edges[i]];
+      }
+    }
+  }
+  return 0;
+}
+
+// Ids to their positions in `ids`: open addressing with linear probing, at most half full.
+template <class I>
+class Positions {
+ public:
+  explicit Positions(int64_t expected) {
+    int64_t capacity = 1024;
+    while (capacity < 2 * expected) capacity *= 2;
+    slots_.assign(capacity, Slot{0, -1});
+  }
+
+  // The position of `id`: the one it has, or `next` if it is new.
+  int32_t find_or_add(I id, int32_t next) {
+    if (2 * size_ >= static_cast<int64_t>(slots_.size())) grow();
+    Slot& slot = find(id);
+    if (slot.position < 0) {
+      slot = Slot{id, next};
+      ++size_;
+    }
+    return slot.position;
+  }
+
+ private:
+  struct Slot {
+    I id;
+    int32_t position;  // -1: empty
+  };
+
+  Slot& find(I id) {
+    // Fibonacci hashing: the high bits of a product with 2^64 / golden ratio spread consecutive ids.
+    const uint64_t hash = static_cast<uint64_t>(id) * 0x9E3779B97F4A7C15u;
+    const uint64_t mask = slots_.size() - 1;
+    uint64_t place = (hash >> 32) & mask;
+    while (slots_[place].position >= 0 && slots_[place].id != id) place = (place + 1) & mask;
+    return slots_[place];
+  }
+
+  void grow() {
+    std::vector<Slot> old(slots_.size() * 2, Slot{0, -1});
+    old.swap(slots_);
+    for (const Slot& slot : old)
+      if (slot.position >= 0) find(slot.id) = slot;
+  }
+
+  std::vector<Slot> slots_;
+  int64_t size_ = 0;
+};
+
+// `unique` begins with the `num_first` ids given and has room for all; returns how many it holds in the end.
+template <class I>
+int64_t unique_relabel(int64_t num_first, const I* rest, int64_t num_rest, I* unique, int32_t* positions) {
+  Positions<I> known(num_first);
+  for (int64_t i = 0; i < num_first; ++i) known.find_or_add(unique[i], static_cast<int32_t>(i));
+  int64_t size = num_first;
+  for (int64_t i = 0; i < num_rest; ++i) {
+    positions[i] = known.find_or_add(rest[i], static_cast<int32_t>(size));
+    if (positions[i] == size) unique[size++] = rest[i];
+  }
+  return size;
+}
+
+// Rows ahead to ask memory for: about what one core can have under way.
+constexpr int64_t kAhead = 8;
+
+}  // namespace
+
+// Fills out_indptr with the running counts; a fanout below 0 takes all. The first row outside is the answer.
+EXPORT int64_t sample_counts(const int64_t* indptr, int64_t num_nodes, const int64_t* rows, int64_t num_rows,
+                             int64_t fanout, int64_t* out_indptr) {
+  out_indptr[0] = 0;
+  for (int64_t r = 0; r < num_rows; ++r) {
+    if (rows[r] < 0 || rows[r] >= num_nodes) return r + 1;
+    const int64_t degree = indptr[rows[r] + 1] - indptr[rows[r]];
+    out_indptr[r + 1] = out_indptr[r] + (fanout < 0 ? degree : std::min(degree, fanout));
+  }
+  return 0;
+}
+
+// out[i] = source[rows[i]], rows of `width` bytes.
+EXPORT int64_t gather_rows(const char* source, const int64_t* rows, int64_t num_rows, int64_t width, char* out) {
+#pragma omp parallel for schedule(static) if (num_rows * width >= 8 * kSerialWork)
+  for (int64_t i = 0; i < num_rows; ++i) {
+    if (i + kAhead < num_rows) {
+      const char* coming = source + rows[i + kAhead] * width;
+      for (int64_t line = 0; line < width; line += 64) __builtin_prefetch(coming + line);
+    }
+    std::memcpy(out + i * width, source + rows[i] * width, width);
+  }
+  return 0;
+}
+
+// out[rows[i]] = values[i], rows distinct and of `width` bytes.
+EXPORT int64_t scatter_rows(char* out, const int64_t* rows, int64_t num_rows, int64_t width, const char* values) {
+#pragma omp parallel for schedule(static) if (num_rows * width >= 8 * kSerialWork)
+  for (int64_t i = 0; i < num_rows; ++i) std::memcpy(out + rows[i] * width, values + i * width, width);
+  return 0;
+}
+
+#define INSTANCES(I, NAME)                                                                                        \
+  EXPORT int64_t sample_fill_##NAME(const int64_t* indptr, const I* indices, const int64_t* rows,                 \
+                                    const int64_t* row_keys, int64_t num_rows, int64_t key,                       \
+                                    const int64_t* out_indptr, I* out_indices, int64_t* out_edges) {              \
+    return sample_fill(indptr, indices, rows, row_keys, num_rows, static_cast<uint64_t>(key), out_indptr,         \
+                       out_indices, out_edges);                                                                   \
+  }                                                                                                               \
+  EXPORT int64_t unique_relabel_##NAME(int64_t num_first, const I* rest, int64_t num_rest, I* unique,             \
+                                       int32_t* positions) {                                                      \
+    return unique_relabel(num_first, rest, num_rest, unique, positions);                                          \
+  }
+
+INSTANCES(int32_t, int32)
+INSTANCES(int64_t, int64)
