@@ -11,6 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from framework.graph.shard import GraphShard
 from framework.kernels.csr import CSR, transpose
 from framework.random import Key
 
@@ -31,6 +32,21 @@ class Nodes:
 
     def __getitem__(self, chosen: Tensor | slice) -> "Nodes":
         return Nodes(ids=self.ids[chosen], original=self.original[chosen], degree=self.degree[chosen])
+
+    @classmethod
+    def of_shard(cls, shard: GraphShard, local: Tensor) -> "Nodes":
+        """Nodes by their local ids in a shard, owned or halo. `local`: int [n]."""
+        local = local.long()
+        owned = local < shard.num_owned
+        if bool(owned.all()):
+            indptr = shard.indptr
+            return cls(ids=local + shard.first, original=shard.original[local], degree=indptr[local + 1] - indptr[local])
+        inside, outside = local.clamp(max=shard.num_owned - 1), (local - shard.num_owned).clamp(min=0)
+        return cls(
+            ids=torch.where(owned, local + shard.first, shard.halo[outside]),
+            original=torch.where(owned, shard.original[inside], shard.halo_original[outside]),
+            degree=torch.where(owned, shard.indptr[inside + 1] - shard.indptr[inside], shard.halo_degree[outside]),
+        )
 
     @classmethod
     def none(cls) -> "Nodes":

@@ -10,6 +10,27 @@ import dataclasses
 from torch import Tensor
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PartCounts:
+    """How much a part holds."""
+
+    nodes: int
+    """Owned nodes."""
+    edges: int
+    """Their in-edges."""
+    halo: int
+    """Sources of these edges that the part does not own."""
+
+    def lengths(self) -> dict[str, int]:
+        """The number of rows of every column of the part's shard."""
+        return {
+            **dict.fromkeys(("original", "labels", "split", "features"), self.nodes),
+            "indptr": self.nodes + 1,
+            **dict.fromkeys(("indices", "edge_weights"), self.edges),
+            **dict.fromkeys(("halo", "halo_original", "halo_degree"), self.halo),
+        }
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class GraphShard:
     """The nodes a part owns, their in-edges, and what is known of the halo. n owned nodes, e edges, h halo nodes."""

@@ -5,24 +5,25 @@ file system for sizes; `verify` reads every byte.
 """
 
 import dataclasses
+import hashlib
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
-from framework.graph.shard import GraphShard
+from framework.errors import InputError, StoreError
+from framework.graph.columns import REMEDY, FileFacts, map_column, read_column
+from framework.graph.shard import GraphShard, PartCounts
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FileFacts:
-    """What the manifest knows of one file."""
-
-    bytes: int
-    """Its size."""
-    sha256: str
-    """Its digest, 64 hex digits."""
+FORMAT = "shardyard-store"
+VERSION = 1
+"""Of the format: raised whenever what is written changes, so that an older store is prepared again."""
+MANIFEST = "manifest.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,7 +51,9 @@ class ShardStore:
     class_names: tuple[str, ...]
     """The classes' names; empty where they have none."""
     columns: tuple[str, ...]
-    """The files of every part, without their ending."""
+    """The files of every part, without their ending: the tensors of a GraphShard, and `ids`, the raw ids."""
+    counts: tuple[PartCounts, ...]
+    """What every part holds."""
     partitioner: Mapping[str, Any]
     """The partitioner, as framework.config.encode writes it."""
     quality: Mapping[str, Any]
@@ -61,11 +64,55 @@ class ShardStore:
     @classmethod
     def open(cls, path: Path | str) -> "ShardStore":
         """The store in the folder `path`. Raises StoreError where one is missing, torn, of a newer version or altered."""
-        raise NotImplementedError
+        path = Path(path)
+        store = _from_manifest(path, _read_manifest(path / MANIFEST))
+        for name, facts in store.files.items():
+            _check_size(path / name, facts)
+        return store
+
+    def seal(self) -> None:
+        """Writes the manifest into the store's folder: the last step of making one. Raises OSError."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "path"}
+        fields["offsets"] = self.offsets.tolist()
+        fields["counts"] = [dataclasses.asdict(counts) for counts in self.counts]
+        fields["files"] = {name: dataclasses.asdict(facts) for name, facts in self.files.items()}
+        content = {"format": FORMAT, "version": VERSION, **fields}
+        text = json.dumps({**content, "checksum": _checksum(content)}, indent=1)
+        with (self.path / MANIFEST).open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
 
     def shard(self, part: int) -> GraphShard:
         """The shard of `part`, mapped from its files. Raises StoreError for a damaged file, InputError for no such part."""
-        raise NotImplementedError
+        self._check_part(part)
+        columns = {name: map_column(self._file(part, name)) for name in self.columns if name != "ids"}
+        lengths = self.counts[part].lengths()
+        for name, column in columns.items():
+            if len(column) != lengths[name]:
+                raise StoreError(
+                    f"'{self._file(part, name)}' has {len(column)} rows; the manifest says {lengths[name]}. {REMEDY}"
+                )
+        return GraphShard(
+            part=part,
+            first=int(self.offsets[part]),
+            num_nodes=self.num_nodes,
+            original=columns["original"],
+            indptr=columns["indptr"],
+            indices=columns["indices"],
+            halo=columns["halo"],
+            halo_original=columns["halo_original"],
+            halo_degree=columns["halo_degree"],
+            labels=columns.get("labels"),
+            split=columns.get("split"),
+            features=columns.get("features"),
+            edge_weights=columns.get("edge_weights"),
+        )
+
+    def raw_ids(self, part: int) -> pa.Array:
+        """The ids that the raw data knows the owned nodes of `part` by: int64 or text [n]. Raises as `shard`."""
+        self._check_part(part)
+        return read_column(self._file(part, "ids" if "ids" in self.columns else "original"))
 
     def owner_of(self, ids: Tensor) -> Tensor:
         """The part that owns each global id. int64 [...] -> int64 [...]."""
@@ -73,4 +120,70 @@ class ShardStore:
 
     def verify(self) -> None:
         """Reads every byte of every file. Raises StoreError that names the first one that differs from its digest."""
-        raise NotImplementedError
+        for name, facts in self.files.items():
+            _check_size(self.path / name, facts)
+            if FileFacts.of(self.path / name) != facts:
+                raise StoreError(f"'{self.path / name}' was altered: its SHA-256 is not the manifest's. {REMEDY}")
+
+    def _file(self, part: int, column: str) -> Path:
+        return column_file(self.path, part, column)
+
+    def _check_part(self, part: int) -> None:
+        if not 0 <= part < self.parts:
+            raise InputError(f"'{self.path}' has no part {part}; expected 0 to {self.parts - 1}.")
+
+
+def column_file(store: Path, part: int, column: str) -> Path:
+    """Where a store keeps a column of a part."""
+    return store / f"part-{part:05d}" / f"{column}.arrow"
+
+
+def _check_size(path: Path, facts: FileFacts) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise StoreError(f"'{path}' is missing. {REMEDY}") from error
+    if size != facts.bytes:
+        raise StoreError(f"'{path}' has {size} bytes; the manifest says {facts.bytes}. {REMEDY}")
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest's content, checked against its own checksum, which is taken off."""
+    try:
+        content = json.loads(path.read_bytes())
+        checksum = content.pop("checksum", None)
+        version = content["version"] if content["format"] == FORMAT else None
+    except FileNotFoundError as error:
+        raise StoreError(f"'{path.parent}' is no shard store: it has no {MANIFEST}. Make one by `prepare`.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"'{path}' is torn or no manifest ({type(error).__name__}). {REMEDY}") from error
+    if not isinstance(version, int) or version > VERSION:
+        raise StoreError(
+            f"'{path}' is of format version {version}; this program reads up to {VERSION}. "
+            "Update shardyard, or prepare the store again."
+        )
+    if version < VERSION:
+        raise StoreError(f"'{path}' is of the old format version {version}; expected {VERSION}. {REMEDY}")
+    if checksum != _checksum(content):
+        raise StoreError(f"'{path}' was altered: its checksum is not that of its content. {REMEDY}")
+    assert isinstance(content, dict)
+    return content
+
+
+def _from_manifest(path: Path, content: dict[str, Any]) -> ShardStore:
+    fields = {name: value for name, value in content.items() if name not in ("format", "version")}
+    return ShardStore(
+        **{
+            **fields,
+            "path": path,
+            "offsets": torch.tensor(fields["offsets"], dtype=torch.int64),
+            "class_names": tuple(fields["class_names"]),
+            "columns": tuple(fields["columns"]),
+            "counts": tuple(PartCounts(**counts) for counts in fields["counts"]),
+            "files": {name: FileFacts(**facts) for name, facts in fields["files"].items()},
+        }
+    )
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

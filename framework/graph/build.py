@@ -1,0 +1,66 @@
+"""From owners to shards: the numbering that a partition gives the nodes, and the columns of one part.
+
+Assumptions: what has one number a node fits in memory, and so do the edges of one part.
+"""
+
+import dataclasses
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from framework.graph.edges import Ids
+from framework.kernels.csr import build_csr
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Numbering:
+    """Original ids to global ones and back: part by part, and inside a part by original id."""
+
+    offsets: Ids
+    """Part p owns the global ids offsets[p] to offsets[p + 1]. int64 [parts + 1]."""
+    originals: Ids
+    """The original id of every global one. int64 [N]."""
+    globals: Ids
+    """The global id of every original one. int64 [N]."""
+
+    @classmethod
+    def of(cls, owners: NDArray[np.int32], parts: int) -> "Numbering":
+        """`owners`: the part of every original id, int32 [N], each in [0, parts)."""
+        offsets = np.zeros(parts + 1, np.int64)
+        np.cumsum(np.bincount(owners, minlength=parts), out=offsets[1:])
+        originals = np.argsort(owners, kind="stable").astype(np.int64, copy=False)
+        numbers = np.empty_like(originals)
+        numbers[originals] = np.arange(len(owners))
+        return cls(offsets=offsets, originals=originals, globals=numbers)
+
+    def owned(self, part: int) -> Ids:
+        """The original ids that `part` owns, increasing. int64 [n]."""
+        return self.originals[self.offsets[part] : self.offsets[part + 1]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Adjacency:
+    """The in-edges of a part, as columns of its shard (see GraphShard)."""
+
+    indptr: Ids
+    """int64 [n + 1]."""
+    indices: NDArray[np.integer]
+    """Local ids: int32 [e] where they fit, else int64."""
+    halo: Ids
+    """Global ids, increasing. int64 [h]."""
+    edges: Ids
+    """The position of every entry among the edges it was built of. int64 [e]."""
+
+
+def build_adjacency(numbering: Numbering, part: int, source: Ids, target: Ids) -> Adjacency:
+    """The in-edge CSR of `part`. `source`, `target`: original ids of its in-edges, in the order of the input, int64 [e]."""
+    first, last = numbering.offsets[part], numbering.offsets[part + 1]
+    rows = torch.from_numpy(numbering.globals[target] - first)
+    csr = build_csr(rows, torch.from_numpy(np.ascontiguousarray(source)), int(last - first))
+    columns = numbering.globals[csr.indices.numpy()]
+    is_owned = (columns >= first) & (columns < last)
+    halo = np.unique(columns[~is_owned])
+    local = np.where(is_owned, columns - first, last - first + np.searchsorted(halo, columns))
+    width = np.int32 if last - first + len(halo) <= np.iinfo(np.int32).max else np.int64
+    return Adjacency(indptr=csr.indptr.numpy(), indices=local.astype(width), halo=halo, edges=csr.edges.numpy())
