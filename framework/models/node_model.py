@@ -1,15 +1,18 @@
 """The contract of a model of nodes, and how any module that takes blocks becomes one.
 
 A network is called as `network(blocks, x)`: blocks with the input layer's first, x the rows of the first block's
-sources; it returns the rows of the last block's targets. A network that also has `layer` (LayerwiseNetwork) can be
+sources; it returns the rows of the last block's targets. A network that also has `forward_layer` (LayerwiseNetwork) can be
 evaluated one layer at a time over a worker's own nodes, exactly and without sampling.
 """
 
+import dataclasses
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from framework.errors import InputError
 from framework.graph.block import Block
+from framework.registry import MODELS, load
 
 
 @runtime_checkable
@@ -24,5 +27,21 @@ class NodeModel(Protocol):
 class LayerwiseNetwork(Protocol):
     """A network whose layers can be run one by one."""
 
-    def layer(self, depth: int, block: Block, x: Tensor) -> Tensor:
+    def forward_layer(self, depth: int, block: Block, x: Tensor) -> Tensor:
         """Layer `depth`, with all that stands around it: [sources, in] -> [targets, out]."""
+
+
+@MODELS.register("module")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Module:
+    """A network of your own: any `nn.Module` class, called with (columns, classes, depth)."""
+
+    network: str
+    """Where the class is: `module:Class`."""
+
+    def build(self, columns: int, classes: int, depth: int) -> nn.Module:
+        """A new instance. Raises InputError where there is no such class."""
+        network = load(self.network, "network")(columns, classes, depth)
+        if not isinstance(network, nn.Module):
+            raise InputError(f"network '{self.network}' gave a {type(network).__name__}; expected a torch.nn.Module.")
+        return network

@@ -19,7 +19,7 @@ class NodeNetwork(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.input_dropout, self.dropout, self.elu = input_dropout, dropout, elu
 
-    def layer(self, depth: int, block: Block, x: Tensor) -> Tensor:
+    def forward_layer(self, depth: int, block: Block, x: Tensor) -> Tensor:
         """Layer `depth` with its dropout and activation: [sources, in] -> [targets, out]."""
         if depth == 0:
             x = dropped_input(self, block, x, self.input_dropout)
@@ -33,7 +33,7 @@ class NodeNetwork(nn.Module):
     def forward(self, blocks: Sequence[Block], x: Tensor) -> Tensor:
         """Rows of the first block's sources -> class scores of the last block's targets."""
         for depth, block in enumerate(blocks):
-            x = self.layer(depth, block, x)
+            x = self.forward_layer(depth, block, x)
         return x
 
 

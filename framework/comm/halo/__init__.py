@@ -1,0 +1,1 @@
+"""Halo rows: what the owners of a shard's halo send, layer by layer."""

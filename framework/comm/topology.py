@@ -1,0 +1,107 @@
+"""Neighbours of any nodes: sampled from a mapped shard where there is one, by the owner through the group elsewhere.
+
+A frontier is sorted by where it is read, each run is sampled where it lies, and the answers are put back into the
+frontier's order. A draw depends on the node's original id, so it does not matter who makes it.
+"""
+
+import torch
+from torch import Tensor
+
+from framework.comm.reach import Shards
+from framework.graph.block import Nodes
+from framework.kernels.sample import sample_neighbors
+from framework.random import Key
+from framework.sample.sampler import Neighbors
+
+
+class Topology:
+    """The graph as one worker reaches it (a GraphView)."""
+
+    def __init__(self, shards: Shards) -> None:
+        self.shards = shards
+
+    def neighbors(self, nodes: Nodes, fanout: int, key: Key) -> Neighbors:
+        """At most `fanout` in-neighbours of every node, by original id; -1: all. All workers call this together."""
+        routes = self.shards.by_part(nodes.ids)
+        found = [self._near(part, nodes[routes.order[run]], fanout, key) for part, run in routes.near]
+        if self.shards.asks:
+            found.append(self._far(nodes.ids[routes.order[routes.start :]], routes.far, fanout, key))
+        return _restored(_joined(found), routes.order)
+
+    def _near(self, part: int, nodes: Nodes, fanout: int, key: Key) -> Neighbors:
+        shard = self.shards.mapped[part]
+        drawn = sample_neighbors(shard.indptr, shard.indices, nodes.ids - shard.first, nodes.original, fanout, key)
+        weights = None if shard.edge_weights is None else shard.edge_weights[drawn.edges]
+        return Neighbors(indptr=drawn.indptr, sources=Nodes.of_shard(shard, drawn.indices), edge_weights=weights)
+
+    def _far(self, ids: Tensor, counts: list[int], fanout: int, key: Key) -> Neighbors:
+        """Asks owners for what no mapped shard holds; answers, in the same exchange, what others ask."""
+        group = self.shards.group
+        asked = group.exchange_counts(counts)
+        wanted = group.exchange(ids, counts, asked, "frontier")
+        answer = self._served(wanted, fanout, key)
+        degrees = group.exchange(answer.indptr.diff(), asked, counts, "frontier")
+        drawn = [int(run.sum()) for run in answer.indptr.diff().split(asked)]
+        coming = [int(run.sum()) for run in degrees.split(counts)]
+        sources = answer.sources
+        rows = torch.stack([sources.ids, sources.original, sources.degree], dim=1)
+        rows = group.exchange(rows, drawn, coming, "frontier")
+        weights = answer.edge_weights
+        if weights is not None:
+            weights = group.exchange(weights, drawn, coming, "frontier")
+        ids, original, degree = rows.unbind(1)
+        return Neighbors(
+            indptr=_offsets(degrees),
+            sources=Nodes(ids=ids.contiguous(), original=original.contiguous(), degree=degree.contiguous()),
+            edge_weights=weights,
+        )
+
+    def _served(self, ids: Tensor, fanout: int, key: Key) -> Neighbors:
+        """Neighbours of owned nodes, for others."""
+        routes = self.shards.by_part(ids)
+        found = []
+        for part, run in routes.near:
+            shard = self.shards.mapped[part]
+            found.append(self._near(part, Nodes.of_shard(shard, ids[routes.order[run]] - shard.first), fanout, key))
+        return _restored(_joined(found, self.shards.weighted), routes.order)
+
+
+def _offsets(counts: Tensor) -> Tensor:
+    """CSR offsets of rows with `counts` entries: int64 [n + 1]."""
+    offsets = torch.zeros(len(counts) + 1, dtype=torch.int64)
+    torch.cumsum(counts, 0, out=offsets[1:])
+    return offsets
+
+
+def _joined(several: list[Neighbors], weighted: bool = False) -> Neighbors:
+    """The rows of several CSRs, one after the other."""
+    if len(several) == 1:
+        return several[0]
+    if not several:
+        weights = torch.empty(0) if weighted else None
+        return Neighbors(indptr=torch.zeros(1, dtype=torch.int64), sources=Nodes.none(), edge_weights=weights)
+    counts = torch.cat([neighbors.indptr.diff() for neighbors in several])
+    weights = [neighbors.edge_weights for neighbors in several if neighbors.edge_weights is not None]
+    return Neighbors(
+        indptr=_offsets(counts),
+        sources=Nodes.concatenate([neighbors.sources for neighbors in several]),
+        edge_weights=torch.cat(weights) if weights else None,
+    )
+
+
+def _restored(sorted_rows: Neighbors, order: Tensor) -> Neighbors:
+    """Row i of the argument becomes row order[i]."""
+    if torch.equal(order, torch.arange(len(order))):
+        return sorted_rows
+    position = torch.empty_like(order)
+    position[order] = torch.arange(len(order))
+    counts = sorted_rows.indptr.diff()[position]
+    indptr = _offsets(counts)
+    shift = sorted_rows.indptr[:-1][position] - indptr[:-1]
+    edges = torch.arange(int(indptr[-1])) + torch.repeat_interleave(shift, counts)
+    weights = sorted_rows.edge_weights
+    return Neighbors(
+        indptr=indptr,
+        sources=sorted_rows.sources[edges],
+        edge_weights=None if weights is None else weights[edges],
+    )

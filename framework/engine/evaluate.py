@@ -1,0 +1,80 @@
+"""What a trained run is worth, and what it says of every sample: the mains of `evaluate` and `predict`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import nn
+
+from framework.comm.group import Group
+from framework.comm.stage import stage
+from framework.engine import checkpoint as checkpoints
+from framework.engine.run import Run, Task, Worker
+from framework.engine.state import weights_digest
+from framework.engine.train import first_model
+from framework.errors import InputError
+
+
+def evaluate(run: Run, worker: Worker) -> dict[str, Any]:
+    """The metrics of the run's weights, the same on every worker."""
+    task, model = trained(run, worker)
+    return {"metrics": task.evaluate(model), "weights_digest": weights_digest(model.state_dict())}
+
+
+def predict(run: Run, worker: Worker) -> dict[str, Any]:
+    """Class and score of every sample, written to `predictions.parquet` in the run's folder by the first worker."""
+    return _predicted(run, worker, embeddings=False)
+
+
+def embed(run: Run, worker: Worker) -> dict[str, Any]:
+    """Embedding of every sample, written to `embeddings.parquet` in the run's folder by the first worker."""
+    return _predicted(run, worker, embeddings=True)
+
+
+def trained(run: Run, worker: Worker) -> tuple[Task, nn.Module]:
+    """The opened task and the model with the run's weights: the best ones where it keeps those, else the last."""
+    worker = dataclasses.replace(worker, prepared=stage(worker.group, worker.prepared))
+    task = run.workload.open(run, worker)
+    found = checkpoints.newest(Path(run.out) / "checkpoints", worker.group)
+    if found is None:
+        raise InputError(f"{run.out} holds no checkpoint; train the run first.")
+    model = first_model(run, worker, task)
+    best = found.tensors.get("best") if run.keep == "best" else None
+    model.load_state_dict(best or found.tensors["model"])
+    return task, model
+
+
+def _predicted(run: Run, worker: Worker, *, embeddings: bool) -> dict[str, Any]:
+    task, model = trained(run, worker)
+    columns = task.predict(model, embeddings)
+    table = pa.table({name: _column(values) for name, values in columns.items()})
+    tables = _at_first(worker.group, table)
+    path = Path(run.out) / ("embeddings.parquet" if embeddings else "predictions.parquet")
+    if worker.group.rank == 0:
+        torn = path.with_suffix(".torn")
+        pq.write_table(pa.concat_tables(tables).sort_by("id"), torn)
+        torn.replace(path)
+    return {"path": str(path), "rows": sum(worker.group.gather_json(table.num_rows)), "columns": list(columns)}
+
+
+def _column(values: Any) -> pa.Array:
+    """A column of numbers or text, or of rows of numbers."""
+    if getattr(values, "ndim", 1) == 2:
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+    return pa.array(values)
+
+
+def _at_first(group: Group, table: pa.Table) -> list[pa.Table]:
+    """Every worker's table, at the first worker; nothing elsewhere. Tables travel as Arrow streams."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    message = torch.frombuffer(bytearray(sink.getvalue()), dtype=torch.uint8)
+    lengths: list[int] = group.gather_json(len(message))
+    send = [len(message), *[0] * (group.size - 1)]
+    coming = lengths if group.rank == 0 else [0] * group.size
+    received = group.exchange(message, send, coming, "state")
+    return [pa.ipc.open_stream(pa.py_buffer(part.numpy())).read_all() for part in received.split(coming) if len(part)]

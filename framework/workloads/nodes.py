@@ -1,0 +1,254 @@
+"""Node classification: a graph, a partition of it, a sampler and a model; the loss is the seeds' cross-entropy.
+
+A global batch is cut from the shuffled training nodes by original id, the same on every worker; a seed then goes to the
+worker that owns it, as long as that one has room. Neighbours, dropout and the batch itself depend on original ids
+alone, and the loss is a sum over the global batch divided by its size: so neither partition nor workers show in it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from framework.comm.features import Features
+from framework.comm.halo.plan import HaloPlan
+from framework.comm.reach import Reach, Shards
+from framework.comm.rows import all_rows, share_out
+from framework.comm.topology import Topology
+from framework.config import placement, plugin_name
+from framework.data.dataset import NO_LABEL, TEST, TRAIN, VALIDATION, Dataset
+from framework.engine.run import Event, Mapper, Prepared, Run, Worker
+from framework.errors import InputError
+from framework.graph.block import Block, Nodes
+from framework.graph.local import LocalGraph
+from framework.graph.store import ShardStore
+from framework.models.node_model import LayerwiseNetwork, NodeModel
+from framework.partition import EdgeCut, VertexCut
+from framework.prepare import prepare
+from framework.random import Key, shuffled
+from framework.registry import WORKLOADS
+from framework.sample.neighbor import Neighbor
+from framework.sample.sampler import Sampler
+
+SHUFFLING, STEPPING = 1, 2  # the purposes that a run's key is folded by: the order of the samples, and a step's draws
+
+
+@WORKLOADS.register("nodes")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NodeClassification:
+    """A class for every node, learned from sampled neighbourhoods."""
+
+    data: Dataset
+    """The raw graph."""
+    model: NodeModel
+    """The network."""
+    sampler: Sampler = Neighbor()
+    """How a batch's neighbourhood is drawn."""
+    batch_size: int = 1024
+    """Training nodes in a global batch, over all workers."""
+    partitioner: EdgeCut | VertexCut = placement(None)
+    """Who decides which part owns a node."""
+    parts: int = placement(4)
+    """Number of shards; more than workers is fine, and lets the number of workers change."""
+    reach: Reach = placement("host")
+    """What a worker reads by memory: `owned` shards, those of its `host`, or `all` of a shared store."""
+
+    def prepare(self, root: Path, mapper: Mapper, watch: Callable[[Event], None]) -> Prepared:
+        """Partitions the graph and writes its shards."""
+        done = prepare(
+            self.data,
+            self.partitioner,
+            self.parts,
+            root,
+            mapper=mapper,
+            progress=lambda what, share: watch({"event": "prepare", "what": what, "done": share}),
+        )
+        facts = {
+            "parts": self.parts,
+            "partitioner": plugin_name(type(self.partitioner)).removeprefix("partitioner:"),
+            "quality": done.quality,
+        }
+        return Prepared(path=done.path, data_digest=done.data_digest, seconds=done.seconds, facts=facts)
+
+    def open(self, run: Run, worker: Worker) -> "NodeTask":
+        """Maps the shards and gathers the list of training nodes."""
+        return NodeTask(self, run, worker)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class NodeBatch:
+    """One worker's share of a global batch of nodes."""
+
+    blocks: list[Block]
+    """The seeds' neighbourhood, the input layer's block first."""
+    x: Tensor
+    """[sources of the first block, columns]."""
+    labels: Tensor
+    """int64 [seeds]."""
+    size: int
+    """Nodes in the global batch."""
+
+
+class NodeTask:
+    """Node classification as one worker does it."""
+
+    def __init__(self, workload: NodeClassification, run: Run, worker: Worker) -> None:
+        self.workload, self.device = workload, worker.device
+        self.dtype = getattr(torch, run.dtype)
+        self.key = Key.root(run.seed)
+        store = ShardStore.open(worker.prepared.path)
+        self.shards = Shards.open(store, worker.group, workload.reach)
+        self.topology, self.features = Topology(self.shards), Features(self.shards)
+        self.seeds, self.seed_labels = self._training_nodes()
+
+    def model(self) -> nn.Module:
+        """The network, from the store's feature columns to its classes."""
+        store = self.shards.store
+        return self.workload.model.build(store.num_features, store.num_classes, self.workload.sampler.depth)
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[NodeBatch]:
+        """This worker's share of every batch of an epoch."""
+        size, group = self.workload.batch_size, self.shards.group
+        order = shuffled(self.key.fold(SHUFFLING, epoch), self.seeds.original)
+        for step, chosen in enumerate(order.split(size)):
+            if step < first_step:
+                continue
+            chosen = chosen.sort().values
+            taker = share_out(self.shards.worker_of(self.seeds.ids[chosen]), group.size)
+            mine = chosen[taker == group.rank]
+            key = self.key.fold(STEPPING, epoch, step)
+            blocks = self.workload.sampler.sample(self.topology, self.seeds[mine], key)
+            yield NodeBatch(
+                blocks=[block.to(self.device) for block in blocks],
+                x=self._rows(blocks[0].sources),
+                labels=self.seed_labels[mine].to(self.device),
+                size=len(chosen),
+            )
+
+    def loss(self, model: nn.Module, batch: NodeBatch) -> Tensor:
+        """The seeds' cross-entropy, summed here and divided by the global batch's size."""
+        scores = model(batch.blocks, batch.x)
+        return nn.functional.cross_entropy(scores, batch.labels, reduction="sum") / batch.size
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Accuracy and macro F1 of every split, from whole neighbourhoods."""
+        scores = self._scores(model)
+        labels, split = self._owned("labels"), self._owned("split")
+        classes = self.shards.store.num_classes
+        metrics = {}
+        for name, value in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
+            chosen = (split == value) & (labels != NO_LABEL)
+            counts = multiclass_confusion_matrix(scores[chosen], labels[chosen], classes)
+            counts = self.shards.group.all_reduce(counts.to(torch.float64), "state")
+            if counts.sum() == 0:
+                continue
+            metrics[f"{name}_accuracy"] = float(counts.diagonal().sum() / counts.sum())
+            present = counts.sum(1) + counts.sum(0) > 0
+            f1 = 2 * counts.diagonal() / (counts.sum(0) + counts.sum(1)).clamp(min=1)
+            metrics[f"{name}_macro_f1"] = float(f1[present].mean())
+        return metrics
+
+    def predict(self, model: nn.Module, embeddings: bool) -> dict[str, Any]:
+        """The owned nodes' raw ids with class and its probability, or with the last layer's input."""
+        ids = self._raw_ids()
+        if embeddings:
+            return {"id": ids, "embedding": self._embeddings(model).cpu().numpy()}
+        probability, best = self._scores(model).softmax(1).max(1)
+        names = self.shards.store.class_names
+        columns = {"id": ids, "class": best.cpu().numpy(), "score": probability.cpu().numpy()}
+        return {**columns, "class_name": [names[number] for number in best.tolist()]} if names else columns
+
+    @cached_property
+    def local(self) -> LocalGraph:
+        """All this worker owns, as one block."""
+        return LocalGraph.join([self.shards.mapped[part] for part in self.shards.owned])
+
+    @cached_property
+    def local_rows(self) -> Tensor:
+        """Features of the owned nodes and of the halo, which never change: fetched once and kept."""
+        return self._rows(self.local.block.sources)
+
+    @cached_property
+    def halo(self) -> HaloPlan:
+        """Who sends which rows of a hidden layer to whom."""
+        return HaloPlan.open(self.shards, self.local)
+
+    def _scores(self, model: nn.Module) -> Tensor:
+        """Class scores of the owned nodes, every neighbour counted: float [n, classes]."""
+        with torch.no_grad(), evaluating(model):
+            if isinstance(model, LayerwiseNetwork):
+                return self._layers(model, self.workload.sampler.depth)
+            return self._sampled_whole(model)
+
+    def _embeddings(self, model: nn.Module) -> Tensor:
+        if not isinstance(model, LayerwiseNetwork):
+            raise InputError(f"{type(model).__name__} has no forward_layer(); embeddings need one. Predict classes.")
+        with torch.no_grad(), evaluating(model):
+            return self._layers(model, self.workload.sampler.depth - 1)
+
+    def _layers(self, model: LayerwiseNetwork, depth: int) -> Tensor:
+        """The first `depth` layers over all owned nodes; the halo's rows are fetched before each but the first."""
+        block = self.local.block.to(self.device)
+        x = self.local_rows
+        for number in range(depth):
+            if number > 0:
+                x = torch.cat([x, self.halo.halo_rows(x, "halo")])
+            x = model.forward_layer(number, block, x)
+        return x[: block.num_targets]
+
+    def _sampled_whole(self, model: nn.Module) -> Tensor:
+        """For a network without `forward_layer`: whole neighbourhoods of batches of owned nodes."""
+        owned, size = self.local.owned, self.workload.batch_size
+        steps = max(self.shards.group.gather_json(-(-len(owned) // size)))
+        whole = Neighbor(fanouts=(-1,) * self.workload.sampler.depth)
+        scores = []
+        for step in range(steps):
+            blocks = whole.sample(self.topology, owned[step * size : (step + 1) * size], self.key)
+            blocks = [dataclasses.replace(block, key=None).to(self.device) for block in blocks]
+            scores.append(model(blocks, self._rows(blocks[0].sources)))
+        return torch.cat(scores)
+
+    def _rows(self, nodes: Nodes) -> Tensor:
+        return self.features.rows(nodes.ids).to(self.device, self.dtype)
+
+    def _training_nodes(self) -> tuple[Nodes, Tensor]:
+        """The training nodes of all workers, by original id, and their labels."""
+        mine = torch.nonzero(self._owned("split") == TRAIN).squeeze(1)
+        nodes = self.local.owned[mine]
+        table = torch.stack([nodes.original, nodes.ids, nodes.degree, self._owned("labels")[mine]], dim=1)
+        table = all_rows(self.shards.group, table, "state")
+        if len(table) == 0:
+            raise InputError(f"{self.shards.store.path} has no training nodes; give the graph a split.")
+        original, ids, degree, labels = table[torch.argsort(table[:, 0])].t().contiguous()
+        if int(labels.min()) == NO_LABEL:
+            node = int(original[labels == NO_LABEL][0])
+            raise InputError(f"training node {node} has no label; take it out of the split or label it.")
+        return Nodes(ids=ids, original=original, degree=degree), labels
+
+    def _owned(self, column: str) -> Tensor:
+        """A column of the owned nodes, int64 [n]."""
+        columns = [getattr(self.shards.mapped[part], column) for part in self.shards.owned]
+        if any(values is None for values in columns):
+            raise InputError(f"{self.shards.store.path} has no {column}; node classification needs them.")
+        return torch.cat([torch.empty(0, dtype=torch.int64), *(values.long() for values in columns)])
+
+    def _raw_ids(self) -> Any:
+        """The raw ids of the owned nodes."""
+        raise NotImplementedError
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within, the former mode after."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
