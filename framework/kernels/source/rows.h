@@ -1,0 +1,82 @@
+// The weighted sum of rows that aggregation and attention are made of, and their dot products.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "common.h"
+
+// 64 bytes of T: one AVX-512 register, two of AVX2, four of SSE; the compiler splits it for each version.
+template <class T>
+struct Vector {
+  typedef T type __attribute__((vector_size(64)));
+  static constexpr int64_t kWidth = 64 / sizeof(T);
+};
+
+template <class T>
+INLINE void load(typename Vector<T>::type& value, const T* from) {  // by reference: a returned one has no stable ABI
+  std::memcpy(&value, from, sizeof(value));
+}
+
+// out[0 .. kVectors * width) of weighted_sum, its sums held in registers over all rows.
+template <int kVectors, class T, class I, class Weight>
+INLINE void weighted_tile(T* out, const T* x, int64_t stride, const I* indices, int64_t count, Weight weight,
+                          T scale) {
+  constexpr int64_t kWidth = Vector<T>::kWidth;
+  typename Vector<T>::type sums[kVectors] = {};
+  for (int64_t k = 0; k < count; ++k) {
+    const T* row = x + static_cast<int64_t>(indices[k]) * stride;
+    const T w = weight(k);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      typename Vector<T>::type part;
+      load<T>(part, row + v * kWidth);
+      sums[v] += part * w;
+    }
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) {
+    sums[v] *= scale;
+    std::memcpy(out + v * kWidth, &sums[v], sizeof(sums[v]));
+  }
+}
+
+// out[c] = scale * sum over k of weight(k) * x[indices[k] * stride + c], for c in [0, width), in the order of k.
+template <class T, class I, class Weight>
+INLINE void weighted_sum(T* out, const T* x, int64_t stride, int64_t width, const I* indices, int64_t count,
+                         Weight weight, T scale) {
+  constexpr int64_t kWidth = Vector<T>::kWidth;
+  int64_t c = 0;
+  for (; c + 4 * kWidth <= width; c += 4 * kWidth)
+    weighted_tile<4>(out + c, x + c, stride, indices, count, weight, scale);
+  for (; c + kWidth <= width; c += kWidth)
+    weighted_tile<1>(out + c, x + c, stride, indices, count, weight, scale);
+  if (c == width) return;
+  T sums[kWidth] = {};
+  for (int64_t k = 0; k < count; ++k) {
+    const T* row = x + static_cast<int64_t>(indices[k]) * stride;
+    const T w = weight(k);
+    for (int64_t i = 0; i < width - c; ++i) sums[i] += row[c + i] * w;
+  }
+  for (int64_t i = 0; i < width - c; ++i) out[c + i] = sums[i] * scale;
+}
+
+// The dot product of two rows, summed lane by lane and then over lanes: the same order on every CPU.
+template <class T>
+INLINE T dot(const T* a, const T* b, int64_t width) {
+  constexpr int64_t kWidth = Vector<T>::kWidth;
+  typename Vector<T>::type sums = {};
+  int64_t c = 0;
+  for (; c + kWidth <= width; c += kWidth) {
+    typename Vector<T>::type left, right;
+    load<T>(left, a + c);
+    load<T>(right, b + c);
+    sums += left * right;
+  }
+  T lanes[kWidth];
+  std::memcpy(lanes, &sums, sizeof(sums));
+  for (; c < width; ++c) lanes[c % kWidth] += a[c] * b[c];
+  for (int64_t half = kWidth / 2; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
