@@ -1,0 +1,87 @@
+"""How a store's folder appears: whole, by one rename, or not at all.
+
+Assumptions: a rename inside one folder is atomic, and a lock on a file ends with the process that holds it.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from framework.errors import InputError, StoreError
+from framework.graph.store import ShardStore
+
+_LOCK = "lock"
+
+
+def whole(path: Path) -> ShardStore | None:
+    """The store in `path`, or None where there is none or a damaged one."""
+    try:
+        return ShardStore.open(path)
+    except StoreError:
+        return None
+
+
+@contextlib.contextmanager
+def temporary_folder(root: Path, name: str) -> Iterator[Path]:
+    """A new hidden folder in `root`, to be published or removed. Raises InputError for a `root` that takes no files,
+    and for a disk that fills up meanwhile."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(root)
+        folder = root / f".{name}-{uuid.uuid4().hex}"
+        folder.mkdir()
+        lock = os.open(folder / _LOCK, os.O_CREAT | os.O_WRONLY)
+    except OSError as error:
+        raise InputError(f"'{root}' cannot hold stores: {error}. Name a folder that can be written.") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"the disk of '{root}' is full: the store was not made, and what there was of it is removed. "
+            "Free space there (about three times the raw data), or name a folder on another disk."
+        ) from error
+    finally:
+        os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(folder: Path, path: Path) -> None:
+    """Renames the finished `folder` to `path`. Where another process was faster its whole store stays and ours goes."""
+    (folder / _LOCK).unlink()
+    for inside in folder.iterdir():
+        if inside.is_dir():
+            _to_disk(inside)
+    _to_disk(folder)
+    try:
+        folder.rename(path)
+    except OSError:
+        if whole(path) is not None:
+            return
+        path.rename(folder.with_name(folder.name + "-damaged"))
+        folder.rename(path)
+        shutil.rmtree(folder.with_name(folder.name + "-damaged"), ignore_errors=True)
+    _to_disk(path.parent)
+
+
+def _to_disk(folder: Path) -> None:
+    entries = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(entries)
+    finally:
+        os.close(entries)
+
+
+def _remove_abandoned(root: Path) -> None:
+    """Removes the hidden folders of processes that ended without doing so: nobody holds their lock."""
+    for lock in root.glob(f".*-*/{_LOCK}"):
+        with contextlib.suppress(OSError), lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)

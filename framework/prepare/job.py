@@ -1,0 +1,140 @@
+"""Prepare: a data set, a partitioner and a number of parts become a shard store, once.
+
+Assumptions: the store's folder is named by a digest of everything it depends on, so one that is there and whole is the
+answer. Work goes on in a hidden folder beside it, which is renamed in one step at the end: nothing half-written is ever
+found under a store's name. What has one number a node is held in memory, and the edges of one part at a time; edges
+and feature rows pass through scratch files, bucketed by part.
+"""
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from framework import config
+from framework.data.check import check_graph
+from framework.data.dataset import Dataset, IngestedDataset, Mapper
+from framework.errors import InputError
+from framework.graph.build import Numbering
+from framework.graph.store import VERSION, ShardStore
+from framework.partition import EdgeCut, VertexCut, place
+from framework.prepare.folder import publish, temporary_folder, whole
+from framework.prepare.shards import write_shards
+from framework.prepare.spill import Progress, spill_edges, spill_features
+from framework.registry import PARTITIONERS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A store that is ready, and what it took."""
+
+    path: Path
+    """The store's folder."""
+    digest: str
+    """What the store is a function of: data, partitioner, parts, format."""
+    data_digest: str
+    """The data set's fingerprint."""
+    seconds: float
+    """Wall time of this call."""
+    quality: dict[str, Any]
+    """What the partition is worth (framework.partition.Quality)."""
+    reused: bool
+    """Whether the store was there already."""
+
+
+def prepare(
+    dataset: Dataset | IngestedDataset,
+    partitioner: EdgeCut | VertexCut,
+    parts: int,
+    root: Path,
+    *,
+    mapper: Mapper = map,
+    progress: Progress | None = None,
+) -> Prepared:
+    """The store of `dataset` cut into `parts` by `partitioner`, in a folder beneath `root`; at once where it is there.
+
+    `mapper` runs the work on single raw files; the bytes of the shards do not depend on it. Raises InputError for raw
+    data, a number of parts or a partitioner that cannot be used, and for a full disk, which leaves nothing behind."""
+    began = time.monotonic()
+    _check_request(partitioner, parts)
+    told = progress or _told_nobody
+    told("fingerprint", 0.0)
+    data_digest = dataset.fingerprint()
+    digest = config.digest([data_digest, config.encode(partitioner, result_only=True), parts, VERSION])
+    path = root / digest[:16]
+    store = whole(path)
+    reused = store is not None
+    if store is None:
+        with temporary_folder(root, path.name) as folder:
+            draft = _build(dataset, partitioner, parts, folder, mapper, told)
+            dataclasses.replace(draft, digest=digest, data_digest=data_digest).seal()
+            publish(folder, path)
+        store = ShardStore.open(path)
+    return Prepared(
+        path=path,
+        digest=digest,
+        data_digest=data_digest,
+        seconds=time.monotonic() - began,
+        quality=dict(store.quality),
+        reused=reused,
+    )
+
+
+def _told_nobody(step: str, fraction: float) -> None:
+    """Progress that nobody asked for."""
+
+
+def _check_request(partitioner: EdgeCut | VertexCut, parts: int) -> None:
+    if not isinstance(parts, int) or parts < 1:
+        raise InputError(f"parts is {parts!r}; expected a whole number of at least 1.")
+    if isinstance(partitioner, VertexCut) and not isinstance(partitioner, EdgeCut):
+        edge_cuts = [name for name in PARTITIONERS.names() if hasattr(PARTITIONERS.get(name), "owners")]
+        raise InputError(
+            f"partitioner '{PARTITIONERS.name_of(type(partitioner))}' is a vertex-cut: it splits the edges of a node, "
+            f"and sampled training needs them in one shard. Choose an edge-cut: {', '.join(edge_cuts)}."
+        )
+
+
+def _build(
+    dataset: Dataset | IngestedDataset,
+    partitioner: EdgeCut | VertexCut,
+    parts: int,
+    folder: Path,
+    mapper: Mapper,
+    told: Progress,
+) -> ShardStore:
+    """Writes every file of the store but the manifest into `folder`; returns what the manifest will say, digests open."""
+    scratch = folder / "scratch"
+    ingested = scratch / "ingested"
+    ingested.mkdir(parents=True)
+    told("ingest", 0.0)
+    raw = dataset.ingest(ingested, mapper) if isinstance(dataset, IngestedDataset) else dataset.open()
+    check_graph(raw)
+    told("partition", 0.0)
+    placement = place(partitioner, raw.stream(), parts)
+    numbering = Numbering.of(placement.owners, parts)
+    spill_edges(raw, placement.owners, scratch, mapper, told)
+    spill_features(raw, placement.owners, scratch, told)
+    files, counts = write_shards(raw, numbering, scratch, folder, told)
+    told("finish", 0.0)
+    shutil.rmtree(scratch)
+    return ShardStore(
+        path=folder,
+        digest="",
+        data_digest="",
+        num_nodes=raw.edges.num_nodes,
+        num_edges=raw.edges.num_edges,
+        parts=parts,
+        offsets=torch.from_numpy(numbering.offsets),
+        num_features=raw.features.shape[1] if raw.features else 0,
+        num_classes=raw.num_classes,
+        class_names=raw.class_names,
+        columns=tuple(sorted({Path(name).stem for name in files})),
+        counts=counts,
+        partitioner=config.encode(partitioner),
+        quality=dataclasses.asdict(placement.quality),
+        files=files,
+    )

@@ -1,0 +1,82 @@
+"""The buckets of every part become the columns of its shard.
+
+Assumptions: the edges of one part fit in memory; feature rows do not need to, they go from one mapped file to another.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from framework.data.dataset import RawGraph
+from framework.graph.build import Numbering, build_adjacency
+from framework.graph.columns import FileFacts, read_column, write_column
+from framework.graph.pairs import read_scratch
+from framework.graph.shard import PartCounts
+from framework.graph.store import column_file
+from framework.prepare.spill import Progress, bucket
+
+Columns = dict[str, NDArray[Any] | pa.Array]
+
+
+def write_shards(
+    raw: RawGraph, numbering: Numbering, scratch: Path, folder: Path, told: Progress
+) -> tuple[dict[str, FileFacts], tuple[PartCounts, ...]]:
+    """Writes the files of all parts into `folder`; returns their facts by relative path, and what every part holds.
+
+    The halo's degrees come last: they are known when every part has counted those of its own nodes."""
+    parts = len(numbering.offsets) - 1
+    files: dict[str, FileFacts] = {}
+    counts = []
+    degrees = np.empty(raw.edges.num_nodes, np.int64)  # by global id
+    for part in range(parts):
+        column_file(folder, part, "original").parent.mkdir()
+        columns = _edge_columns(raw, numbering, scratch, part) | _node_columns(raw, numbering, scratch, part)
+        degrees[numbering.offsets[part] : numbering.offsets[part + 1]] = np.diff(columns["indptr"])
+        counts.append(
+            PartCounts(nodes=len(columns["original"]), edges=len(columns["indices"]), halo=len(columns["halo"]))
+        )
+        files |= _write(folder, part, columns)
+        del columns
+        for spent in scratch.glob(f"{part:05d}-*"):
+            spent.unlink()
+        told("write shards", (part + 1) / parts)
+    for part in range(parts):
+        halo = read_column(column_file(folder, part, "halo")).to_numpy()
+        files |= _write(folder, part, {"halo_original": numbering.originals[halo], "halo_degree": degrees[halo]})
+    return files, tuple(counts)
+
+
+def _write(folder: Path, part: int, columns: Columns) -> dict[str, FileFacts]:
+    paths = {column_file(folder, part, name): values for name, values in columns.items()}
+    return {str(path.relative_to(folder)): write_column(path, values) for path, values in paths.items()}
+
+
+def _edge_columns(raw: RawGraph, numbering: Numbering, scratch: Path, part: int) -> Columns:
+    """`indptr`, `indices`, `halo`, and `edge_weights` where the graph has them."""
+    pieces = sorted(scratch.glob(f"{part:05d}-*.pairs"))
+    pairs = np.concatenate([np.empty((0, 2), np.int64), *(read_scratch(piece, np.int64, columns=2) for piece in pieces)])
+    adjacency = build_adjacency(numbering, part, pairs[:, 0], pairs[:, 1])
+    columns: Columns = {"indptr": adjacency.indptr, "indices": adjacency.indices, "halo": adjacency.halo}
+    if raw.edge_weights is not None:
+        weights = [read_scratch(piece.with_suffix(".weights"), np.float32) for piece in pieces]
+        columns["edge_weights"] = np.concatenate([np.empty(0, np.float32), *weights])[adjacency.edges]
+    return columns
+
+
+def _node_columns(raw: RawGraph, numbering: Numbering, scratch: Path, part: int) -> Columns:
+    """`original`, and `ids`, `labels`, `split`, `features` where the graph has them."""
+    owned = numbering.owned(part)
+    columns: Columns = {"original": owned}
+    if raw.ids is not None:
+        columns["ids"] = pa.array(raw.ids[owned])
+    if raw.labels is not None:
+        columns["labels"] = np.asarray(raw.labels[owned], dtype=np.int64)
+    if raw.split is not None:
+        columns["split"] = np.asarray(raw.split[owned], dtype=np.uint8)
+    if raw.features is not None:
+        rows = bucket(scratch, part, 0, "features")
+        columns["features"] = read_scratch(rows, np.float32, columns=raw.features.shape[1])
+    return columns

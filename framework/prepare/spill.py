@@ -1,0 +1,119 @@
+"""Edges and feature rows of a raw graph, bucketed by part into scratch files.
+
+Assumptions: the graph was checked; edges are bucketed piece by piece, and pieces may be done in any order and by other
+processes that see the same file system. The buckets of a part, read piece after piece, hold its edges in input order.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from framework.data.check import check_rows
+from framework.data.dataset import Mapper, RawGraph
+from framework.errors import InputError
+from framework.graph.edges import EdgeStream
+from framework.graph.pairs import PairFiles, WeightFiles, append_pairs, append_scratch, read_scratch
+from framework.partition import NodeParts
+
+Progress = Callable[[str, float], None]
+"""Told the step that is going on, and how much of it is done, 0 to 1."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Piece:
+    """A share of the edges, bucketed by one call that may run in another process on the same file system."""
+
+    number: int
+    """Its place in the order of the input."""
+    edges: EdgeStream
+    """The edges."""
+    weights: Iterable[NDArray[np.float32]] | None
+    """Their weights, a batch beside every batch of edges."""
+    owners: Path
+    """A file of the part of every node, int32."""
+    scratch: Path
+    """Where the buckets go."""
+
+
+def bucket(scratch: Path, part: int, piece: int, kind: str) -> Path:
+    """The scratch file of what a piece holds for a part: its `pairs`, `weights` or `features`."""
+    return scratch / f"{part:05d}-{piece:05d}.{kind}"
+
+
+def _pieces(raw: RawGraph, owners: Path, scratch: Path) -> list[_Piece]:
+    """One piece a file where the edges are in files that another process can open, else one piece."""
+    edges, weights = raw.edges, raw.edge_weights
+    streams: list[tuple[EdgeStream, Iterable[NDArray[np.float32]] | None]] = [(edges, weights)]
+    if isinstance(edges, PairFiles) and (weights is None or isinstance(weights, WeightFiles)):
+        streams = [
+            (
+                dataclasses.replace(edges, files=(file,), node_weights=None),
+                weights and dataclasses.replace(weights, files=(weights.files[number],)),
+            )
+            for number, file in enumerate(edges.files)
+        ]
+    return [
+        _Piece(number=number, edges=piece, weights=beside, owners=owners, scratch=scratch)
+        for number, (piece, beside) in enumerate(streams)
+    ]
+
+
+def spill_edges(raw: RawGraph, owners: NodeParts, scratch: Path, mapper: Mapper, told: Progress) -> None:
+    append_scratch(scratch / "owners", owners)
+    pieces = _pieces(raw, scratch / "owners", scratch)
+    run: Mapper = mapper if len(pieces) > 1 else map  # a single piece may be arrays, which are better left where they are
+    for done, _ in enumerate(run(_spill_piece, pieces)):
+        told("bucket edges", (done + 1) / len(pieces))
+
+
+def _spill_piece(piece: _Piece) -> int:
+    """Appends every edge of the piece to the bucket of its target's owner, in order. Returns the number of edges."""
+    owners = read_scratch(piece.owners, np.int32)
+    total = 0
+    weights = None if piece.weights is None else iter(piece.weights)
+    for source, target in piece.edges:
+        by_part = _by_part(owners[target])
+        beside = None if weights is None else _checked_weights(next(weights, None), total, len(source))
+        for part, chosen in by_part:
+            append_pairs(bucket(piece.scratch, part, piece.number, "pairs"), source[chosen], target[chosen])
+            if beside is not None:
+                append_scratch(bucket(piece.scratch, part, piece.number, "weights"), beside[chosen])
+        total += len(source)
+    return total
+
+
+def _checked_weights(weights: NDArray[np.float32] | None, first: int, expected: int) -> NDArray[np.float32]:
+    if weights is None or weights.shape != (expected,):
+        given = "none" if weights is None else str(weights.shape)
+        raise InputError(f"the weights from edge {first} on are {given}; expected {expected}, one an edge.")
+    weights = np.asarray(weights, dtype=np.float32)
+    bad = np.flatnonzero(~np.isfinite(weights))
+    if len(bad):
+        raise InputError(f"the weight of edge {first + int(bad[0])} is {weights[bad[0]]}; expected a finite float32.")
+    return weights
+
+
+def _by_part(owners: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Every part that occurs, and the positions at which it does, increasing."""
+    order = np.argsort(owners, kind="stable")
+    found, starts = np.unique(owners[order], return_index=True)
+    for part, positions in zip(found, np.split(order, starts[1:]), strict=True) if len(found) else ():
+        yield int(part), positions
+
+
+def spill_features(raw: RawGraph, owners: NodeParts, scratch: Path, told: Progress) -> None:
+    if raw.features is None:
+        return
+    first = 0
+    for batch in raw.features.batches():
+        rows = np.asarray(batch, dtype=np.float32)
+        check_rows(raw, first, rows)
+        for part, chosen in _by_part(owners[first : first + len(rows)]):
+            append_scratch(bucket(scratch, part, 0, "features"), rows[chosen])
+        first += len(rows)
+        told("bucket features", first / raw.features.shape[0])
+    if first != raw.features.shape[0]:
+        raise InputError(f"there are {first} feature rows; expected {raw.features.shape[0]}, one a node.")
