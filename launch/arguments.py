@@ -1,0 +1,194 @@
+"""Command line -> run: every field of a run is a typed flag, and every plug-in in it can be chosen by name.
+
+A run is a tree of frozen dataclasses. For the tree at hand a twin of plain flags is made, class by class, with the
+run's own values as defaults; tyro fills the twin; the tree is then built anew from it. The workload's name is left out
+of its fields' flags (`--batch-size`, not `--workload.batch-size`). A field that holds a plug-in has two kinds of flags:
+`--partitioner NAME` chooses and `--partitioner.FIELD VALUE` sets. Choosing decides which fields there are, so names are
+read first; a plug-in that is chosen again keeps the run's settings, another one begins with its own defaults.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from framework.engine.run import Run
+from framework.errors import InputError
+from framework.registry import Registry
+from launch import usage
+from launch.plugins import chosen, default_of, field_docs, field_types, registry_of
+
+T = TypeVar("T")
+
+_CHOICE = "chosen_"  # in front of a plug-in field's name: the twin's field that holds the plug-in's name
+_ABSENT = object()  # what a field holds that has no default and was not given yet
+
+
+def parse_run(
+    run: Run,
+    arguments: Sequence[str],
+    options: type[T],
+    *,
+    command: str,
+    example: str,
+    about: str,
+    hidden: Sequence[str] = (),
+) -> tuple[Run, T]:
+    """`run` with the settings that `arguments` give, and the command's own `options` (a dataclass of flags).
+
+    `hidden`: fields of the run that get no flag. Raises InputError for whatever cannot be understood."""
+    arguments = _with_address(arguments)
+    twin = _Twin(arguments=arguments, hidden=frozenset(hidden))
+    address = tyro.conf.arg(metavar="HOST:PORT", help="A running Ray cluster to use; chooses the launcher ray.")
+    flags = dataclasses.make_dataclass(
+        "Flags",
+        [
+            ("options", Annotated[options, usage.INLINE]),
+            ("address", Annotated[str | None, address], None),
+            ("run", Annotated[twin.of(Run, run, ""), usage.INLINE]),
+        ],
+        kw_only=True,
+    )
+    value, unknown = usage.parse_known(flags, arguments, command=command, example=example, about=about)
+    _refuse_unchosen(unknown, twin.unchosen)
+    usage.refuse_unknown(unknown, usage.flag_names(flags), command=command)
+    return twin.build(Run, value.run, run), value.options
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Twin:
+    """Makes the twin of a tree of plug-ins, and the tree of a filled twin."""
+
+    arguments: Sequence[str]
+    """The command line, where chosen names are looked up."""
+    hidden: frozenset[str]
+    """Fields of the root that get no flag."""
+    unchosen: dict[str, Registry] = dataclasses.field(default_factory=dict)
+    """Flags of plug-in fields that hold nothing, so that their settings have no flags."""
+    plugins: dict[str, type] = dataclasses.field(default_factory=dict)
+    """Path of a field -> the class of the plug-in it holds."""
+
+    def of(self, plugin: type, value: Any, path: str) -> type:
+        """A dataclass of flags for `plugin`'s fields; defaults are those of `value`, where there is one."""
+        docs, members = field_docs(plugin), []
+        for name, annotation in field_types(plugin).items():
+            if not path and name in self.hidden:
+                continue
+            current = self._current(plugin, value, name)
+            registry = registry_of(annotation)
+            inner = _join(path, name)
+            if registry is not None:
+                members += self._plugin_members(registry, name, current, inner, docs.get(name, ""))
+            elif dataclasses.is_dataclass(current) and not isinstance(current, type):
+                members.append(self._nested(type(current), current, name, inner))
+            else:
+                mark = tyro.conf.arg(help=docs.get(name, ""))
+                members.append((name, Annotated[annotation, mark], _field(current)))
+        return dataclasses.make_dataclass(
+            plugin.__name__, members, kw_only=True, namespace={"__doc__": (plugin.__doc__ or "").partition("\n")[0]}
+        )
+
+    def build(self, plugin: type[T], twin: Any, value: T | None, path: str = "") -> T:
+        """The plug-in that a filled twin describes; what the twin has no field for is kept from `value`."""
+        settings: dict[str, Any] = {}
+        for name in field_types(plugin):
+            inner = _join(path, name)
+            if not hasattr(twin, name):
+                if value is not None:
+                    settings[name] = getattr(value, name)
+            elif inner in self.plugins:
+                held = getattr(value, name, None)
+                kept = held if type(held) is self.plugins[inner] else None
+                settings[name] = self.build(self.plugins[inner], getattr(twin, name), kept, inner)
+            else:
+                settings[name] = getattr(twin, name)
+        try:
+            return plugin(**settings)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{plugin.__name__} cannot be made of {settings}: {error}") from error
+
+    def _plugin_members(self, registry: Registry, name: str, current: Any, path: str, doc: str) -> list[Any]:
+        """The field that chooses a plug-in, and the one that holds its settings."""
+        flag = _flag(path)
+        given = _last_value(self.arguments, flag)
+        held = None if current is None or current is _ABSENT else type(current)
+        plugin = held if given is None else chosen(registry, given)
+        known = ", ".join(registry.names())
+        if plugin is None and current is _ABSENT:
+            raise InputError(f"{flag} is missing; expected a {registry.kind}: {known}, or module:Class.")
+        mark = tyro.conf.arg(name=name, metavar="NAME", help=f"{doc} One of: {known}; or module:Class.".strip())
+        default = registry.name_of(held) if held else None
+        choice = (_CHOICE + name, Annotated[str | None, mark], _field(default))
+        if plugin is None:
+            self.unchosen[flag] = registry
+            return [choice]
+        return [choice, self._nested(plugin, current if plugin is held else None, name, path)]
+
+    def _nested(self, plugin: type, value: Any, name: str, path: str) -> Any:
+        self.plugins[path] = plugin
+        mark = tyro.conf.arg(name="") if path == _WORKLOAD else tyro.conf.arg(name=name)
+        return (name, Annotated[self.of(plugin, value, path), mark])
+
+    @staticmethod
+    def _current(plugin: type, value: Any, name: str) -> Any:
+        """What a field holds now: the value's, else its default, else `_ABSENT`."""
+        if value is not None:
+            return getattr(value, name)
+        default = default_of(next(field for field in dataclasses.fields(plugin) if field.name == name))
+        return _ABSENT if default is dataclasses.MISSING else default
+
+
+_WORKLOAD = "workload"
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _flag(path: str) -> str:
+    """`workload.batch_size` -> `--batch-size`."""
+    return "--" + path.removeprefix(f"{_WORKLOAD}.").replace("_", "-")
+
+
+def _field(current: Any) -> Any:
+    """A dataclass field with that default; one without, where there is none yet."""
+    if current is _ABSENT:
+        return dataclasses.field()
+    return dataclasses.field(default_factory=lambda: current)
+
+
+def _last_value(arguments: Sequence[str], flag: str) -> str | None:
+    """The value of the last `flag VALUE` or `flag=VALUE`. Raises InputError for a flag without a value."""
+    found = None
+    for position, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name.replace("_", "-") != flag:
+            continue
+        if equals:
+            found = value
+        elif position + 1 < len(arguments) and not arguments[position + 1].startswith("--"):
+            found = arguments[position + 1]
+        else:
+            raise InputError(f"{flag} needs a value.")
+    return found
+
+
+def _with_address(arguments: Sequence[str]) -> list[str]:
+    """`--address HOST:PORT` means the Ray launcher at that address."""
+    address = _last_value(arguments, "--address")
+    if address is None:
+        return list(arguments)
+    launcher = _last_value(arguments, "--launcher")
+    if launcher not in (None, "ray"):
+        raise InputError(f"--address is of the launcher 'ray', but --launcher is '{launcher}'; leave one of them out.")
+    return [*arguments, "--launcher", "ray", "--launcher.address", address]
+
+
+def _refuse_unchosen(unknown: Sequence[str], unchosen: dict[str, Registry]) -> None:
+    """Raises InputError for a setting of a plug-in that nobody chose."""
+    for argument in unknown:
+        owner = argument.partition("=")[0].rpartition(".")[0]
+        if owner in unchosen:
+            names = ", ".join(unchosen[owner].names())
+            raise InputError(f"{argument} sets a {unchosen[owner].kind} that was not chosen; add {owner} NAME: {names}.")

@@ -1,0 +1,99 @@
+"""The command `shardyard`: finds the command, runs it, and turns whatever goes wrong into one line and an exit code.
+
+0: done. 1: a failure. 2: bad input or usage. 3: a worker was lost. 130: interrupted. With SHARDYARD_DEBUG=1 the
+traceback is shown as well. The current directory is searched for modules, so that `module:function` finds a user's own.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from framework import log
+from framework.errors import InputError, ShardyardError
+
+COMMANDS = {
+    "demo": "A real graph, two partitioners compared, a network trained on two workers: three minutes.",
+    "prepare": "Partition a recipe's data and write its shards.",
+    "train": "Train a recipe.",
+    "evaluate": "Measure the trained weights of a run again.",
+    "predict": "Write a run's classes or embeddings to a Parquet file.",
+    "inspect": "Say what a shard store, a checkpoint or a run's folder holds, and verify it.",
+    "list": "List the plug-ins of a kind, built-in and installed.",
+    "check": "Run the conformance suite over a plug-in.",
+    "doctor": "Say what of this installation and machine works.",
+}
+
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command that `arguments` (by default those of the process) name. Returns the exit code."""
+    try:
+        return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt as error:
+        return _tell(error, "interrupted", _INTERRUPTED)
+    except BrokenPipeError:  # whoever read our output has left, as `head` does: no failure of ours
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ShardyardError as error:
+        return _tell(error, str(error), error.exit_code)
+    except SystemExit as leaving:  # help was printed
+        return leaving.code if isinstance(leaving.code, int) else 0
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{os.path.basename(where.filename)}:{where.lineno}"
+        text = f"{type(error).__name__}: {error} ({place}); this is a defect, SHARDYARD_DEBUG=1 shows where it is"
+        return _tell(error, text, 1)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    name, *rest = arguments
+    if name == "--version":
+        from framework import __version__
+
+        print(f"shardyard {__version__}")
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        guess = f" Did you mean '{near[0]}'?" if near else ""
+        raise InputError(f"there is no command '{name}'.{guess} Commands: {', '.join(COMMANDS)}.")
+    log.configure()
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    code: int = importlib.import_module(f"launch.commands.{name}").command(rest)
+    return code
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {about}" for name, about in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: shardyard COMMAND [FLAGS]",
+            "",
+            "Partition large graphs and data sets, and train on the parts.",
+            "",
+            *lines,
+            "",
+            "`shardyard COMMAND --help` says more. Example: shardyard train sage-debian --workers 2",
+        ]
+    )
+
+
+def _tell(error: BaseException, text: str, code: int) -> int:
+    """The one line a user sees of a failure."""
+    if os.environ.get("SHARDYARD_DEBUG") == "1":
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

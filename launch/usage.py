@@ -1,0 +1,109 @@
+"""Arguments of a command -> a frozen dataclass, by tyro; whatever is wrong with them is one line, an InputError.
+
+A command's flags are the fields of a dataclass: the string under a field is its help. tyro reports a wrong value in a
+box on stderr and exits; here the box is caught and its text becomes the message.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from framework.errors import InputError
+
+T = TypeVar("T")
+
+INLINE = tyro.conf.arg(name="")
+"""Marks a field whose own fields are flags without its name in front."""
+
+_BOX_EDGES = "╭╮╰╯│─+-| "
+_MISSING = re.compile(r"^(--\S+)", re.MULTILINE)
+
+
+def parse(flags: type[T], arguments: Sequence[str], *, command: str, example: str, about: str = "") -> T:
+    """The flags that `arguments` give. Prints help and exits with 0 when they ask for it.
+
+    Raises InputError for an unknown flag (with the nearest one) and for a value of the wrong type."""
+    value, unknown = parse_known(flags, arguments, command=command, example=example, about=about)
+    refuse_unknown(unknown, flag_names(flags), command=command)
+    return value
+
+
+def parse_known(
+    flags: type[T], arguments: Sequence[str], *, command: str, example: str, about: str = ""
+) -> tuple[T, list[str]]:
+    """As `parse`, with the arguments that no flag took handed back."""
+    description = f"{about or flags.__doc__}\n\nExample: {example}"
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(
+                flags,
+                args=list(arguments),
+                prog=f"shardyard {command}",
+                description=description,
+                return_unknown_args=True,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as leaving:
+        if not leaving.code:
+            raise
+        raise InputError(f"{_message(printed.getvalue())} `shardyard {command} --help` lists the flags.") from None
+    except tyro.constructors.UnsupportedTypeAnnotationError as error:
+        raise InputError(f"a field has a type that cannot be a flag: {_one_line(str(error))}") from error
+
+
+def refuse_unknown(unknown: Sequence[str], known: Sequence[str], *, command: str) -> None:
+    """Raises InputError for the first of the arguments that no flag took, with the nearest flag."""
+    if not unknown:
+        return
+    given = unknown[0].partition("=")[0]
+    if not given.startswith("-"):
+        raise InputError(f"'{given}' was not expected. `shardyard {command} --help` says what is.")
+    near = difflib.get_close_matches(given, known, n=1)
+    guess = f" Did you mean {near[0]}?" if near else ""
+    owner = given.rpartition(".")[0]
+    siblings = [flag for flag in known if owner and flag.startswith(f"{owner}.")]
+    hint = f" There are {', '.join(siblings)}." if siblings else ""
+    raise InputError(f"there is no flag {given}.{guess or hint} `shardyard {command} --help` lists the flags.")
+
+
+def flag_names(flags: type, prefix: str = "") -> list[str]:
+    """Every flag of a dataclass of flags, with those of the dataclasses in its fields: `--model.hidden`."""
+    names = []
+    for field in dataclasses.fields(flags):
+        annotation, name = _unwrapped(field.type, field.name)
+        path = f"{prefix}.{name}".strip(".").replace("_", "-")
+        if dataclasses.is_dataclass(annotation):
+            names += flag_names(annotation, path)
+        else:
+            names.append(f"--{path}")
+    return names
+
+
+def _unwrapped(annotation: Any, name: str) -> tuple[Any, str]:
+    """An annotation without `Annotated`, and the field's name, or the one it is given there."""
+    if not hasattr(annotation, "__metadata__"):
+        return annotation, name
+    given = [mark.name for mark in annotation.__metadata__ if getattr(mark, "name", None) is not None]
+    return annotation.__origin__, given[0] if given else name
+
+
+def _message(box: str) -> str:
+    """The text of an error box up to its first rule, as a sentence."""
+    lines = [line.strip(_BOX_EDGES) if line[:1] not in "│|" else line[1:-1].strip() for line in box.splitlines()]
+    title, body = lines[0] if lines else "", lines[1:]
+    rules = [number for number, line in enumerate(body) if line and not line.strip(_BOX_EDGES)]
+    body = body[: rules[0]] if rules else body
+    if title.startswith("Required") and (missing := _MISSING.findall("\n".join(body))):
+        return f"{', '.join(missing)}: no value was given, and there is no default."
+    return _one_line(" ".join(body)).rstrip(".") + "."
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
