@@ -1,0 +1,70 @@
+"""Small graphs held in memory: as edge lists for an oracle, as blocks for our layers, as a view for samplers.
+
+Assumptions: node ids are dense and in original order, so a node's global id is its original id.
+"""
+
+import dataclasses
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from framework.graph.block import Block, Nodes
+from framework.kernels.csr import CSR, build_csr
+from framework.kernels.sample import sample_neighbors
+from framework.random import Key
+from framework.sample.sampler import Neighbors
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class WholeGraph:
+    """Directed edges in memory. A GraphView."""
+
+    source: Tensor
+    """int64 [edges]."""
+    target: Tensor
+    """int64 [edges]."""
+    num_nodes: int
+    """Isolated ones included."""
+
+    @property
+    def edge_index(self) -> Tensor:
+        """As PyG writes edges: int64 [2, edges], sources first."""
+        return torch.stack([self.source, self.target])
+
+    @cached_property
+    def csr(self) -> CSR:
+        """In-edges by target, inside a row by source."""
+        return build_csr(self.target, self.source.to(torch.int32), self.num_nodes)
+
+    @cached_property
+    def nodes(self) -> Nodes:
+        """All nodes."""
+        ids = torch.arange(self.num_nodes)
+        return Nodes(ids=ids, original=ids, degree=self.csr.indptr.diff())
+
+    @property
+    def block(self) -> Block:
+        """The whole graph as one layer: every node is a source and a target."""
+        return Block(
+            sources=self.nodes, num_targets=self.num_nodes, indptr=self.csr.indptr, indices=self.csr.indices
+        )
+
+    def neighbors(self, nodes: Nodes, fanout: int, key: Key) -> Neighbors:
+        """At most `fanout` in-neighbours of every node; -1: all of them."""
+        drawn = sample_neighbors(self.csr.indptr, self.csr.indices, nodes.ids, nodes.original, fanout, key)
+        return Neighbors(indptr=drawn.indptr, sources=self.nodes[drawn.indices.long()])
+
+
+def random_graph(num_nodes: int, num_edges: int, *, isolated: int = 0, seed: int = 0) -> WholeGraph:
+    """At most `num_edges` distinct edges, no self-loops; the last `isolated` nodes have no edge at all."""
+    generator = torch.Generator().manual_seed(seed)
+    pairs = torch.randint(num_nodes - isolated, (num_edges, 2), generator=generator).unique(dim=0)
+    source, target = pairs[pairs[:, 0] != pairs[:, 1]].t().contiguous()
+    return WholeGraph(source=source, target=target, num_nodes=num_nodes)
+
+
+def random_rows(rows: int, columns: int, *, seed: int = 1) -> Tensor:
+    """Normal numbers, float64 [rows, columns], that want a gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, columns, dtype=torch.float64, generator=generator).requires_grad_()
