@@ -218,7 +218,9 @@ def _raw_graph(
     split[degrees == 0] = NO_SPLIT
     directions = random.standard_normal((classes, features), dtype=np.float32) * np.float32(0.2)
     return RawGraph(
-        edges=ArrayEdges(source=pairs.reshape(-1), target=pairs[:, ::-1].reshape(-1), num_nodes=nodes),
+        edges=ArrayEdges(
+            source=pairs.reshape(-1), target=pairs[:, ::-1].reshape(-1), num_nodes=nodes, batch_size=1 << 17
+        ),
         features=NoisyClassRows(labels=labels, directions=directions, seed=seed) if features else None,
         labels=labels,
         num_classes=classes,
