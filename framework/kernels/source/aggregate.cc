@@ -14,6 +14,7 @@ struct Spmm {
   bool mean;
   const T* x;
   int64_t width;
+  int64_t num_rows;
   T* out;
 };
 
@@ -21,26 +22,26 @@ template <class T, class I>
 VERSIONS void spmm_rows(const Spmm<T, I>& in, int64_t begin, int64_t end) {
   for (int64_t t = begin; t < end; ++t) {
     const int64_t first = in.indptr[t], count = in.indptr[t + 1] - first;
-    const I* indices = in.indices + first;
+    const Row<I> row{in.indices + first, count, in.indptr[in.num_rows] - first};
     T* out = in.out + t * in.width;
     const T scale = in.mean && count > 0 ? T(1) / static_cast<T>(count) : T(1);
     if (!in.weight && !in.column_scale) {
-      weighted_sum(out, in.x, in.width, in.width, indices, count, [](int64_t) { return T(1); }, scale);
+      weighted_sum(out, in.x, in.width, in.width, row, [](int64_t) { return T(1); }, scale);
       continue;
     }
     const auto weight = [&](int64_t k) {
       T w = in.weight ? in.weight[in.edges ? in.edges[first + k] : first + k] : T(1);
-      return in.column_scale ? w * in.column_scale[indices[k]] : w;
+      return in.column_scale ? w * in.column_scale[row.indices[k]] : w;
     };
-    weighted_sum(out, in.x, in.width, in.width, indices, count, weight, scale);
+    weighted_sum(out, in.x, in.width, in.width, row, weight, scale);
   }
 }
 
 template <class T, class I>
-int64_t spmm(const Spmm<T, I>& in, int64_t num_rows) {
-#pragma omp parallel for schedule(dynamic) if (in.indptr[num_rows] * in.width >= kSerialWork)
-  for (int64_t begin = 0; begin < num_rows; begin += kRowsPerTask)
-    spmm_rows(in, begin, std::min(begin + kRowsPerTask, num_rows));
+int64_t spmm(const Spmm<T, I>& in) {
+#pragma omp parallel for schedule(dynamic) if (in.indptr[in.num_rows] * in.width >= kSerialWork)
+  for (int64_t begin = 0; begin < in.num_rows; begin += kRowsPerTask)
+    spmm_rows(in, begin, std::min(begin + kRowsPerTask, in.num_rows));
   return 0;
 }
 
@@ -70,7 +71,7 @@ int64_t row_dots(const int64_t* indptr, const I* indices, int64_t num_rows, cons
   EXPORT int64_t spmm_##NAME(const int64_t* indptr, int64_t num_rows, const I* indices, const int64_t* edges,      \
                              const T* weight, const T* column_scale, int64_t mean, const T* x, int64_t width,      \
                              T* out) {                                                                             \
-    return spmm(Spmm<T, I>{indptr, indices, edges, weight, column_scale, mean != 0, x, width, out}, num_rows);     \
+    return spmm(Spmm<T, I>{indptr, indices, edges, weight, column_scale, mean != 0, x, width, num_rows, out});     \
   }                                                                                                                \
   EXPORT int64_t row_dots_##NAME(const int64_t* indptr, int64_t num_rows, const I* indices, const T* a,            \
                                  const T* b, int64_t width, int64_t mean, T* out) {                                \

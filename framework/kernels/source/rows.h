@@ -18,19 +18,34 @@ INLINE void load(typename Vector<T>::type& value, const T* from) {  // by refere
   std::memcpy(&value, from, sizeof(value));
 }
 
-// out[0 .. kVectors * width) of weighted_sum, its sums held in registers over all rows.
+// The entries of one CSR row.
+template <class I>
+struct Row {
+  const I* indices;
+  int64_t count;
+  int64_t readable;  // how many indices may be read: those of the rows behind this one too, to ask for rows of x early
+};
+
+// Entries ahead whose rows of x are asked for: about as many cache misses as a core can have under way.
+constexpr int64_t kAhead = 8;
+
+// out[0 .. kVectors * width) of weighted_sum, its sums held in registers over all entries.
 template <int kVectors, class T, class I, class Weight>
-INLINE void weighted_tile(T* out, const T* x, int64_t stride, const I* indices, int64_t count, Weight weight,
-                          T scale) {
+INLINE void weighted_tile(T* out, const T* x, int64_t stride, Row<I> row, Weight weight, T scale) {
   constexpr int64_t kWidth = Vector<T>::kWidth;
   typename Vector<T>::type sums[kVectors] = {};
-  for (int64_t k = 0; k < count; ++k) {
-    const T* row = x + static_cast<int64_t>(indices[k]) * stride;
+  for (int64_t k = 0; k < row.count; ++k) {
+    if (k + kAhead < row.readable) {
+      const T* coming = x + static_cast<int64_t>(row.indices[k + kAhead]) * stride;
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) __builtin_prefetch(coming + v * kWidth);
+    }
+    const T* from = x + static_cast<int64_t>(row.indices[k]) * stride;
     const T w = weight(k);
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       typename Vector<T>::type part;
-      load<T>(part, row + v * kWidth);
+      load<T>(part, from + v * kWidth);
       sums[v] += part * w;
     }
   }
@@ -43,20 +58,18 @@ INLINE void weighted_tile(T* out, const T* x, int64_t stride, const I* indices, 
 
 // out[c] = scale * sum over k of weight(k) * x[indices[k] * stride + c], for c in [0, width), in the order of k.
 template <class T, class I, class Weight>
-INLINE void weighted_sum(T* out, const T* x, int64_t stride, int64_t width, const I* indices, int64_t count,
-                         Weight weight, T scale) {
+INLINE void weighted_sum(T* out, const T* x, int64_t stride, int64_t width, Row<I> row, Weight weight, T scale) {
   constexpr int64_t kWidth = Vector<T>::kWidth;
   int64_t c = 0;
-  for (; c + 4 * kWidth <= width; c += 4 * kWidth)
-    weighted_tile<4>(out + c, x + c, stride, indices, count, weight, scale);
-  for (; c + kWidth <= width; c += kWidth)
-    weighted_tile<1>(out + c, x + c, stride, indices, count, weight, scale);
+  for (; c + 8 * kWidth <= width; c += 8 * kWidth) weighted_tile<8>(out + c, x + c, stride, row, weight, scale);
+  for (; c + 4 * kWidth <= width; c += 4 * kWidth) weighted_tile<4>(out + c, x + c, stride, row, weight, scale);
+  for (; c + kWidth <= width; c += kWidth) weighted_tile<1>(out + c, x + c, stride, row, weight, scale);
   if (c == width) return;
   T sums[kWidth] = {};
-  for (int64_t k = 0; k < count; ++k) {
-    const T* row = x + static_cast<int64_t>(indices[k]) * stride;
+  for (int64_t k = 0; k < row.count; ++k) {
+    const T* from = x + static_cast<int64_t>(row.indices[k]) * stride;
     const T w = weight(k);
-    for (int64_t i = 0; i < width - c; ++i) sums[i] += row[c + i] * w;
+    for (int64_t i = 0; i < width - c; ++i) sums[i] += from[c + i] * w;
   }
   for (int64_t i = 0; i < width - c; ++i) out[c + i] = sums[i] * scale;
 }
