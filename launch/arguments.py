@@ -190,5 +190,5 @@ def _refuse_unchosen(unknown: Sequence[str], unchosen: dict[str, Registry]) -> N
     for argument in unknown:
         owner = argument.partition("=")[0].rpartition(".")[0]
         if owner in unchosen:
-            names = ", ".join(unchosen[owner].names())
-            raise InputError(f"{argument} sets a {unchosen[owner].kind} that was not chosen; add {owner} NAME: {names}.")
+            kind, names = unchosen[owner].kind, ", ".join(unchosen[owner].names())
+            raise InputError(f"{argument} sets a {kind} that was not chosen; add {owner} NAME: {names}.")

@@ -6,6 +6,7 @@ This is where kinds and protocols meet: a new kind of plug-in adds a line to `PR
 import ast
 import dataclasses
 import inspect
+import itertools
 import textwrap
 import types
 import typing
@@ -73,7 +74,8 @@ def field_types(plugin: type) -> dict[str, Any]:
     try:
         hints = typing.get_type_hints(plugin, include_extras=True)
     except (NameError, AttributeError) as error:
-        raise InputError(f"the field types of {plugin.__module__}:{plugin.__qualname__} are unknown: {error}") from error
+        name = f"{plugin.__module__}:{plugin.__qualname__}"
+        raise InputError(f"the field types of {name} are unknown: {error}") from error
     return {field.name: hints[field.name] for field in dataclasses.fields(plugin) if field.init}
 
 
@@ -86,7 +88,7 @@ def field_docs(plugin: type) -> dict[str, str]:
         except (OSError, TypeError):
             continue
         body = getattr(ast.parse(textwrap.dedent(source)).body[0], "body", [])
-        for statement, following in zip(body, body[1:], strict=False):
+        for statement, following in itertools.pairwise(body):
             if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and _is_text(following):
                 docs[statement.target.id] = " ".join(following.value.value.split())
     return docs

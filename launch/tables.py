@@ -1,4 +1,4 @@
-"""What commands print for people: tables and lists of facts on stdout, as wide as the terminal or, in a pipe, as needed."""
+"""What commands print for people: tables and facts on stdout, as wide as the terminal or, in a pipe, as needed."""
 
 import json
 import sys

@@ -10,7 +10,7 @@ import difflib
 import io
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -65,12 +65,12 @@ def refuse_unknown(unknown: Sequence[str], known: Sequence[str], *, command: str
     given = unknown[0].partition("=")[0]
     if not given.startswith("-"):
         raise InputError(f"'{given}' was not expected. `shardyard {command} --help` says what is.")
-    near = difflib.get_close_matches(given, known, n=1)
-    guess = f" Did you mean {near[0]}?" if near else ""
     owner = given.rpartition(".")[0]
     siblings = [flag for flag in known if owner and flag.startswith(f"{owner}.")]
-    hint = f" There are {', '.join(siblings)}." if siblings else ""
-    raise InputError(f"there is no flag {given}.{guess or hint} `shardyard {command} --help` lists the flags.")
+    near = difflib.get_close_matches(given, siblings or known, n=1, cutoff=0.8 if siblings else 0.6)
+    others = f" There {'is' if len(siblings) == 1 else 'are'} {', '.join(siblings)}." if siblings else ""
+    guess = f" Did you mean {near[0]}?" if near else others
+    raise InputError(f"there is no flag {given}.{guess} `shardyard {command} --help` lists the flags.")
 
 
 def flag_names(flags: type, prefix: str = "") -> list[str]:

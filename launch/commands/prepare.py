@@ -1,0 +1,40 @@
+"""`shardyard prepare`: a recipe's data, partitioned and written as shards, without training."""
+
+import dataclasses
+from pathlib import Path
+
+from framework.engine.run import Event
+from launch import tables
+from launch.commands.runs import from_recipe
+from launch.progress import showing
+from launch.start import launcher_of
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Prepare a recipe's data."""
+
+    json: bool = False
+    """Print path, digest, seconds and quality as JSON, and nothing else."""
+
+
+def command(arguments: list[str]) -> int:
+    """Prepares; at once where the store is there already."""
+    about = "Partition a recipe's data and write its shards beneath --store; training then finds them."
+    run, options = from_recipe(arguments, Options, command="prepare", about=about)
+    with showing(script=options.json) as show:
+
+        def watch(event: Event) -> None:
+            show(event)
+
+        prepared = run.workload.prepare(Path(run.store), launcher_of(run).mapper(), watch)
+    facts = dict(prepared.facts)
+    quality = facts.pop("quality", {})
+    shown = {"path": str(prepared.path), "data_digest": prepared.data_digest, "seconds": prepared.seconds, **facts}
+    if options.json:
+        tables.show_json({**shown, "quality": quality})
+    else:
+        tables.facts(shown)
+        if quality:
+            tables.facts(quality, title="quality of the partition")
+    return 0

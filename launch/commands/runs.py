@@ -1,0 +1,85 @@
+"""What commands on runs share: a run from a recipe or from an earlier run's folder, and the flags on top of it."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from framework.engine.run import Run
+from framework.errors import InputError
+from framework.registry import RECIPES
+from launch.arguments import parse_run
+from launch.record import read_run
+
+T = TypeVar("T")
+
+
+def from_recipe(arguments: Sequence[str], options: type[T], *, command: str, about: str) -> tuple[Run, T]:
+    """The run of the recipe that `arguments` name first, under the flags that follow, and the command's options.
+
+    Without `--out` its folder is `runs/RECIPE`. Raises InputError for an unknown recipe or flag."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_recipes_help(command, about))
+        raise SystemExit(0)
+    name, *flags = arguments
+    if name.startswith("-"):
+        raise InputError(f"name the recipe before its flags: shardyard {command} RECIPE {name} ...")
+    run = dataclasses.replace(recipe(name), out=f"runs/{name.replace(':', '.')}")
+    return parse_run(
+        run,
+        flags,
+        options,
+        command=f"{command} {name}",
+        about=about,
+        example=f"shardyard {command} {name} --workers 2 --partitioner random --parts 8",
+    )
+
+
+def from_folder(
+    arguments: Sequence[str], options: type[T], *, command: str, about: str, example: str
+) -> tuple[Run, T]:
+    """The run that the folder named first is of; the flags that follow may change where it runs, not what it learned.
+
+    Raises StoreError for a folder without a run, InputError for a flag that changes what was learned."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: shardyard {command} RUN_FOLDER [FLAGS]\n\n{about}\n\nExample: {example}")
+        raise SystemExit(0)
+    name, *flags = arguments
+    if name.startswith("-"):
+        raise InputError(f"name the run's folder before the flags: shardyard {command} RUN_FOLDER {name} ...")
+    earlier = dataclasses.replace(read_run(Path(name)), out=name)  # the folder may have been moved since
+    run, chosen = parse_run(
+        earlier, flags, options, command=f"{command} {name}", about=about, example=example, hidden=["out"]
+    )
+    if run.digest() != earlier.digest():
+        raise InputError(f"the flags change what '{name}' learned; {command} takes only those that say where it runs.")
+    return run, chosen
+
+
+def recipe(name: str) -> Run:
+    """The run that a recipe returns. Raises InputError where it fails or returns something else."""
+    function = RECIPES.get(name)
+    try:
+        run = function()
+    except TypeError as error:
+        raise InputError(f"recipe '{name}' cannot be called without arguments: {error}") from error
+    if not isinstance(run, Run):
+        raise InputError(f"recipe '{name}' returned a {type(run).__name__}; expected a framework.engine.run.Run.")
+    return run
+
+
+def _recipes_help(command: str, about: str) -> str:
+    recipes = [f"  {entry.name:12}  {entry.summary}" for entry in RECIPES.entries()]
+    return "\n".join(
+        [
+            f"usage: shardyard {command} RECIPE [FLAGS]",
+            "",
+            about,
+            "",
+            "Recipes (or your own `module:function` that returns a run):",
+            *recipes,
+            "",
+            f"`shardyard {command} RECIPE --help` lists the flags: every field of the recipe's run.",
+            f"Example: shardyard {command} sage-debian --workers 2 --epochs 3",
+        ]
+    )

@@ -1,0 +1,138 @@
+"""A run's folder as the starting process fills it: run.json, log.jsonl, TensorBoard, report.json.
+
+Assumption: one process starts a run; workers write nothing here but checkpoints and weights. A run that is started
+again in its folder goes on with the same log.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from framework.config import decode, encode
+from framework.engine.run import Event, Run
+from framework.errors import InputError, StoreError
+
+RUN, LOG, REPORT, BOARD, CHECKPOINTS = "run.json", "log.jsonl", "report.json", "tensorboard", "checkpoints"
+
+
+class Recorder:
+    """Takes the events of a run: every one to the log, the numbers of every epoch to TensorBoard too."""
+
+    def __init__(self, folder: Path, log: IO[str]) -> None:
+        """Use `recording` instead, which opens and closes what belongs to it."""
+        self.folder, self._log = folder, log
+        self._board: Any = None
+
+    def __call__(self, event: Event) -> None:
+        """Writes one event as a line of JSON."""
+        self._log.write(json.dumps({"time": round(time.time(), 3), **event}) + "\n")
+        self._log.flush()
+        if event["event"] == "epoch":
+            self._plot(event)
+
+    def report(self, report: Mapping[str, Any]) -> None:
+        """Writes report.json, whole or not at all."""
+        write_json(self.folder / REPORT, report)
+
+    def close(self) -> None:
+        """Ends TensorBoard's file."""
+        if self._board is not None:
+            self._board.close()
+
+    def _plot(self, event: Event) -> None:
+        epoch = event["epoch"]
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and a run of no epochs needs none
+
+            # Steps from here on that an earlier, interrupted start wrote are taken back.
+            self._board = SummaryWriter(self.folder / BOARD, purge_step=epoch)
+        scalars = {"loss": event["loss"], "seconds": event["seconds"], **event.get("metrics", {})}
+        scalars |= {f"bytes/{purpose}": count for purpose, count in event.get("bytes", {}).items()}
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, epoch)
+        self._board.flush()
+
+
+@contextmanager
+def recording(run: Run) -> Iterator[Recorder]:
+    """The recorder of a run's folder. Raises InputError where the folder is of another run, or cannot be written."""
+    folder = Path(run.out)
+    _refuse_another(folder, run)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / RUN, encode(run))
+        log = open(folder / LOG, "a")  # noqa: SIM115 - closed below, with the recorder
+    except OSError as error:
+        raise InputError(f"the run's folder '{folder}' cannot be written: {error.strerror}. Give another --out.") from error
+    recorder = Recorder(folder, log)
+    try:
+        yield recorder
+    finally:
+        recorder.close()
+        log.close()
+
+
+def read_run(folder: Path) -> Run:
+    """The run that a folder is of. Raises StoreError where it has none, InputError where a plug-in is not installed."""
+    data = read_json(folder / RUN, "Give the folder that `shardyard train --out` wrote.")
+    try:
+        run = decode(data)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"'{folder / RUN}' is no run ({type(error).__name__}: {error}).") from error
+    if not isinstance(run, Run):
+        raise StoreError(f"'{folder / RUN}' holds a {type(run).__name__}; expected a run.")
+    return run
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """A JSON file's content. Raises StoreError with `remedy` where it is missing or torn."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise StoreError(f"'{path}' is not there. {remedy}") from error
+    except (OSError, ValueError) as error:
+        raise StoreError(f"'{path}' cannot be read ({type(error).__name__}: {error}). {remedy}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    torn = path.with_name(f".{path.name}.torn")
+    torn.write_text(json.dumps(value, indent=2) + "\n")
+    torn.replace(path)
+
+
+def _refuse_another(folder: Path, run: Run) -> None:
+    """Before anything is started: a folder with checkpoints goes on with its own run, or not at all."""
+    if not (folder / RUN).exists() or not any((folder / CHECKPOINTS).glob("[0-9]*")):
+        return
+    earlier = read_run(folder)
+    changed = _differences(_identity(earlier), _identity(run))
+    if changed:
+        raise InputError(
+            f"'{folder}' holds another run: {'; '.join(changed[:3])}. Give another --out, or remove the folder."
+        )
+
+
+def _identity(run: Run) -> Any:
+    """What may not change when a run is continued; its number of epochs may."""
+    return encode(dataclasses.replace(run, epochs=0), result_only=True)
+
+
+def _differences(before: Any, after: Any, path: str = "") -> list[str]:
+    """`path before -> after` for every setting that is not the same."""
+    if before == after:
+        return []
+    if isinstance(before, dict) and isinstance(after, dict) and before.get("plugin") == after.get("plugin"):
+        names = sorted({*before, *after})
+        return [
+            line for name in names for line in _differences(before.get(name), after.get(name), f"{path}.{name}".strip("."))
+        ]
+    return [f"{path} was {_short(before)}, is now {_short(after)}"]
+
+
+def _short(value: Any) -> str:
+    return str(value.get("plugin", value)) if isinstance(value, dict) else str(value)
