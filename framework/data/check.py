@@ -1,6 +1,6 @@
 """Is a raw graph usable? Every mistake that would surface later as nonsense is named here first.
 
-Assumptions: edges are read once, in batches; feature rows are checked where they are copied, so that they are read once.
+Assumptions: edges are read once, in batches; feature rows are checked where they are copied.
 """
 
 from typing import Any
@@ -61,13 +61,13 @@ def _check_edges(raw: RawGraph) -> None:
     num_nodes, seen = raw.edges.num_nodes, 0
     for source, target in raw.edges:
         if source.shape != target.shape or source.ndim != 1:
-            raise InputError(f"a batch of edges has shapes {source.shape} and {target.shape}; expected two equal lengths.")
+            raise InputError(f"a batch of edges has shapes {source.shape}, {target.shape}; expected two equal lengths.")
         for end in (source, target):
             bad = np.flatnonzero((end < 0) | (end >= num_nodes))
             if len(bad):
                 raise InputError(
-                    f"edge {seen + int(bad[0])} ({source[bad[0]]} -> {target[bad[0]]}) names node {end[bad[0]]}, which is "
-                    f"unknown; expected 0 to {num_nodes - 1}."
+                    f"edge {seen + int(bad[0])} ({source[bad[0]]} -> {target[bad[0]]}) names node {end[bad[0]]}, "
+                    f"which is unknown; expected 0 to {num_nodes - 1}."
                 )
         seen += len(source)
     if seen != raw.edges.num_edges:

@@ -1,8 +1,8 @@
 """What a data set is: a value with a fingerprint, which opens as a raw graph that prepare turns into shards.
 
-Assumptions: nodes have original ids 0 to N - 1, and everything given for nodes (raw ids, labels, split, feature rows) is
-in their order. Only what has one number a node is held in memory; edges and feature rows come in batches, in the same
-order every time, and the result of prepare does not depend on where a batch ends.
+Assumptions: nodes have original ids 0 to N - 1, and everything given for nodes (raw ids, labels, split, feature rows)
+is in their order. Only what has one number a node is held in memory; edges and feature rows come in batches, in the
+same order every time, and the result of prepare does not depend on where a batch ends.
 """
 
 import dataclasses
@@ -75,7 +75,7 @@ class RawGraph:
     split: NDArray[np.uint8] | None = None
     """What every node is for, uint8 [N]: NO_SPLIT, TRAIN, VALIDATION or TEST."""
     edge_weights: Iterable[NDArray[np.float32]] | None = None
-    """Batches of weights, float32, as many in all as there are edges and in their order; can be iterated again."""
+    """A batch of weights, float32 [batch], beside every batch of edges; can be iterated again."""
 
     def stream(self) -> EdgeStream:
         """The edges as a partitioner sees them: training nodes carry a second weight, to be balanced too."""
@@ -103,4 +103,4 @@ class IngestedDataset(Protocol):
         """As a Dataset's."""
 
     def ingest(self, scratch: Path, mapper: Mapper) -> RawGraph:
-        """As a Dataset's `open`, with the parsing done through `mapper` and its results in the empty folder `scratch`."""
+        """As a Dataset's `open`, with the parsing done through `mapper`, its results in the empty folder `scratch`."""

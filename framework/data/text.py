@@ -16,7 +16,7 @@ from framework.errors import InputError
 def tf_idf(counts: Any) -> Any:
     """Counts of terms (scipy CSR [documents, terms]) weighted by rarity, rows of length 1; a row of zeros stays one.
 
-    count * (ln((1 + documents) / (1 + documents with the term)) + 1), as in Salton and Buckley, "Term-weighting approaches in
+    count * (ln((1 + documents) / (1 + documents with the term)) + 1): Salton and Buckley, "Term-weighting approaches in
     automatic text retrieval", 1988, smoothed as if one more document had every term."""
     documents, terms = counts.shape
     with_term = np.bincount(counts.indices, minlength=terms)
@@ -28,7 +28,7 @@ def tf_idf(counts: Any) -> Any:
 
 
 def truncated_svd(matrix: Any, columns: int) -> NDArray[np.float32]:
-    """The rows of `matrix` (scipy CSR [n, terms]) along its `columns` strongest right singular vectors: float32 [n, columns].
+    """Rows along the `columns` strongest right singular vectors of `matrix` (scipy CSR [n, terms]): float32 [n, columns].
 
     The vectors are eigenvectors of the Gram matrix, sought from a fixed start; the entry of each that is the largest in
     size is made positive. So the same matrix gives the same rows. Raises InputError for more columns than there are."""
@@ -41,3 +41,10 @@ def truncated_svd(matrix: Any, columns: int) -> NDArray[np.float32]:
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
     rows: NDArray[np.float32] = (matrix @ (vectors * np.sign(largest))).astype(np.float32)
     return rows
+
+
+def standardized(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Every column of `rows` [n, columns] moved to mean 0 and scaled to variance 1; a constant column becomes zeros."""
+    spread = rows.std(axis=0, dtype=np.float64)
+    moved = (rows - rows.mean(axis=0, dtype=np.float64)) / np.where(spread > 0, spread, 1)
+    return moved.astype(np.float32)

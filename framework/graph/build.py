@@ -54,7 +54,7 @@ class Adjacency:
 
 
 def build_adjacency(numbering: Numbering, part: int, source: Ids, target: Ids) -> Adjacency:
-    """The in-edge CSR of `part`. `source`, `target`: original ids of its in-edges, in the order of the input, int64 [e]."""
+    """The in-edge CSR of `part`. `source`, `target`: original ids of its in-edges in the input's order, int64 [e]."""
     first, last = numbering.offsets[part], numbering.offsets[part + 1]
     rows = torch.from_numpy(numbering.globals[target] - first)
     csr = build_csr(rows, torch.from_numpy(np.ascontiguousarray(source)), int(last - first))

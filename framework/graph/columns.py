@@ -57,13 +57,13 @@ def write_column(path: Path, values: NDArray[Any] | pa.Array) -> FileFacts:
 
 
 def read_column(path: Path) -> pa.Array:
-    """The column of a file, its buffers in the mapped file. Raises StoreError for a file that is not what was written."""
+    """The column of a file, its buffers in the mapped file. Raises StoreError for a missing or damaged file."""
     with _damage_named(path):
         return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0).column(0)
 
 
 def map_column(path: Path) -> Tensor:
-    """The column of a file as a tensor over the mapped file: [n], or [n, columns]. Raises StoreError as `read_column`."""
+    """The column of a file as a tensor over the mapped file: [n], or [n, columns]. Raises as `read_column`."""
     column = read_column(path)
     with _damage_named(path):
         if isinstance(column, pa.FixedSizeListArray):

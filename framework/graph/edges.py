@@ -19,7 +19,7 @@ EdgeBatch = tuple[Ids, Ids]
 
 @runtime_checkable
 class EdgeStream(Protocol):
-    """Edges in batches, as often as one likes. Plug-ins of others depend on this: it stays small and does not change."""
+    """Edges in batches, as often as one likes. Plug-ins of others depend on this: it stays small and stable."""
 
     @property
     def num_nodes(self) -> int:

@@ -63,7 +63,7 @@ class ShardStore:
 
     @classmethod
     def open(cls, path: Path | str) -> "ShardStore":
-        """The store in the folder `path`. Raises StoreError where one is missing, torn, of a newer version or altered."""
+        """The store in the folder `path`. Raises StoreError for one that is missing, torn, altered or newer than we."""
         path = Path(path)
         store = _from_manifest(path, _read_manifest(path / MANIFEST))
         for name, facts in store.files.items():
@@ -84,7 +84,7 @@ class ShardStore:
             os.fsync(file.fileno())
 
     def shard(self, part: int) -> GraphShard:
-        """The shard of `part`, mapped from its files. Raises StoreError for a damaged file, InputError for no such part."""
+        """The shard of `part`, mapped. Raises StoreError for a damaged file, InputError where there is no such part."""
         self._check_part(part)
         columns = {name: map_column(self._file(part, name)) for name in self.columns if name != "ids"}
         lengths = self.counts[part].lengths()

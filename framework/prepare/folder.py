@@ -34,12 +34,10 @@ def temporary_folder(root: Path, name: str) -> Iterator[Path]:
         root.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(root)
         folder = root / f".{name}-{uuid.uuid4().hex}"
-        folder.mkdir()
-        lock = os.open(folder / _LOCK, os.O_CREAT | os.O_WRONLY)
+        lock = _lock(folder)
     except OSError as error:
         raise InputError(f"'{root}' cannot hold stores: {error}. Name a folder that can be written.") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -69,6 +67,16 @@ def publish(folder: Path, path: Path) -> None:
         folder.rename(path)
         shutil.rmtree(folder.with_name(folder.name + "-damaged"), ignore_errors=True)
     _to_disk(path.parent)
+
+
+def _lock(folder: Path) -> int:
+    """Makes `folder` with a lock file inside, locked before others can see it. Returns the lock's descriptor."""
+    outside = folder.with_name(folder.name + ".lock")
+    lock = os.open(outside, os.O_CREAT | os.O_WRONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    folder.mkdir()
+    outside.rename(folder / _LOCK)
+    return lock
 
 
 def _to_disk(folder: Path) -> None:

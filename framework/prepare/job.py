@@ -106,7 +106,7 @@ def _build(
     mapper: Mapper,
     told: Progress,
 ) -> ShardStore:
-    """Writes every file of the store but the manifest into `folder`; returns what the manifest will say, digests open."""
+    """Writes every file of the store but the manifest into `folder`; returns what that will say, digests yet open."""
     scratch = folder / "scratch"
     ingested = scratch / "ingested"
     ingested.mkdir(parents=True)

@@ -57,7 +57,8 @@ def _write(folder: Path, part: int, columns: Columns) -> dict[str, FileFacts]:
 def _edge_columns(raw: RawGraph, numbering: Numbering, scratch: Path, part: int) -> Columns:
     """`indptr`, `indices`, `halo`, and `edge_weights` where the graph has them."""
     pieces = sorted(scratch.glob(f"{part:05d}-*.pairs"))
-    pairs = np.concatenate([np.empty((0, 2), np.int64), *(read_scratch(piece, np.int64, columns=2) for piece in pieces)])
+    buckets = [read_scratch(piece, np.int64, columns=2) for piece in pieces]
+    pairs = np.concatenate([np.empty((0, 2), np.int64), *buckets])
     adjacency = build_adjacency(numbering, part, pairs[:, 0], pairs[:, 1])
     columns: Columns = {"indptr": adjacency.indptr, "indices": adjacency.indices, "halo": adjacency.halo}
     if raw.edge_weights is not None:

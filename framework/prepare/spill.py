@@ -62,9 +62,10 @@ def _pieces(raw: RawGraph, owners: Path, scratch: Path) -> list[_Piece]:
 
 
 def spill_edges(raw: RawGraph, owners: NodeParts, scratch: Path, mapper: Mapper, told: Progress) -> None:
+    """Buckets all edges, and their weights, by the part that owns the target. Raises InputError for a bad weight."""
     append_scratch(scratch / "owners", owners)
     pieces = _pieces(raw, scratch / "owners", scratch)
-    run: Mapper = mapper if len(pieces) > 1 else map  # a single piece may be arrays, which are better left where they are
+    run: Mapper = mapper if len(pieces) > 1 else map  # a single piece may be arrays: better left where they are
     for done, _ in enumerate(run(_spill_piece, pieces)):
         told("bucket edges", (done + 1) / len(pieces))
 
@@ -105,6 +106,7 @@ def _by_part(owners: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.int64]
 
 
 def spill_features(raw: RawGraph, owners: NodeParts, scratch: Path, told: Progress) -> None:
+    """Buckets all feature rows by the part that owns the node. Raises InputError for a value that is not finite."""
     if raw.features is None:
         return
     first = 0

@@ -12,20 +12,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
-import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from framework.data.dataset import NO_LABEL, TEST, TRAIN, VALIDATION, ArrayRows, RawGraph
+from framework.data.dataset import NO_LABEL, ArrayRows, RawGraph
 from framework.data.fingerprint import fingerprint
-from framework.data.text import tf_idf, truncated_svd
+from framework.data.split import hashed_split
+from framework.data.text import standardized, tf_idf, truncated_svd
 from framework.errors import InputError
 from framework.graph.edges import ArrayEdges, both_directions
-from framework.random import Key, uniform
 from framework.registry import DATASETS
 
 TRAINING_SHARE, VALIDATION_SHARE = 0.5, 0.2
-_SPLIT = Key.root(0).fold(0x53504C49)  # the purpose of the draw that splits the nodes ("SPLI")
 _TERMS = b"terms"  # the key of the number of terms in the metadata of nodes.parquet
 
 
@@ -35,7 +33,7 @@ class Debian:
     """Debian 12's packages and their dependencies, TF-IDF of descriptions as features, sections as classes."""
 
     columns: int = 128
-    """Feature columns: a truncated SVD of the TF-IDF."""
+    """Feature columns: a truncated SVD of the TF-IDF, each column scaled to mean 0 and variance 1."""
     folder: str = ""
     """A folder made by tools/build_debian.py. Empty: the one in this package."""
 
@@ -53,11 +51,11 @@ class Debian:
         return RawGraph(
             edges=ArrayEdges(source=source, target=target, num_nodes=len(nodes)),
             ids=np.asarray(nodes["name"].to_pylist()) if "name" in nodes.column_names else None,
-            features=ArrayRows(array=truncated_svd(tf_idf(_counts(nodes)), self.columns)),
+            features=ArrayRows(array=standardized(truncated_svd(tf_idf(_counts(nodes)), self.columns))),
             labels=labels.to_numpy().astype(np.int64),
             num_classes=len(names),
             class_names=tuple(names),
-            split=_split(len(nodes)),
+            split=hashed_split(len(nodes), (TRAINING_SHARE, VALIDATION_SHARE)),
         )
 
     def _files(self) -> tuple[Path, Path]:
@@ -68,7 +66,7 @@ class Debian:
 def write_folder(
     folder: Path, *, edges: NDArray[np.integer], sections: list[str | None], counts: Any, names: list[str] | None = None
 ) -> None:
-    """Writes what `Debian` reads. `edges`: each undirected edge once, [E, 2]; `counts`: scipy CSR [nodes, terms <= 32767].
+    """Writes what `Debian` reads. `edges`: each undirected edge once, [E, 2]; `counts`: scipy CSR [nodes, terms].
 
     The encodings are the smallest of those measured (docs/decisions.md)."""
     counts = csr_matrix(counts)
@@ -113,11 +111,3 @@ def _counts(nodes: pa.Table) -> Any:
     terms, counts = (nodes[name].combine_chunks() for name in ("terms", "counts"))
     shape = len(nodes), int(nodes.schema.metadata[_TERMS])
     return csr_matrix((counts.values.to_numpy(), terms.values.to_numpy(), terms.offsets.to_numpy()), shape=shape)
-
-
-def _split(num_nodes: int) -> NDArray[np.uint8]:
-    draws = uniform(_SPLIT, torch.arange(num_nodes)).numpy()
-    split = np.full(num_nodes, TEST, np.uint8)
-    split[draws < TRAINING_SHARE + VALIDATION_SHARE] = VALIDATION
-    split[draws < TRAINING_SHARE] = TRAIN
-    return split

@@ -1,0 +1,166 @@
+"""Graphs that are in memory already: arrays, SciPy matrices, PyG's Data.
+
+Assumptions: node ids are dense; the arrays are not changed afterwards, for prepare may read them more than once.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from framework.data.dataset import NO_SPLIT, TEST, TRAIN, VALIDATION, ArrayRows, RawGraph
+from framework.data.fingerprint import fingerprint
+from framework.errors import InputError
+from framework.graph.edges import ArrayEdges, both_directions, doubled
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ArrayWeights:
+    """Edge weights of an array, cut into batches as ArrayEdges of the same batch size is."""
+
+    array: NDArray[np.float32]
+    """[E]."""
+    batch_size: int = 1 << 20
+    """Weights a batch."""
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        """Batches, each float32 [batch]."""
+        for start in range(0, len(self.array), self.batch_size):
+            yield self.array[start : start + self.batch_size]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class InMemory:
+    """A data set made of arrays by one of the functions below."""
+
+    graph: RawGraph
+    """What it opens as."""
+
+    def fingerprint(self) -> str:
+        """Digest of the arrays."""
+        graph, features, weights = self.graph, self.graph.features, self.graph.edge_weights
+        assert isinstance(graph.edges, ArrayEdges)
+        assert isinstance(features, ArrayRows | None)
+        assert isinstance(weights, ArrayWeights | None)
+        return fingerprint(
+            {"num_nodes": graph.edges.num_nodes, "num_classes": graph.num_classes, "class_names": graph.class_names},
+            arrays=[
+                np.asarray(graph.edges.source, dtype=np.int64),
+                np.asarray(graph.edges.target, dtype=np.int64),
+                features.array if features else None,
+                graph.labels,
+                graph.split,
+                graph.ids,
+                weights.array if weights else None,
+            ],
+        )
+
+    def open(self) -> RawGraph:
+        """The graph itself."""
+        return self.graph
+
+
+def from_arrays(
+    source: ArrayLike,
+    target: ArrayLike,
+    *,
+    num_nodes: int | None = None,
+    features: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    num_classes: int | None = None,
+    class_names: tuple[str, ...] = (),
+    split: ArrayLike | None = None,
+    ids: ArrayLike | None = None,
+    edge_weights: ArrayLike | None = None,
+    undirected: bool = False,
+) -> InMemory:
+    """A data set of edges source[i] -> target[i], both [E], and columns with one value a node (see RawGraph).
+
+    `num_nodes`: by default as many as feature rows, labels, or the largest id say. `undirected`: every edge is given
+    once and stands for both directions. Raises InputError for edge columns of other lengths."""
+    sources, targets = np.asarray(source), np.asarray(target)
+    weights = None if edge_weights is None else np.asarray(edge_weights, dtype=np.float32)
+    if sources.ndim != 1 or sources.shape != targets.shape or (weights is not None and weights.shape != sources.shape):
+        given = [sources.shape, targets.shape] + ([] if weights is None else [weights.shape])
+        raise InputError(f"source, target and edge_weights have shapes {given}; expected one length for all.")
+    if undirected:
+        if weights is not None:
+            weights = np.repeat(weights, 2)[doubled(sources, targets)]
+        sources, targets = both_directions(sources, targets)
+    classes = None if labels is None else np.asarray(labels).astype(np.int64)
+    rows = None if features is None else np.asanyarray(features)
+    if num_nodes is None:
+        known = [len(column) for column in (rows, classes) if column is not None]
+        num_nodes = known[0] if known else int(max(sources.max(initial=-1), targets.max(initial=-1))) + 1
+    if num_classes is None:
+        num_classes = len(class_names) or (0 if classes is None else int(classes.max(initial=-1)) + 1)
+    graph = RawGraph(
+        edges=ArrayEdges(source=sources, target=targets, num_nodes=num_nodes),
+        ids=None if ids is None else np.asarray(ids),
+        features=None if rows is None else ArrayRows(array=rows),
+        labels=classes,
+        num_classes=num_classes,
+        class_names=class_names,
+        split=None if split is None else np.asarray(split, dtype=np.uint8),
+        edge_weights=None if weights is None else ArrayWeights(array=weights),
+    )
+    return InMemory(graph=graph)
+
+
+def from_scipy(
+    matrix: Any,
+    *,
+    weighted: bool = False,
+    features: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    split: ArrayLike | None = None,
+    undirected: bool = False,
+) -> InMemory:
+    """A data set of a SciPy sparse matrix [N, N]: the entry (row, column) is the edge row -> column.
+
+    `weighted`: the entries are edge weights; else only their places count. The other arguments are `from_arrays`'s.
+    Raises InputError for a matrix that is not square."""
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise InputError(f"the adjacency matrix has shape {matrix.shape}; expected a square one.")
+    entries = matrix.tocoo()
+    return from_arrays(
+        entries.row,
+        entries.col,
+        num_nodes=matrix.shape[0],
+        features=features,
+        labels=labels,
+        split=split,
+        edge_weights=entries.data if weighted else None,
+        undirected=undirected,
+    )
+
+
+def from_pyg(data: Any) -> InMemory:
+    """A data set of a `torch_geometric.data.Data`: its edge_index, x, y, edge_weight and train, val and test masks.
+
+    Raises InputError where there is no `edge_index`, or `y` has more than one value a node."""
+    edge_index = getattr(data, "edge_index", None)
+    if edge_index is None:
+        raise InputError(f"the {type(data).__name__} has no edge_index; expected one, int64 [2, E].")
+    labels, features, weights = (getattr(data, name, None) for name in ("y", "x", "edge_weight"))
+    if labels is not None and labels.dim() == 2 and labels.shape[1] == 1:
+        labels = labels.squeeze(1)
+    if labels is not None and labels.dim() != 1:
+        raise InputError(f"y has shape {tuple(labels.shape)}; expected one class a node.")
+    num_nodes = int(data.num_nodes)
+    split = np.full(num_nodes, NO_SPLIT, np.uint8)
+    masks = {"train_mask": TRAIN, "val_mask": VALIDATION, "test_mask": TEST}
+    given = {value: mask for name, value in masks.items() if (mask := getattr(data, name, None)) is not None}
+    for value, mask in given.items():
+        split[mask.cpu().numpy()] = value
+    return from_arrays(
+        edge_index[0].cpu().numpy(),
+        edge_index[1].cpu().numpy(),
+        num_nodes=num_nodes,
+        features=None if features is None else features.cpu().numpy(),
+        labels=None if labels is None else labels.cpu().numpy(),
+        split=split if given else None,
+        edge_weights=None if weights is None else weights.cpu().numpy(),
+    )

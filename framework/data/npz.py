@@ -1,0 +1,177 @@
+"""Graphs in one NumPy archive: edges, labels, features and split together, or a SciPy sparse matrix.
+
+Assumptions: the archive's edges fit in memory; nothing in it is pickled (an archive that is will not be read).
+"""
+
+import dataclasses
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, load_npz
+
+from framework.data.arrays import from_arrays, from_scipy
+from framework.data.dataset import NO_SPLIT, TEST, TRAIN, VALIDATION, ArrayRows, RawGraph, Rows
+from framework.data.fingerprint import fingerprint
+from framework.data.split import hashed_split
+from framework.errors import InputError
+from framework.registry import DATASETS
+
+_PLANETOID_VALIDATION = 500
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class SparseRows:
+    """The rows of a SciPy matrix, made dense a batch at a time."""
+
+    matrix: Any
+    """CSR [N, columns]."""
+    batch_size: int = 8192
+    """Rows a batch."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of nodes, number of columns."""
+        return self.matrix.shape[0], self.matrix.shape[1]
+
+    def batches(self) -> Iterator[NDArray[Any]]:
+        """Dense slices."""
+        for start in range(0, self.shape[0], self.batch_size):
+            yield self.matrix[start : start + self.batch_size].toarray()
+
+
+@DATASETS.register("npz")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Npz:
+    """A graph in one .npz file: edge_index, and y, features and a split where it has them."""
+
+    path: str
+    """The file. `edge_index` [2, E]; `y` [N]; features as `x` [N, columns], or as CSR in `indptr, indices, data, shape`;
+    `labels`, the classes' names; a split as `split` [N], or as Planetoid's `n_train` and `test`: the first n_train nodes
+    are trained on, the next 500 validated on."""
+    undirected: bool = True
+    """Whether every edge is given once and stands for both directions."""
+    shares: tuple[float, float] | None = None
+    """Shares of training and validation nodes, drawn by a hash of the id. None: the file's own split."""
+
+    def fingerprint(self) -> str:
+        """Digest of the file and the settings."""
+        return fingerprint({"undirected": self.undirected, "shares": self.shares}, files=[Path(self.path)])
+
+    def open(self) -> RawGraph:
+        """The graph. Raises InputError for a file that is missing, cut short, or without `edge_index`."""
+        content = read_archive(Path(self.path))
+        edge_index = content.get("edge_index")
+        if edge_index is None or edge_index.ndim != 2 or edge_index.shape[0] != 2:
+            raise InputError(f"'{self.path}' holds {sorted(content)}; expected edge_index of shape [2, E] among them.")
+        features = _features(content)
+        labels = content.get("y")
+        graph = from_arrays(
+            edge_index[0],
+            edge_index[1],
+            num_nodes=features.shape[0] if features else None,
+            labels=labels,
+            class_names=tuple(str(name) for name in content.get("labels", ())),
+            undirected=self.undirected,
+        ).graph
+        num_nodes = graph.edges.num_nodes
+        split = hashed_split(num_nodes, self.shares) if self.shares else _split(content, num_nodes)
+        return dataclasses.replace(graph, features=features, split=split)
+
+
+@DATASETS.register("scipy")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scipy:
+    """A sparse adjacency matrix as scipy.sparse.save_npz writes it, with labels and features beside it."""
+
+    path: str
+    """The file: a square matrix, whose entry (row, column) is the edge row -> column."""
+    features: str = ""
+    """A .npy file [N, columns], or a sparse matrix in .npz. Empty: none."""
+    labels: str = ""
+    """A .npy file of whole numbers [N], -1 for none. Empty: none."""
+    weighted: bool = False
+    """Whether the entries are edge weights."""
+    undirected: bool = False
+    """Whether every edge is given once and stands for both directions."""
+    shares: tuple[float, float] | None = None
+    """Shares of training and validation nodes, drawn by a hash of the id. None: no split."""
+
+    def fingerprint(self) -> str:
+        """Digest of the files and the settings."""
+        settings = {"weighted": self.weighted, "undirected": self.undirected, "shares": self.shares}
+        files = {"path": self.path, "features": self.features, "labels": self.labels}
+        given = {name: Path(file) for name, file in files.items() if file}
+        return fingerprint({**settings, "files": list(given)}, files=given.values())
+
+    def open(self) -> RawGraph:
+        """The graph. Raises InputError for a file that is missing, cut short, or of another shape."""
+        matrix = _matrix(Path(self.path))
+        graph = from_scipy(
+            matrix,
+            weighted=self.weighted,
+            labels=read_array(Path(self.labels)) if self.labels else None,
+            split=hashed_split(matrix.shape[0], self.shares) if self.shares else None,
+            undirected=self.undirected,
+        ).graph
+        features: Rows | None = None
+        if self.features.endswith(".npz"):
+            features = SparseRows(matrix=_matrix(Path(self.features)))
+        elif self.features:
+            features = ArrayRows(array=read_array(Path(self.features)))
+        return dataclasses.replace(graph, features=features)
+
+
+def read_archive(path: Path) -> dict[str, NDArray[Any]]:
+    """Every array of an .npz file. Raises InputError for one that cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_array(path: Path) -> NDArray[Any]:
+    """The array of an .npy file, mapped. Raises InputError for one that cannot be read."""
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _unreadable(path, error) from error
+    return array
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    reason = str(getattr(error, "strerror", None) or error).partition("\n")[0].rstrip(".")
+    return InputError(f"'{path}' cannot be read as a NumPy file ({reason}). Name a whole .npy or .npz without pickles.")
+
+
+def _matrix(path: Path) -> Any:
+    try:
+        return load_npz(path).tocsr()
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from error
+
+
+def _features(content: dict[str, NDArray[Any]]) -> Rows | None:
+    if "x" in content:
+        return ArrayRows(array=content["x"])
+    if not {"indptr", "indices", "data", "shape"} <= content.keys():
+        return None
+    entries = (content["data"].astype(np.float32), content["indices"].astype(np.int64), content["indptr"])
+    return SparseRows(matrix=csr_matrix(entries, shape=tuple(content["shape"])))
+
+
+def _split(content: dict[str, NDArray[Any]], num_nodes: int) -> NDArray[np.uint8] | None:
+    if "split" in content:
+        return content["split"].astype(np.uint8)
+    if not {"n_train", "test"} <= content.keys():
+        return None
+    split = np.full(num_nodes, NO_SPLIT, np.uint8)
+    trained = int(content["n_train"])
+    split[:trained] = TRAIN
+    split[trained : trained + _PLANETOID_VALIDATION] = VALIDATION
+    split[content["test"]] = TEST
+    return split
