@@ -42,12 +42,12 @@ class Shards:
         """Maps what `reach` allows. All workers call this together."""
         owner = [owner_of_part(part, store.parts, group.size) for part in range(store.parts)]
         here = group.hosts[group.rank]
-        within = {
-            "owned": lambda part: owner[part] == group.rank,
-            "host": lambda part: group.hosts[owner[part]] == here,
-            "all": lambda part: True,
+        near = {
+            "owned": [rank == group.rank for rank in range(group.size)],
+            "host": [host == here for host in group.hosts],
+            "all": [True] * group.size,
         }[reach]
-        mapped = {part: store.shard(part) for part in range(store.parts) if owner[part] == group.rank or within(part)}
+        mapped = {part: store.shard(part) for part in range(store.parts) if near[owner[part]]}
         owned = tuple(part for part in range(store.parts) if owner[part] == group.rank)
         weighted = any(shard.edge_weights is not None for shard in mapped.values())
         facts = group.gather_json([len(mapped), weighted])

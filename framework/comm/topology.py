@@ -41,8 +41,8 @@ class Topology:
         wanted = group.exchange(ids, counts, asked, "frontier")
         answer = self._served(wanted, fanout, key)
         degrees = group.exchange(answer.indptr.diff(), asked, counts, "frontier")
-        drawn = [int(run.sum()) for run in answer.indptr.diff().split(asked)]
-        coming = [int(run.sum()) for run in degrees.split(counts)]
+        drawn = [int(run.sum()) for run in answer.indptr.diff().split_with_sizes(asked)]
+        coming = [int(run.sum()) for run in degrees.split_with_sizes(counts)]
         sources = answer.sources
         rows = torch.stack([sources.ids, sources.original, sources.degree], dim=1)
         rows = group.exchange(rows, drawn, coming, "frontier")
@@ -78,8 +78,8 @@ def _joined(several: list[Neighbors], weighted: bool = False) -> Neighbors:
     if len(several) == 1:
         return several[0]
     if not several:
-        weights = torch.empty(0) if weighted else None
-        return Neighbors(indptr=torch.zeros(1, dtype=torch.int64), sources=Nodes.none(), edge_weights=weights)
+        nothing = torch.empty(0) if weighted else None
+        return Neighbors(indptr=torch.zeros(1, dtype=torch.int64), sources=Nodes.none(), edge_weights=nothing)
     counts = torch.cat([neighbors.indptr.diff() for neighbors in several])
     weights = [neighbors.edge_weights for neighbors in several if neighbors.edge_weights is not None]
     return Neighbors(

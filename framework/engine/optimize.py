@@ -42,7 +42,7 @@ class Adam:
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """torch.optim.Adam."""
-        return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, betas=tuple(self.betas))
+        return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, betas=(self.betas[0], self.betas[1]))
 
 
 @OPTIMIZERS.register("adamw")
@@ -59,7 +59,7 @@ class AdamW:
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """torch.optim.AdamW."""
-        return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, betas=tuple(self.betas))
+        return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, betas=(self.betas[0], self.betas[1]))
 
 
 @OPTIMIZERS.register("sgd")

@@ -5,7 +5,7 @@ for the result must not depend on them.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -22,8 +22,8 @@ from framework.errors import InputError
 Event = dict[str, Any]
 """Something a worker tells whoever watches: `event` names it (`epoch`, `step`, `resumed`, ...), the rest is numbers."""
 
-Mapper = Callable[[Callable[[Any], Any], list[Any]], Iterator[Any]]
-"""Applies a function to every item of a list, results in the list's order: `map`, or Ray tasks that do the same."""
+Mapper = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""Applies a function to every item of a sequence, results in its order: `map`, or Ray tasks that do the same."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -116,7 +116,7 @@ class NodeTask:
         """This worker's share of every batch of an epoch."""
         size, group = self.workload.batch_size, self.shards.group
         order = shuffled(self.key.fold(SHUFFLING, epoch), self.seeds.original)
-        for step, chosen in enumerate(order.split(size)):
+        for step, chosen in enumerate(torch.split(order, size)):
             if step < first_step:
                 continue
             chosen = chosen.sort().values

@@ -1,0 +1,142 @@
+"""The loop on a workload without a graph: resumed equals never stopped, early stopping, the kept weights, errors."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from line_workload import Line
+
+from framework.comm.group import Group
+from framework.engine import checkpoint as checkpoints
+from framework.engine.evaluate import evaluate, predict
+from framework.engine.optimize import SGD, Adam, AdamW, Cosine, Step
+from framework.engine.run import Event, Prepared, Run, Worker
+from framework.engine.train import train
+from framework.errors import InputError, StoreError
+
+
+class Stopped(Exception):
+    """Thrown in the middle of a run, as a kill would be."""
+
+
+def worker(watch: Any = lambda event: None) -> Worker:
+    prepared = Prepared(path=Path("."), data_digest="line", seconds=0.0, facts={"parts": 1, "partitioner": "none"})
+    return Worker(group=Group.alone(), prepared=prepared, device=torch.device("cpu"), watch=watch)
+
+
+def run(out: Path, **fields: Any) -> Run:
+    return dataclasses.replace(Run(workload=Line(), epochs=4, checkpoint_every=1, out=str(out)), **fields)
+
+
+def stop_at(epoch: int, step: int) -> Any:
+    def watch(event: Event) -> None:
+        if event["event"] == "step" and (event["epoch"], event["step"]) == (epoch, step):
+            raise Stopped
+
+    return watch
+
+
+@pytest.mark.parametrize("optimizer", [Adam(), AdamW(), SGD(nesterov=True)])
+@pytest.mark.parametrize("schedule", [Cosine(warmup=1), Step(every=2)])
+def test_resumed_equals_never_stopped(tmp_path: Path, optimizer: Any, schedule: Any) -> None:
+    settings = {"optimizer": optimizer, "schedule": schedule}
+    whole = train(run(tmp_path / "whole", **settings), worker())
+    with pytest.raises(Stopped):
+        train(run(tmp_path / "cut", **settings), worker(stop_at(2, 3)))
+    events: list[Event] = []
+    resumed = train(run(tmp_path / "cut", **settings), worker(events.append))
+    # The step that was cut had no checkpoint yet; the one before had.
+    assert [event for event in events if event["event"] == "resumed"] == [{"event": "resumed", "epoch": 2, "step": 2}]
+    assert resumed["weights_digest"] == whole["weights_digest"]
+    assert resumed["loss"] == whole["loss"]
+    assert resumed["metrics"] == whole["metrics"]
+
+
+def test_more_epochs_go_on_from_the_last_checkpoint(tmp_path: Path) -> None:
+    train(run(tmp_path / "two", epochs=2), worker())
+    longer = train(run(tmp_path / "two", epochs=4), worker())
+    assert longer["weights_digest"] == train(run(tmp_path / "four"), worker())["weights_digest"]
+
+
+def test_a_finished_run_only_reports(tmp_path: Path) -> None:
+    first = train(run(tmp_path), worker())
+    events: list[Event] = []
+    again = train(run(tmp_path), worker(events.append))
+    assert not [event for event in events if event["event"] == "step"]
+    assert (again["weights_digest"], again["loss"]) == (first["weights_digest"], first["loss"])
+
+
+def test_another_run_s_checkpoints_are_refused(tmp_path: Path) -> None:
+    train(run(tmp_path), worker())
+    with pytest.raises(InputError, match="another run"):
+        train(run(tmp_path, seed=1), worker())
+
+
+def test_patience_stops_and_best_weights_are_kept(tmp_path: Path) -> None:
+    # The rate jumps up after two epochs, so that the metric falls from there on.
+    settings = {"optimizer": SGD(lr=0.05, momentum=0.0), "schedule": Step(every=2, gamma=200.0), "patience": 2}
+    report = train(run(tmp_path, epochs=50, keep="best", **settings), worker())
+    assert report["epochs"] < 50
+    found = checkpoints.newest(tmp_path / "checkpoints", Group.alone())
+    assert found is not None
+    assert not torch.equal(found.tensors["best"]["0.weight"], found.tensors["model"]["0.weight"])
+    told = evaluate(run(tmp_path, epochs=50, keep="best", **settings), worker())
+    assert told["metrics"] == report["metrics"] == found.facts["best"]
+    assert told["weights_digest"] == report["weights_digest"]
+
+
+def test_an_unknown_monitor_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"monitor is 'accuracy'.*validation_accuracy"):
+        train(run(tmp_path, monitor="accuracy", patience=1), worker())
+
+
+def test_predictions_are_those_of_the_weights(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    with pytest.raises(InputError, match="no checkpoint"):
+        predict(run(tmp_path), worker())
+    report = train(run(tmp_path), worker())
+    table = pq.read_table(predict(run(tmp_path), worker())["path"])
+    x = torch.linspace(-1, 1, 64).unsqueeze(1)
+    y = (3 * x + 1 + 0.1 * torch.sin(40 * x)).squeeze(1)
+    error = ((torch.tensor(table["score"].to_numpy()) - y) ** 2).mean()
+    assert table["id"].to_pylist() == list(range(64))
+    assert -float(error) == pytest.approx(report["metrics"]["validation_accuracy"], rel=1e-5)
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    whole = train(run(tmp_path / "whole"), worker())
+    train(run(tmp_path / "cut"), worker())
+    folder = tmp_path / "cut" / "checkpoints"
+    last = folder / checkpoints.places(folder)[-1]
+    data = bytearray((last / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (last / "model.safetensors").write_bytes(data)
+    with pytest.raises(StoreError, match=r"model.safetensors is damaged"):
+        checkpoints.read(last)
+    assert train(run(tmp_path / "cut"), worker())["weights_digest"] == whole["weights_digest"]
+
+
+def test_a_newer_checkpoint_and_a_missing_one_are_named(tmp_path: Path) -> None:
+    train(run(tmp_path), worker())
+    folder = tmp_path / "checkpoints"
+    last = folder / checkpoints.places(folder)[-1]
+    index = json.loads((last / "checkpoint.json").read_text())
+    (last / "checkpoint.json").write_text(json.dumps({**index, "version": 99}))
+    with pytest.raises(StoreError, match="version 99"):
+        checkpoints.read(last)
+    with pytest.raises(StoreError, match=r"no checkpoint\.json"):
+        checkpoints.read(tmp_path)
+
+
+def test_a_full_disk_leaves_no_checkpoint_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        train(run(tmp_path), worker())
+    assert list((tmp_path / "checkpoints").iterdir()) == []
