@@ -1,0 +1,36 @@
+"""`shardyard evaluate`: the metrics of a trained run, measured again, perhaps on another number of workers."""
+
+import dataclasses
+
+from launch import tables
+from launch.commands.runs import from_folder
+from launch.progress import showing
+from launch.start import start
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Measure the trained weights of a run again."""
+
+    json: bool = False
+    """Print {metrics, weights_digest, ...} as JSON, and nothing else."""
+
+
+def command(arguments: list[str]) -> int:
+    """Prints the metrics."""
+    from framework.engine.evaluate import evaluate
+
+    run, options = from_folder(
+        arguments,
+        Options,
+        command="evaluate",
+        about="Measure the trained weights of a run again; flags may change where it runs.",
+        example="shardyard evaluate runs/sage-debian --workers 2",
+    )
+    with showing(script=options.json) as show:
+        answer = start(run, show, main=evaluate)
+    if options.json:
+        tables.show_json(answer)
+    else:
+        tables.facts({**answer["metrics"], "weights": answer["weights_digest"][:16]})
+    return 0

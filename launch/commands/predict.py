@@ -1,0 +1,57 @@
+"""`shardyard predict`: what a trained run says of every sample, as a Parquet file."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+from framework.errors import InputError
+from launch import tables
+from launch.commands.runs import from_folder
+from launch.progress import showing
+from launch.start import start
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Write a run's classes or embeddings to a Parquet file."""
+
+    out: Path | None = None
+    """The file to write. Without it: predictions.parquet or embeddings.parquet in the run's folder."""
+    embeddings: bool = False
+    """Embeddings (columns id, embedding) instead of classes (id, class, score, class_name)."""
+    json: bool = False
+    """Print {path, rows, columns} as JSON, and nothing else."""
+
+
+def command(arguments: list[str]) -> int:
+    """Writes the file and prints where it is."""
+    from framework.engine.evaluate import embed, predict
+
+    run, options = from_folder(
+        arguments,
+        Options,
+        command="predict",
+        about="Write what a trained run says of every sample to a Parquet file.",
+        example="shardyard predict runs/sage-debian --out classes.parquet",
+    )
+    if options.out is not None and not options.out.absolute().parent.is_dir():
+        raise InputError(f"--out is '{options.out}', but there is no folder '{options.out.parent}'; make it first.")
+    with showing(script=options.json) as show:
+        answer = start(run, show, main=embed if options.embeddings else predict)
+    if options.out is not None:
+        shutil.move(_here(answer["path"]), options.out)
+    written = {
+        "path": str(options.out or answer["path"]), "rows": answer["rows"], "columns": list(answer["columns"])
+    }
+    if options.json:
+        tables.show_json(written)
+    else:
+        tables.facts({**written, "columns": ", ".join(written["columns"])})
+    return 0
+
+
+def _here(path: str) -> str:
+    """A file that the first worker wrote. Raises InputError where that was on another host."""
+    if not Path(path).exists():
+        raise InputError(f"the first worker wrote '{path}' on its own host; leave --out away and fetch it there.")
+    return path

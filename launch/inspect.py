@@ -1,0 +1,136 @@
+"""What a folder of ours is, told by its content, and whether every byte of it is as it was written.
+
+A shard store has a manifest.json, a checkpoint a checkpoint.json, a run's folder a run.json.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from framework.config import encode
+from framework.engine import checkpoint as checkpoints
+from framework.engine.state import weights_digest
+from framework.errors import InputError, StoreError
+from framework.graph.store import MANIFEST, ShardStore
+from launch.record import CHECKPOINTS, REPORT, RUN, read_json, read_run
+
+_INDEX, _WEIGHTS = "checkpoint.json", "model.safetensors"
+_REMEDY = "Start the run again to write it anew."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What was found."""
+
+    kind: Literal["store", "checkpoint", "run"]
+    """What the folder is."""
+    path: str
+    """The folder."""
+    facts: Mapping[str, Any]
+    """What it says of itself: names and plain values."""
+    parts: tuple[Mapping[str, Any], ...] = ()
+    """What it is made of, a row each: shards, tensors, checkpoints."""
+    verified: bool = False
+    """Whether every byte was read and compared with its digest."""
+
+
+def inspect(path: Path, *, verify: bool = False) -> Inspection:
+    """Tells what `path` (a folder, or the file that marks one) is. With `verify`, reads every byte.
+
+    Raises StoreError where something is missing, torn or altered, InputError for a folder that is none of ours."""
+    folder = path.parent if path.is_file() else path
+    if not folder.is_dir():
+        raise InputError(f"'{path}' is not there; expected a shard store, a checkpoint or a run's folder.")
+    readers: dict[str, Callable[[Path, bool], Inspection]] = {
+        MANIFEST: _store,
+        _INDEX: _checkpoint,
+        RUN: _run,
+        REPORT: _run,
+    }
+    for mark, read in readers.items():
+        if (folder / mark).exists():
+            return read(folder, verify)
+    raise InputError(f"'{folder}' is none of ours: it has no {', '.join(readers)}.")
+
+
+def _store(folder: Path, verify: bool) -> Inspection:
+    store = ShardStore.open(folder)
+    if verify:
+        store.verify()
+    facts = {
+        "nodes": store.num_nodes,
+        "edges": store.num_edges,
+        "features": store.num_features,
+        "classes": store.num_classes,
+        "parts": store.parts,
+        "partitioner": _settings(store.partitioner),
+        "bytes": sum(file.bytes for file in store.files.values()),
+        "digest": store.digest,
+        "data_digest": store.data_digest,
+        **{f"quality.{name}": value for name, value in store.quality.items()},
+    }
+    parts = tuple({"part": part, **dataclasses.asdict(counts)} for part, counts in enumerate(store.counts))
+    return Inspection(kind="store", path=str(folder), facts=facts, parts=parts, verified=verify)
+
+
+def _checkpoint(folder: Path, verify: bool) -> Inspection:
+    found = checkpoints.read(folder)  # compares every file with its digest, asked for or not
+    losses = found.facts.get("losses", [])
+    facts = {
+        "epoch": found.epoch,
+        "step": found.step,
+        "loss": losses[-1] if losses else None,
+        **found.facts.get("metrics", {}),
+        "run_digest": found.run_digest,
+        "weights_digest": weights_digest(found.tensors.get("model", {})),
+    }
+    parts = tuple(
+        {"file": file, "tensor": name, "type": str(tensor.dtype), "shape": list(tensor.shape)}
+        for file, tensors in found.tensors.items()
+        for name, tensor in tensors.items()
+    )
+    return Inspection(kind="checkpoint", path=str(folder), facts=facts, parts=parts, verified=True)
+
+
+def _run(folder: Path, verify: bool) -> Inspection:
+    report = read_json(folder / REPORT, _REMEDY) if (folder / REPORT).exists() else {}
+    facts = dict(_flat(encode(read_run(folder)))) if (folder / RUN).exists() else {}
+    facts |= {"finished": bool(report), **{f"report.{name}": value for name, value in _flat(report)}}
+    names = checkpoints.places(folder / CHECKPOINTS)
+    if verify:
+        for name in names:
+            checkpoints.read(folder / CHECKPOINTS / name)
+        _verify_weights(folder / _WEIGHTS, report)
+    parts = tuple({"checkpoint": name} for name in names)
+    return Inspection(kind="run", path=str(folder), facts=facts, parts=parts, verified=verify)
+
+
+def _verify_weights(path: Path, report: Mapping[str, Any]) -> None:
+    """Raises StoreError where a finished run's weights are not those of its report."""
+    if "weights_digest" not in report:
+        return
+    try:
+        found = weights_digest(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"'{path}' cannot be read ({error}). {_REMEDY}") from error
+    if found != report["weights_digest"]:
+        raise StoreError(f"'{path}' was altered: its digest is not the one in {REPORT}. {_REMEDY}")
+
+
+def _settings(encoded: Mapping[str, Any]) -> str:
+    """An encoded plug-in on one line: `fennel gamma=1.5 passes=2`."""
+    fields = [f"{name}={value}" for name, value in encoded.items() if name != "plugin"]
+    return " ".join([str(encoded.get("plugin", "")).rpartition(":")[2], *fields])
+
+
+def _flat(value: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
+    """Nested names joined by dots, with the plain values they lead to."""
+    rows: list[tuple[str, Any]] = []
+    for name, inner in value.items():
+        here = f"{path}.{name}" if path else name
+        rows += _flat(inner, here) if isinstance(inner, Mapping) else [(here, inner)]
+    return rows
