@@ -35,6 +35,7 @@ from framework.random import Key, shuffled
 from framework.registry import WORKLOADS
 from framework.sample.neighbor import Neighbor
 from framework.sample.sampler import Sampler
+from partitioners.metis import Metis
 
 SHUFFLING, STEPPING = 1, 2  # the purposes that a run's key is folded by: the order of the samples, and a step's draws
 
@@ -52,7 +53,7 @@ class NodeClassification:
     """How a batch's neighbourhood is drawn."""
     batch_size: int = 1024
     """Training nodes in a global batch, over all workers."""
-    partitioner: EdgeCut | VertexCut = placement(None)
+    partitioner: EdgeCut | VertexCut = placement(Metis())
     """Who decides which part owns a node."""
     parts: int = placement(4)
     """Number of shards; more than workers is fine, and lets the number of workers change."""
