@@ -1,9 +1,9 @@
 """Partitions: what a partitioner is, what its answer becomes, and how good it is.
 
 An edge-cut gives every node one owner; the edges of a shard are the in-edges of its nodes. A vertex-cut gives every
-edge one owner and replicates nodes: a node's master is one of the parts that hold an edge of it, the others are mirrors.
-`place` is the way from a plug-in to a placement: it runs the plug-in, checks its answer, and measures it. Nothing here
-holds more than one batch of edges and `parts` bits a node.
+edge one owner and replicates nodes: a node's master is on one of the parts that hold an edge of it, on the others are
+mirrors. `place` is the way from a plug-in to a placement: it runs the plug-in, checks its answer, and measures it.
+Nothing here holds more than one batch of edges and `parts` bits a node.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ class EdgeCut(Protocol):
 
 @runtime_checkable
 class VertexCut(Protocol):
-    """A partitioner that gives every edge one owner. Named otherwise than EdgeCut's, so that the two can be told apart."""
+    """A partitioner that gives every edge one owner. Its method has another name, so that the two can be told apart."""
 
     def edge_owners(self, graph: EdgeStream, parts: int) -> Iterator[EdgeParts]:
         """For each batch of the stream, in its order, the part of every edge: int32 [batch], each in [0, parts)."""
@@ -143,7 +143,14 @@ def _place_nodes(partitioner: EdgeCut, graph: EdgeStream, parts: int, widths: tu
         edges += np.bincount(holder, minlength=parts)
         replicas.add(source[crossing], holder[crossing])
     quality = _quality(
-        graph, owners, replicas.per_part(), edges, cut / max(1, graph.num_edges), widths, 1, seconds, peak
+        graph,
+        owners,
+        replicas.per_part(),
+        edges,
+        cut_ratio=cut / max(1, graph.num_edges),
+        row_bytes=[_FLOAT_BYTES * width for width in widths],
+        seconds=seconds,
+        peak_memory_bytes=peak,
     )
     return Placement(
         kind="edge-cut", parts=parts, owners=owners, replicas=replicas.bits, partitioner=partitioner, quality=quality
@@ -171,9 +178,16 @@ def _place_edges(partitioner: VertexCut, graph: EdgeStream, parts: int, widths: 
 
     owners, copies = replicas.masters()
     quality = _quality(
-        graph, owners, replicas.per_part(), edges, float(np.mean(copies > 1)) if len(copies) else 0.0, widths, 2,
-        seconds, peak,
-    )  # fmt: skip
+        graph,
+        owners,
+        replicas.per_part(),
+        edges,
+        cut_ratio=int(np.count_nonzero(copies > 1)) / max(1, graph.num_nodes),
+        # A mirror sends its partial aggregate, and receives the whole one.
+        row_bytes=[2 * _FLOAT_BYTES * width for width in widths],
+        seconds=seconds,
+        peak_memory_bytes=peak,
+    )
     return Placement(
         kind="vertex-cut", parts=parts, owners=owners, replicas=replicas.bits, partitioner=partitioner, quality=quality
     )
@@ -199,17 +213,17 @@ def _quality(
     owners: NodeParts,
     replicas: Ids,
     edges: Ids,
+    *,
     cut_ratio: float,
-    widths: tuple[int, ...],
-    messages: int,
+    row_bytes: list[int],
     seconds: float,
     peak_memory_bytes: int,
 ) -> Quality:
-    """`replicas`, `edges`: per part. `messages`: rows that one replica costs a layer (a mirror sends, then receives)."""
+    """`replicas`, `edges`: of each part, int64 [parts]. `row_bytes`: what one replica costs before each layer."""
     owned = np.bincount(owners, minlength=len(edges))
     volume = int(replicas.sum())
     weights = graph.node_weights
-    per_layer = tuple(messages * volume * width * _FLOAT_BYTES for width in widths)
+    per_layer = tuple(volume * size for size in row_bytes)
     return Quality(
         cut_ratio=cut_ratio,
         replication_factor=1 + volume / max(1, graph.num_nodes),

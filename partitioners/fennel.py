@@ -1,7 +1,7 @@
 """Fennel, and its re-streaming: each node to the part with most neighbours, less the marginal cost of the part's load.
 
-Tsourakakis, Gkantsidis, Radunovic, Vojnovic, "FENNEL: streaming graph partitioning for massive scale graphs", WSDM 2014;
-re-streaming: Nishimura, Ugander, "Restreaming graph partitioning", KDD 2013.
+Tsourakakis, Gkantsidis, Radunovic, Vojnovic, "FENNEL: streaming graph partitioning for massive scale graphs", WSDM
+2014; re-streaming: Nishimura, Ugander, "Restreaming graph partitioning", KDD 2013.
 """
 
 import dataclasses

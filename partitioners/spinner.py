@@ -1,8 +1,8 @@
 """Spinner: label propagation that keeps the parts balanced.
 
-Martella, Logothetis, Loukas, Siganos, "Spinner: scalable graph partitioning in the cloud", ICDE 2017. There, workers decide
-at once and a coin with the share of remaining capacity holds a migration back; here one thread decides node after node
-and knows the loads, so that the capacity is never exceeded and no coin is needed.
+Martella, Logothetis, Loukas, Siganos, "Spinner: scalable graph partitioning in the cloud", ICDE 2017. There, workers
+decide at once, and a coin with the share of remaining capacity holds a migration back; here one thread decides node
+after node and knows the loads, so that the capacity is never exceeded and no coin is needed.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """What the partitioners that decide node by node share: passes over the adjacency, loads, capacity.
 
-Assumptions: a node's load is 1 (balancing nodes) or the number of its in-edges (balancing edges: what owning it means to
-a shard). No part is filled beyond slack * mean load, except by a node that by itself is heavier than the slack leaves
-room for. Memory is O(nodes + parts): owners, loads and one window of the adjacency.
+Assumptions: a node's load is 1 (balancing nodes) or the number of its in-edges (balancing edges: what owning it means
+to a shard). No part is filled beyond slack * mean load, except by a node that by itself is heavier than the slack
+leaves room for. Memory is O(nodes + parts): owners, loads and one window of the adjacency.
 """
 
 import dataclasses

@@ -1,18 +1,17 @@
 """The neighbours of each node, a window of nodes at a time, of a graph that does not fit in memory.
 
 Assumptions: an edge stream comes in any order, and may be larger than memory; what has one number a node fits. The
-edges are sorted by node once: into windows of consecutive nodes in a temporary file (in TMPDIR), which is then read once
-a pass by plain file reads, so that the resident memory is that of one window. Both directions of an edge count, so a pair
-of nodes with edges both ways are twice neighbours; except that in a symmetric graph, where this would only double
+edges are sorted by node once: into windows of consecutive nodes in a temporary file (in TMPDIR), which is then read
+once a pass by plain file reads, so that the resident memory is that of one window. Both directions of an edge count, so
+two nodes with edges both ways are twice neighbours; except that in a symmetric graph, where this would only double
 everything, each is counted once. Self-loops are dropped, duplicates stay. A graph of one window never leaves memory.
 """
 
 import contextlib
 import dataclasses
-import os
 import tempfile
 from collections.abc import Iterator
-from typing import BinaryIO
+from io import FileIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ from framework.kernels import partition as kernels
 Nodes = NDArray[np.int32]
 
 _ENTRIES_PER_NODE = 8
-_LEAST_ENTRIES = 1 << 20
+_LEAST_ENTRIES = 1 << 18
 _CHUNK = 1 << 17
 _PAIR_BYTES, _ENTRY_BYTES = 8, 4
 
@@ -53,7 +52,7 @@ class Adjacency:
     """The first node of each window, and the number of nodes: int64 [windows + 1]."""
     buffer: Nodes
     """Room for the neighbours of any one window; those of the only window, where there is one."""
-    file: BinaryIO | None
+    file: FileIO | None
     """The neighbours of all nodes in order, int32; None where they are in the buffer."""
 
     def windows(self) -> Iterator[Window]:
@@ -72,7 +71,7 @@ class Adjacency:
 def open_adjacency(graph: EdgeStream, *, budget: int | None = None) -> Iterator[Adjacency]:
     """Sort `graph` by node; the temporary file is gone at the end of the `with`.
 
-    `budget`: entries a window may have (a node with more is a window by itself); 8 a node, at least a million, unless
+    `budget`: entries a window may have (a node with more is a window by itself); 8 a node, at least 2^18, unless
     given. Raises InputError for an id that is no node, for a stream that changes between passes, for 2^31 nodes, and
     when the temporary folder is full."""
     if graph.num_nodes >= 2**31:
@@ -91,7 +90,7 @@ def open_adjacency(graph: EdgeStream, *, budget: int | None = None) -> Iterator[
             edge_weights=scan.in_degrees + scan.loops,
             bounds=bounds,
             buffer=np.empty(int(entries.max()), np.int32),
-            file=file,  # type: ignore[arg-type]  # an unbuffered file is a BinaryIO to all who read it
+            file=file,
         )
         del scan
         try:
@@ -140,7 +139,7 @@ def _sort(graph: EdgeStream, adjacency: Adjacency, entries: Ids, *, both: bool) 
         _pairs_to_rows(adjacency, adjacency.file, entries, begins)
 
 
-def _pairs_to_rows(adjacency: Adjacency, file: BinaryIO, entries: Ids, begins: Ids) -> None:
+def _pairs_to_rows(adjacency: Adjacency, file: FileIO, entries: Ids, begins: Ids) -> None:
     """Replace the pairs of each window by its rows, in place: they end before the pairs of the next window begin."""
     chunk = np.empty((_CHUNK, 2), np.int32)
     for number, (begin, count) in enumerate(zip(begins.tolist(), entries.tolist(), strict=True)):
@@ -170,20 +169,24 @@ def _starts(counts: Ids) -> Ids:
     return starts
 
 
-def _read(file: BinaryIO, array: Nodes) -> None:
+def _read(file: FileIO, array: Nodes) -> None:
     """Fill the contiguous `array`. A read of a file may give less than was asked for."""
-    view = memoryview(array).cast("B") if array.size else memoryview(b"")
+    view = _bytes(array)
     while len(view):
-        got = os.readv(file.fileno(), [view])
+        got = file.readinto(view)
         assert got, "the temporary file is shorter than what was written to it"
         view = view[got:]
 
 
-def _write(file: BinaryIO, array: Nodes) -> None:
+def _write(file: FileIO, array: Nodes) -> None:
     """Write all of the contiguous `array`. A write to a file may take less than was given."""
-    view = memoryview(array).cast("B") if array.size else memoryview(b"")
+    view = _bytes(array)
     while len(view):
-        view = view[os.write(file.fileno(), view) :]
+        view = view[file.write(view) :]
+
+
+def _bytes(array: Nodes) -> memoryview:
+    return array.data.cast("B") if array.size else memoryview(b"")
 
 
 def _changed(filled: Ids, entries: Ids) -> InputError:

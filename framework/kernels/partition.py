@@ -38,9 +38,7 @@ class Scan:
     def empty(cls, num_nodes: int) -> "Scan":
         """The scan of no edges. Its pages are written, so that what it takes is seen at once."""
         degrees = [np.full(num_nodes, 0, np.int64) for _ in range(3)]
-        return cls(
-            out_degrees=degrees[0], in_degrees=degrees[1], loops=degrees[2], asymmetry=np.zeros(1, np.uint64)
-        )
+        return cls(out_degrees=degrees[0], in_degrees=degrees[1], loops=degrees[2], asymmetry=np.zeros(1, np.uint64))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +84,7 @@ def _scan_edges_numpy(source: Longs, target: Longs, scan: Scan) -> None:
     np.add.at(scan.in_degrees, target, 1)
     there = _mix(source.astype(np.uint64) * np.uint64(num_nodes) + target.astype(np.uint64))
     back = _mix(target.astype(np.uint64) * np.uint64(num_nodes) + source.astype(np.uint64))
-    scan.asymmetry += (there - back).sum(dtype=np.uint64)
+    np.add(scan.asymmetry, (there - back).sum(dtype=np.uint64), out=scan.asymmetry)
 
 
 def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -105,17 +103,13 @@ def bucket_edges(source: Longs, target: Longs, window: Parts, windows: int, *, b
         return _bucket_edges_numpy(source, target, window, windows, both)
     ends = np.empty(windows, np.int64)
     pairs = np.empty((len(source) * (2 if both else 1), 2), np.int32)
-    bad = native.call(
-        "bucket_edges", source, target, len(source), len(window), int(both), window, windows, ends, pairs
-    )
+    bad = native.call("bucket_edges", source, target, len(source), len(window), int(both), window, windows, ends, pairs)
     if bad:
         raise _unknown(source[bad - 1], target[bad - 1], len(window))
     return ends, pairs[: ends[-1]]
 
 
-def _bucket_edges_numpy(
-    source: Longs, target: Longs, window: Parts, windows: int, both: bool
-) -> tuple[Longs, Parts]:
+def _bucket_edges_numpy(source: Longs, target: Longs, window: Parts, windows: int, both: bool) -> tuple[Longs, Parts]:
     _check(source, target, len(window))
     proper = source != target
     pairs = np.stack([source[proper], target[proper]], axis=1).astype(np.int32)
@@ -227,8 +221,9 @@ class EdgeState:
 def assign_edges(source: Longs, target: Longs, state: EdgeState, *, balance: float, capacity: int) -> Parts:
     """The part of each edge by HDRF (Petroni et al., CIKM 2015), int32 [batch]; ties go to the lighter part.
 
-    score(part) = sum over the ends that are on it of 2 - the end's share of both degrees, + `balance` (max load - load)
-    / (1 + max load - min load). No part gets more than `capacity` edges. Raises InputError for an id that is no node."""
+    score(part) = sum over the ends that are on it of 2 - the end's share of both degrees,
+    + `balance` (max load - load) / (1 + max load - min load). No part gets more than `capacity`
+    edges. Raises InputError for an id that is no node."""
     if not native.available():
         return _assign_edges_numpy(source, target, state, balance, capacity)
     answers = np.empty(len(source), np.int32)
