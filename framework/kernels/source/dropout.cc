@@ -25,8 +25,8 @@ VERSIONS void dropout_rows(const T* x, const int64_t* ids, int64_t width, uint64
       T* to = out + r * width + first;
       const int64_t columns = std::min(kColumns, width - first);
       for (int64_t c = 0; c < columns; ++c) {
-        const T kept = draws[c] < threshold ? T(0) : from[c] * scale;
-        to[c] = relu && from[c] <= T(0) ? T(0) : kept;
+        const bool zero = (draws[c] < threshold) | (relu && from[c] <= T(0));
+        to[c] = zero ? T(0) : from[c] * scale;
       }
     }
   }

@@ -1,6 +1,8 @@
 // Philox4x32-10 (Salmon et al., SC 2011) over a block of counters at once; the same bits as framework/random.py.
 #pragma once
 
+#include <cstring>
+
 #include "common.h"
 
 // Counters of a block: one word of each fills a 512-bit register.
@@ -10,19 +12,32 @@ struct PhiloxBlock {
   uint32_t words[4][kLanes];  // the counters going in, the draws coming out
 };
 
+// Words 0 and 2 are multiplied to 64 bits: a register holds every other lane, each in a half of 64 bits of its own.
 INLINE void philox(uint64_t key, PhiloxBlock& block) {
-  uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+  typedef uint64_t Wide __attribute__((vector_size(64)));
+  constexpr uint64_t kMask = 0xFFFFFFFFu;
+  uint64_t k0 = key & kMask, k1 = key >> 32;
+  Wide c[4][2];
+  for (int word = 0; word < 4; ++word) {
+    Wide lanes;
+    std::memcpy(&lanes, block.words[word], sizeof(lanes));
+    c[word][0] = lanes & kMask;
+    c[word][1] = lanes >> 32;
+  }
   for (int round = 0; round < 10; ++round) {
-    for (int i = 0; i < kLanes; ++i) {
-      const uint64_t p0 = static_cast<uint64_t>(block.words[0][i]) * 0xD2511F53u;
-      const uint64_t p1 = static_cast<uint64_t>(block.words[2][i]) * 0xCD9E8D57u;
-      block.words[0][i] = static_cast<uint32_t>(p1 >> 32) ^ block.words[1][i] ^ k0;
-      block.words[2][i] = static_cast<uint32_t>(p0 >> 32) ^ block.words[3][i] ^ k1;
-      block.words[1][i] = static_cast<uint32_t>(p1);
-      block.words[3][i] = static_cast<uint32_t>(p0);
+    for (int half = 0; half < 2; ++half) {
+      const Wide p0 = c[0][half] * uint64_t{0xD2511F53u}, p1 = c[2][half] * uint64_t{0xCD9E8D57u};
+      c[0][half] = (p1 >> 32) ^ c[1][half] ^ k0;
+      c[2][half] = (p0 >> 32) ^ c[3][half] ^ k1;
+      c[1][half] = p1 & kMask;
+      c[3][half] = p0 & kMask;
     }
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+    k0 = (k0 + 0x9E3779B9u) & kMask;
+    k1 = (k1 + 0xBB67AE85u) & kMask;
+  }
+  for (int word = 0; word < 4; ++word) {
+    const Wide lanes = c[word][0] | (c[word][1] << 32);
+    std::memcpy(block.words[word], &lanes, sizeof(lanes));
   }
 }
 
