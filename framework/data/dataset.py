@@ -24,6 +24,11 @@ Mapper = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 """Applies a function to every item of a sequence, results in its order: `map`, or Ray tasks that do the same."""
 
 
+def each(mapper: Mapper, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterable[Any]:
+    """`function` of every item, in order: by `mapper` where there are several, here where there is one."""
+    return mapper(function, items) if len(items) > 1 else map(function, items)
+
+
 @runtime_checkable
 class Rows(Protocol):
     """Feature rows of all nodes, in batches: never all in memory unless they were to begin with."""

@@ -49,9 +49,9 @@ class Npz:
     """A graph in one .npz file: edge_index, and y, features and a split where it has them."""
 
     path: str
-    """The file. `edge_index` [2, E]; `y` [N]; features as `x` [N, columns], or as CSR in `indptr, indices, data, shape`;
-    `labels`, the classes' names; a split as `split` [N], or as Planetoid's `n_train` and `test`: the first n_train nodes
-    are trained on, the next 500 validated on."""
+    """The file. `edge_index` [2, E]; `y` [N]; features as `x` [N, columns], or as CSR in `indptr`, `indices`, `data`,
+    `shape`; `labels`, the classes' names; a split as `split` [N], or as Planetoid's `n_train` and `test`: the first
+    n_train nodes are trained on, the next 500 validated on."""
     undirected: bool = True
     """Whether every edge is given once and stands for both directions."""
     shares: tuple[float, float] | None = None

@@ -28,7 +28,7 @@ def tf_idf(counts: Any) -> Any:
 
 
 def truncated_svd(matrix: Any, columns: int) -> NDArray[np.float32]:
-    """Rows along the `columns` strongest right singular vectors of `matrix` (scipy CSR [n, terms]): float32 [n, columns].
+    """`matrix` (scipy CSR [n, terms]) along its `columns` strongest right singular vectors: float32 [n, columns].
 
     The vectors are eigenvectors of the Gram matrix, sought from a fixed start; the entry of each that is the largest in
     size is made positive. So the same matrix gives the same rows. Raises InputError for more columns than there are."""
@@ -46,5 +46,5 @@ def truncated_svd(matrix: Any, columns: int) -> NDArray[np.float32]:
 def standardized(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Every column of `rows` [n, columns] moved to mean 0 and scaled to variance 1; a constant column becomes zeros."""
     spread = rows.std(axis=0, dtype=np.float64)
-    moved = (rows - rows.mean(axis=0, dtype=np.float64)) / np.where(spread > 0, spread, 1)
+    moved: NDArray[np.float64] = (rows - rows.mean(axis=0, dtype=np.float64)) / np.where(spread > 0, spread, 1)
     return moved.astype(np.float32)

@@ -29,6 +29,8 @@ class PairFiles:
     """A second weight a node, int64 [num_nodes]."""
     batch_size: int = 1 << 20
     """Edges a batch; a batch ends at the end of a file."""
+    keep: object = None
+    """Whatever the files last as long as: a temporary folder."""
 
     @property
     def num_edges(self) -> int:

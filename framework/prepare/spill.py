@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framework.data.check import check_rows
-from framework.data.dataset import Mapper, RawGraph
+from framework.data.dataset import Mapper, RawGraph, each
 from framework.errors import InputError
 from framework.graph.edges import EdgeStream
 from framework.graph.pairs import PairFiles, WeightFiles, append_pairs, append_scratch, read_scratch
@@ -50,7 +50,7 @@ def _pieces(raw: RawGraph, owners: Path, scratch: Path) -> list[_Piece]:
     if isinstance(edges, PairFiles) and (weights is None or isinstance(weights, WeightFiles)):
         streams = [
             (
-                dataclasses.replace(edges, files=(file,), node_weights=None),
+                dataclasses.replace(edges, files=(file,), node_weights=None, keep=None),
                 weights and dataclasses.replace(weights, files=(weights.files[number],)),
             )
             for number, file in enumerate(edges.files)
@@ -65,8 +65,7 @@ def spill_edges(raw: RawGraph, owners: NodeParts, scratch: Path, mapper: Mapper,
     """Buckets all edges, and their weights, by the part that owns the target. Raises InputError for a bad weight."""
     append_scratch(scratch / "owners", owners)
     pieces = _pieces(raw, scratch / "owners", scratch)
-    run: Mapper = mapper if len(pieces) > 1 else map  # a single piece may be arrays: better left where they are
-    for done, _ in enumerate(run(_spill_piece, pieces)):
+    for done, _ in enumerate(each(mapper, _spill_piece, pieces)):
         told("bucket edges", (done + 1) / len(pieces))
 
 

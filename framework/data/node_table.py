@@ -1,0 +1,113 @@
+"""The user's table of nodes: raw ids, classes, split and feature columns, in the order of original ids.
+
+Assumptions: one number or text a node fits in memory; feature columns are read in batches, as often as they are needed.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as compute
+from numpy.typing import NDArray
+
+from framework.data.dataset import NO_LABEL, NO_SPLIT, TEST, TRAIN, VALIDATION
+from framework.data.dictionary import raw_ids
+from framework.data.tables import read_table
+from framework.errors import InputError
+from framework.graph.edges import Ids
+
+_SPLITS = {
+    "": NO_SPLIT, "none": NO_SPLIT, "train": TRAIN, "training": TRAIN, "valid": VALIDATION, "val": VALIDATION,
+    "validation": VALIDATION, "test": TEST,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NodeTable:
+    """A table with one row a node."""
+
+    path: Path
+    """A Parquet, CSV or TSV file."""
+    id: str
+    """The column of raw ids."""
+    batch_size: int = 1 << 20
+    """Rows read at once."""
+
+    def ids(self) -> NDArray[Any]:
+        """The raw ids: int64 [N] or text [N]. Raises InputError for a table without rows, or ids of another type."""
+        return raw_ids(self._column(self.id), f"'{self.path}'")
+
+    def labels(self, column: str) -> tuple[Ids, tuple[str, ...]]:
+        """Classes, int64 [N], and their names where the column holds names. Raises InputError for another type."""
+        values = self._column(column)
+        if pa.types.is_integer(values.type):
+            return compute.fill_null(values.cast(pa.int64()), NO_LABEL).to_numpy(), ()
+        if pa.types.is_string(values.type) or pa.types.is_dictionary(values.type):
+            text = values.cast(pa.string())
+            names = sorted(name for name in text.unique().to_pylist() if name)
+            found = compute.fill_null(compute.index_in(text, pa.array(names, pa.string())), NO_LABEL)
+            return found.to_numpy().astype(np.int64), tuple(names)
+        raise InputError(f"column '{column}' of '{self.path}' is {values.type}; expected whole numbers or names.")
+
+    def split(self, column: str) -> NDArray[np.uint8]:
+        """What nodes are for, uint8 [N]. Raises InputError for a value that says nothing of the kind."""
+        values = self._column(column)
+        if pa.types.is_integer(values.type):
+            numbers = compute.fill_null(values, NO_SPLIT).to_numpy()
+            unknown = sorted(set(np.unique(numbers).tolist()) - {NO_SPLIT, TRAIN, VALIDATION, TEST})
+            split: NDArray[np.uint8] = numbers.astype(np.uint8)
+        else:
+            encoded = compute.fill_null(values.cast(pa.string()), "").dictionary_encode()
+            words = [word.strip().lower() for word in encoded.dictionary.to_pylist()]
+            unknown = sorted(set(words) - _SPLITS.keys())
+            split = np.asarray([_SPLITS.get(word, NO_SPLIT) for word in words], np.uint8)[encoded.indices.to_numpy()]
+        if unknown:
+            raise InputError(
+                f"column '{column}' of '{self.path}' holds '{unknown[0]}'; expected train, validation, test or nothing."
+            )
+        return split
+
+    def rows(self, columns: tuple[str, ...]) -> "TableRows":
+        """Feature rows of columns of numbers."""
+        return TableRows(table=self, columns=columns, num_nodes=len(self._column(self.id)))
+
+    def batches(self, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+        """The columns, in batches."""
+        return read_table(self.path, columns, self.batch_size)
+
+    def _column(self, name: str) -> pa.Array:
+        chunks = [batch.column(0) for batch in self.batches((name,))]
+        if not sum(map(len, chunks)):
+            raise InputError(f"'{self.path}' has no rows; expected one a node.")
+        return pa.chunked_array(chunks).combine_chunks()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TableRows:
+    """Feature columns of a table of nodes; a missing value is NaN."""
+
+    table: NodeTable
+    """The table."""
+    columns: tuple[str, ...]
+    """The columns, in the order of the features."""
+    num_nodes: int
+    """Rows of the table."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of nodes, number of columns."""
+        return self.num_nodes, len(self.columns)
+
+    def batches(self) -> Iterator[NDArray[Any]]:
+        """float32 [batch, columns]. Raises InputError for a column of another type than numbers."""
+        for batch in self.table.batches(self.columns):
+            for name, column in zip(self.columns, batch.columns, strict=True):
+                if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+                    raise InputError(
+                        f"column '{name}' of '{self.table.path}' is {column.type}; expected numbers for a feature."
+                    )
+            values = [column.to_numpy(zero_copy_only=False) for column in batch.columns]
+            yield np.stack(values, axis=1).astype(np.float32)
