@@ -46,9 +46,7 @@ class WholeGraph:
     @property
     def block(self) -> Block:
         """The whole graph as one layer: every node is a source and a target."""
-        return Block(
-            sources=self.nodes, num_targets=self.num_nodes, indptr=self.csr.indptr, indices=self.csr.indices
-        )
+        return Block(sources=self.nodes, num_targets=self.num_nodes, indptr=self.csr.indptr, indices=self.csr.indices)
 
     def neighbors(self, nodes: Nodes, fanout: int, key: Key) -> Neighbors:
         """At most `fanout` in-neighbours of every node; -1: all of them."""

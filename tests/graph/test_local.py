@@ -29,7 +29,8 @@ def joined(store: ShardStore, parts: range) -> LocalGraph:
 @pytest.mark.parametrize("parts", [1, 3, 8])
 def test_all_shards_joined_are_the_whole_graph(parts: int, tmp_path: Path) -> None:
     local = joined(stored(GRAPH, parts, tmp_path), range(parts))
-    assert len(local.halo) == 0 and len(local.owned) == GRAPH.num_nodes
+    assert len(local.halo) == 0
+    assert len(local.owned) == GRAPH.num_nodes
     assert edges(local.block) == edges(GRAPH.block)
     assert torch.equal(local.block.sources.ids, torch.arange(GRAPH.num_nodes))
     assert torch.equal(by_original(local.block.sources.original, local.block.sources.degree), GRAPH.nodes.degree)
@@ -49,7 +50,8 @@ def test_some_shards_joined_hold_the_in_edges_of_their_nodes(chosen: range, tmp_
     first, last = store.offsets[chosen.start], store.offsets[chosen.stop]
     assert torch.equal(local.owned.ids, torch.arange(int(first), int(last)))
     halo = local.halo
-    assert bool((halo.ids.diff() > 0).all()) and not bool(((halo.ids >= first) & (halo.ids < last)).any())
+    assert bool((halo.ids.diff() > 0).all())
+    assert not bool(((halo.ids >= first) & (halo.ids < last)).any())
     assert {int(node) for node in halo.original} == {node for row in found.values() for node in row} - set(found)
     assert torch.equal(halo.degree, GRAPH.nodes.degree[halo.original])
 

@@ -1,0 +1,62 @@
+"""DGL layers, unchanged, as layers of blocks (extra `dgl`; 1.1.3 is the newest release that works with current torch).
+
+Assumptions: a layer is called with a block and the rows of its sources, as every layer of `dgl.nn` that works on
+sampled blocks is. Its answer may have one more dimension, heads, which are put side by side. Dropout inside a DGL layer
+draws from torch's generator, which the engine seeds for every step: such a run can be resumed exactly, but it depends
+on the number of workers.
+
+Networks are made of the house's own parts: `NodeNetwork([DglLayer(conv), ...], input_dropout=0.0, dropout=0.5,
+elu=False)` has keyed dropout between the layers and exact layer-wise evaluation.
+"""
+
+import os
+
+import torch
+from torch import Tensor, nn
+
+from framework.errors import InputError
+from framework.graph.block import Block
+
+os.environ.setdefault("DGLBACKEND", "pytorch")  # else importing DGL writes a settings file and prints about it
+try:
+    import dgl
+except ImportError as error:
+    raise InputError("framework.interop.dgl needs DGL: pip install 'shardyard[dgl]'.") from error
+
+
+class DglLayer(nn.Module):
+    """A DGL layer that takes a block."""
+
+    def __init__(self, layer: nn.Module, *, self_loops: bool = False) -> None:
+        """`self_loops`: give every target an edge from itself, for layers that expect the graph to have them.
+
+        Raises InputError for a GraphConv that divides by out-degrees, which one block does not hold."""
+        super().__init__()
+        if isinstance(layer, dgl.nn.GraphConv) and layer._norm in ("left", "both"):
+            raise InputError(
+                f"GraphConv(norm='{layer._norm}') divides by out-degrees, which a block does not know; "
+                "use norm='right' or norm='none', or the model 'gcn'."
+            )
+        self.layer, self.self_loops = layer, self_loops
+
+    def forward(self, block: Block, x: Tensor) -> Tensor:
+        """[sources, columns] -> [targets, out], heads side by side."""
+        out: Tensor = self.layer(dgl_block(block.with_self_loops if self.self_loops else block), x)
+        return out.flatten(1)
+
+
+def dgl_block(block: Block) -> "dgl.DGLGraph":
+    """A block as DGL's, edges in the same order; their weights, where there are any, as `edata["weight"]`."""
+    small = len(block.indices) < 2**31
+    dtype = torch.int32 if small else torch.int64  # indptr and indices have one type there
+    indptr, indices = block.indptr.to(dtype), block.indices.to(dtype)
+    graph = dgl.create_block(
+        ("csc", (indptr, indices, indices.new_empty(0))),
+        num_src_nodes=len(block.sources),
+        num_dst_nodes=block.num_targets,
+        idtype=dtype,
+        device=indptr.device,
+    )
+    if block.edge_weights is not None:
+        graph.edata["weight"] = block.edge_weights
+    return graph

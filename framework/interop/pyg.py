@@ -1,0 +1,79 @@
+"""PyG layers, unchanged, as layers of blocks (extra `pyg`).
+
+Assumptions: a layer is a `MessagePassing` whose `forward` begins with the rows and the edges, and takes a pair of rows
+(sources, targets), as most of PyG's do; `GCNConv` does not, and is given what it needs another way. A block's edge
+weights reach a layer that has an argument `edge_weight`. Dropout inside a PyG layer draws from torch's generator, which
+the engine seeds for every step: such a run can be resumed exactly, but it depends on the number of workers.
+
+Networks are made of the house's own parts: `NodeNetwork([PygLayer(conv), ...], input_dropout=0.0, dropout=0.5,
+elu=False)` has keyed dropout between the layers and exact layer-wise evaluation.
+"""
+
+import inspect
+
+import torch
+from torch import Tensor, nn
+
+from framework.errors import InputError
+from framework.graph.block import Block
+from framework.kernels.csr import row_of_entries
+
+try:
+    from torch_geometric.nn import GCNConv, MessagePassing
+except ImportError as error:
+    raise InputError("framework.interop.pyg needs PyG: pip install 'shardyard[pyg]'.") from error
+
+
+class PygLayer(nn.Module):
+    """A PyG layer that takes a block."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        """Raises InputError for a layer that cannot work on one block: no message passing, or over several hops."""
+        super().__init__()
+        name = type(layer).__name__
+        if not isinstance(layer, MessagePassing) or layer.flow != "source_to_target":
+            raise InputError(f"{name} is no PyG layer; expected a MessagePassing with flow='source_to_target'.")
+        arguments = inspect.signature(layer.forward).parameters
+        if not isinstance(layer, GCNConv) and next(iter(arguments.values())).annotation is Tensor:
+            raise InputError(f"{name} takes one graph of sources that are all targets; a block needs a layer of pairs.")
+        if isinstance(layer, GCNConv) and layer.cached:
+            raise InputError("GCNConv has cached=True, which keeps the first block for all others; leave it out.")
+        self.layer = layer
+        self._weighted = "edge_weight" in arguments
+
+    def forward(self, block: Block, x: Tensor) -> Tensor:
+        """[sources, columns] -> [targets, out]."""
+        edges = edge_index(block)
+        if isinstance(self.layer, GCNConv) and self.layer.normalize:
+            return self._normalized(block, edges, x)
+        pair = (x, x[: block.num_targets])
+        if isinstance(self.layer, GCNConv):
+            out: Tensor = self.layer(x, edges, block.edge_weights)[: block.num_targets]
+        elif self._weighted and block.edge_weights is not None:
+            out = self.layer(pair, edges, edge_weight=block.edge_weights)
+        else:
+            out = self.layer(pair, edges)
+        return out
+
+    def _normalized(self, block: Block, edges: Tensor, x: Tensor) -> Tensor:
+        """GCNConv finds each node's degree by summing weights of in-edges: this makes them add up to the true degrees.
+
+        A target's drawn edges together weigh its true degree; a source that is no target gets a loop that does."""
+        if block.edge_weights is not None:
+            raise InputError(
+                "GCNConv normalises by weighted degrees, which a block does not know; use edges of weight 1."
+            )
+        layer = self.layer
+        drawn = block.indptr.diff()
+        degree = block.sources.degree.to(x.device, x.dtype)
+        share = degree[: block.num_targets] / drawn.clamp(min=1)
+        loops = torch.arange(block.num_targets, len(x), device=x.device)
+        own = (2.0 if layer.improved else 1.0) if layer.add_self_loops else 0.0
+        weights = torch.cat([share[edges[1]], degree[block.num_targets :] + own])
+        out: Tensor = layer(x, torch.cat([edges, loops.expand(2, -1)], dim=1), weights)
+        return out[: block.num_targets]
+
+
+def edge_index(block: Block) -> Tensor:
+    """A block's edges as PyG writes them: int64 [2, edges], positions of sources over those of targets."""
+    return torch.stack([block.indices.long(), row_of_entries(block.indptr, len(block.indices))])

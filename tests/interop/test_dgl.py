@@ -1,0 +1,88 @@
+"""DGL layers on blocks: the same as on DGL's whole graph, and as ours."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from whole_graph import random_graph, random_rows
+
+from framework.errors import InputError
+from framework.models.layers import GATConv, SAGEConv
+from framework.models.nodes import NodeNetwork
+from framework.random import Key
+from framework.sample.neighbor import Neighbor
+
+try:
+    from framework.interop.dgl import DglLayer, dgl, dgl_block
+except InputError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+COLUMNS, OUT, HEADS, DEPTH = 6, 4, 2, 2
+GRAPH = random_graph(50, 300, isolated=4)
+SEEDS = torch.tensor([3, 49, 17, 0])
+THEIRS = dgl.graph((GRAPH.source, GRAPH.target), num_nodes=GRAPH.num_nodes)
+
+LAYERS: dict[str, Callable[[int, int], nn.Module]] = {
+    "SAGEConv": lambda before, after: dgl.nn.SAGEConv(before, after, "mean"),
+    "SAGEConv, pool": lambda before, after: dgl.nn.SAGEConv(before, after, "pool"),
+    "GATConv": lambda before, after: dgl.nn.GATConv(before, after, 1, allow_zero_in_degree=True),
+    "GATv2Conv": lambda before, after: dgl.nn.GATv2Conv(before, after, 1, allow_zero_in_degree=True),
+    "GraphConv, mean": lambda before, after: dgl.nn.GraphConv(before, after, norm="right", allow_zero_in_degree=True),
+    "GINConv": lambda before, after: dgl.nn.GINConv(nn.Linear(before, after), "sum"),
+}
+
+
+@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS.keys())
+def test_whole_neighbourhoods_give_what_dgl_gives_on_the_whole_graph(make: Callable[[int, int], nn.Module]) -> None:
+    torch.manual_seed(0)
+    first, second = make(COLUMNS, 8), make(8, OUT)
+    ours = NodeNetwork([DglLayer(first), DglLayer(second)], input_dropout=0.0, dropout=0.5, elu=False).double().eval()
+    x, again = random_rows(GRAPH.num_nodes, COLUMNS), random_rows(GRAPH.num_nodes, COLUMNS)
+    blocks = Neighbor(fanouts=(-1,) * DEPTH).sample(GRAPH, GRAPH.nodes[SEEDS], Key.root(0))
+    found = ours(blocks, x[blocks[0].sources.ids])
+    expected = second(THEIRS, first(THEIRS, again).flatten(1).relu()).flatten(1)[SEEDS]
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    found.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(x.grad, again.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_sage_is_ours() -> None:
+    theirs, ours = dgl.nn.SAGEConv(COLUMNS, OUT, "mean").double(), SAGEConv(COLUMNS, OUT).double()
+    ours.neighbors.weight.data, ours.own.weight.data = theirs.fc_neigh.weight.data, theirs.fc_self.weight.data
+    ours.neighbors.bias.data = theirs.bias.data if theirs.fc_self.bias is None else theirs.fc_self.bias.data
+    x = random_rows(GRAPH.num_nodes, COLUMNS).detach()
+    (block,) = Neighbor(fanouts=(3,)).sample(GRAPH, GRAPH.nodes[SEEDS], Key.root(0))
+    rows = x[block.sources.ids]
+    torch.testing.assert_close(DglLayer(theirs)(block, rows), ours(block, rows), rtol=1e-10, atol=1e-12)
+
+
+def test_attention_with_self_loops_is_ours() -> None:
+    theirs = dgl.nn.GATConv(COLUMNS, OUT, HEADS).double()
+    ours = GATConv(COLUMNS, OUT, heads=HEADS, join=True, slope=0.2, attention_dropout=0.0).double()
+    ours.linear.weight.data = theirs.fc.weight.data
+    ours.source_attention.data, ours.target_attention.data = theirs.attn_l.data[0], theirs.attn_r.data[0]
+    ours.bias.data = theirs.bias.data
+    x = random_rows(GRAPH.num_nodes, COLUMNS).detach()
+    found = DglLayer(theirs, self_loops=True)(GRAPH.block, x)
+    torch.testing.assert_close(found, ours(GRAPH.block, x), rtol=1e-10, atol=1e-12)
+
+
+def test_a_block_keeps_its_edges_in_order() -> None:
+    (block,) = Neighbor(fanouts=(3,)).sample(GRAPH, GRAPH.nodes[SEEDS], Key.root(0))
+    weights = torch.arange(len(block.indices), dtype=torch.float64)
+    graph = dgl_block(dataclasses.replace(block, edge_weights=weights))
+    sources, targets = graph.edges(order="eid")
+    assert torch.equal(sources, block.indices)
+    assert torch.equal(targets.long(), torch.repeat_interleave(torch.arange(len(SEEDS)), block.indptr.diff()))
+    assert torch.equal(graph.edata["weight"], weights)
+    assert graph.num_src_nodes() == len(block.sources)
+    assert graph.num_dst_nodes() == len(SEEDS)
+
+
+@pytest.mark.parametrize("norm", ["both", "left"])
+def test_a_layer_that_needs_out_degrees_is_refused(norm: str) -> None:
+    with pytest.raises(InputError, match="out-degrees"):
+        DglLayer(dgl.nn.GraphConv(2, 2, norm=norm))

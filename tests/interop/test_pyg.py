@@ -1,0 +1,126 @@
+"""PyG layers on blocks: the same as on PyG's whole graph, and as ours."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from whole_graph import random_graph, random_rows
+
+from framework.errors import InputError
+from framework.graph.block import Block
+from framework.models.nodes import GCN, NodeNetwork
+from framework.random import Key
+from framework.sample.neighbor import Neighbor
+
+pyg = pytest.importorskip("torch_geometric.nn", reason="needs the extra `pyg`")
+from framework.interop.pyg import PygLayer  # noqa: E402  # it refuses to be imported without PyG
+
+COLUMNS, OUT, DEPTH = 6, 4, 2
+GRAPH = random_graph(50, 300, isolated=4)
+SEEDS = torch.tensor([3, 49, 17, 0])
+WHOLE = Neighbor(fanouts=(-1,) * DEPTH)
+
+LAYERS: dict[str, Callable[[int, int], nn.Module]] = {
+    "SAGEConv": pyg.SAGEConv,
+    "SAGEConv, max": lambda before, after: pyg.SAGEConv(before, after, aggr="max"),
+    "GCNConv": pyg.GCNConv,
+    "GCNConv, not normalised": lambda before, after: pyg.GCNConv(before, after, normalize=False),
+    "GATConv": lambda before, after: pyg.GATConv(before, after, heads=2, concat=False),
+    "GATv2Conv": pyg.GATv2Conv,
+    "GraphConv": pyg.GraphConv,
+    "GINConv": lambda before, after: pyg.GINConv(nn.Linear(before, after), train_eps=True),
+    "TransformerConv": pyg.TransformerConv,
+}
+every_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS.keys())
+
+
+def network(make: Callable[[int, int], nn.Module]) -> tuple[NodeNetwork, list[nn.Module]]:
+    """Two layers as a network of ours, and the bare layers."""
+    torch.manual_seed(0)
+    layers = [make(COLUMNS, 8), make(8, OUT)]
+    wrapped = NodeNetwork([PygLayer(layer) for layer in layers], input_dropout=0.0, dropout=0.5, elu=False)
+    return wrapped.double(), layers
+
+
+@every_layer
+def test_whole_neighbourhoods_give_what_pyg_gives_on_the_whole_graph(make: Callable[[int, int], nn.Module]) -> None:
+    ours, (first, second) = network(make)
+    ours.eval()
+    x, again = random_rows(GRAPH.num_nodes, COLUMNS), random_rows(GRAPH.num_nodes, COLUMNS)
+    blocks = WHOLE.sample(GRAPH, GRAPH.nodes[SEEDS], Key.root(0))
+    found = ours(blocks, x[blocks[0].sources.ids])
+    found.sum().backward()
+    mine = [parameter.grad.clone() for parameter in ours.parameters() if parameter.grad is not None]
+    ours.zero_grad()
+    expected = second(first(again, GRAPH.edge_index).relu(), GRAPH.edge_index)[SEEDS]
+    expected.sum().backward()
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(x.grad, again.grad, rtol=1e-10, atol=1e-12)
+    theirs = [parameter.grad for parameter in ours.parameters() if parameter.grad is not None]
+    torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_a_sampled_gcn_is_ours() -> None:
+    """Degrees of sources and targets come from the whole graph, in training as in evaluation."""
+    theirs, _ = network(pyg.GCNConv)
+    ours = GCN(hidden=8, dropout=0.5).build(COLUMNS, OUT, DEPTH).double()
+    for layer, other in zip(ours.layers, theirs.layers, strict=True):
+        layer.linear.weight.data, layer.bias.data = other.layer.lin.weight.data, other.layer.bias.data
+    x = random_rows(GRAPH.num_nodes, COLUMNS).detach()
+    blocks = Neighbor(fanouts=(3, 2)).sample(GRAPH, GRAPH.nodes[SEEDS], Key.root(0))
+    rows = x[blocks[0].sources.ids]
+    torch.testing.assert_close(theirs(blocks, rows), ours(blocks, rows), rtol=1e-10, atol=1e-12)
+
+
+def test_an_improved_gcn_has_loops_of_weight_two() -> None:
+    """The reference is given weights of 1: without any, PyG 2.8 forgets what `improved` asks for."""
+    layer = pyg.GCNConv(COLUMNS, OUT, improved=True).double()
+    x = random_rows(GRAPH.num_nodes, COLUMNS).detach()
+    expected = layer(x, GRAPH.edge_index, x.new_ones(len(GRAPH.source)))
+    torch.testing.assert_close(PygLayer(layer)(GRAPH.block, x), expected, rtol=1e-10, atol=1e-12)
+
+
+@every_layer
+def test_layers_one_by_one_over_the_whole_graph_are_the_network(make: Callable[[int, int], nn.Module]) -> None:
+    ours, _ = network(make)
+    ours.eval()
+    x = random_rows(GRAPH.num_nodes, COLUMNS).detach()
+    rows = x
+    for depth in range(DEPTH):
+        rows = ours.forward_layer(depth, GRAPH.block, rows)
+    blocks = WHOLE.sample(GRAPH, GRAPH.nodes[SEEDS], Key.root(0))
+    torch.testing.assert_close(ours(blocks, x[blocks[0].sources.ids]), rows[SEEDS], rtol=1e-10, atol=1e-12)
+
+
+def weighted() -> Block:
+    return dataclasses.replace(GRAPH.block, edge_weights=random_rows(len(GRAPH.source), 1).detach().flatten())
+
+
+def test_edge_weights_reach_a_layer_that_takes_them() -> None:
+    layer = pyg.GraphConv(COLUMNS, OUT).double()
+    x, block = random_rows(GRAPH.num_nodes, COLUMNS).detach(), weighted()
+    in_input_order = torch.empty_like(block.edge_weights)
+    in_input_order[GRAPH.csr.edges] = block.edge_weights
+    expected = layer(x, GRAPH.edge_index, in_input_order)
+    torch.testing.assert_close(PygLayer(layer)(block, x), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_normalised_gcn_refuses_edge_weights() -> None:
+    with pytest.raises(InputError, match="weighted degrees"):
+        PygLayer(pyg.GCNConv(COLUMNS, OUT))(weighted(), random_rows(GRAPH.num_nodes, COLUMNS))
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (nn.Linear(2, 2), "no PyG layer"),
+        (pyg.SAGEConv(2, 2, flow="target_to_source"), "source_to_target"),
+        (pyg.SGConv(2, 2, K=2), "pairs"),
+        (pyg.GCNConv(2, 2, cached=True), "cached"),
+    ],
+)
+def test_a_layer_that_cannot_work_on_a_block_is_refused(layer: nn.Module, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        PygLayer(layer)
