@@ -1,8 +1,8 @@
-"""The conformance suite of partitioners: what a plug-in must do on every graph, and how good it is beside the built-ins.
+"""The conformance suite of partitioners: what a plug-in must do on every graph, and how good it is.
 
-Assumptions: a check is a small graph on which something often goes wrong; it passes if `place` accepts the answer and the
-answer is what the check says. A plug-in that holds the whole graph says so by `in_memory: ClassVar[bool] = True`; of every
-other, memory is measured in a process of its own while the stream grows tenfold.
+Assumptions: a check is a small graph on which something often goes wrong; it passes if `place` accepts the answer and
+the answer is what the check says. A plug-in that holds the whole graph says `in_memory: ClassVar[bool] = True`; of
+every other, memory is measured in a process of its own while the stream grows tenfold.
 """
 
 import dataclasses
@@ -155,7 +155,7 @@ def _answer(placement: Placement, graph: EdgeStream) -> NDArray[np.int32]:
 
 
 def _is_configuration(partitioner: Partitioner) -> Verdict:
-    if not dataclasses.is_dataclass(partitioner) or not partitioner.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    if not dataclasses.is_dataclass(partitioner) or not partitioner.__dataclass_params__.frozen:
         return "it is no frozen dataclass; expected @dataclasses.dataclass(frozen=True, kw_only=True)."
     again = config.decode(json.loads(json.dumps(config.encode(partitioner))))
     if again != partitioner:
@@ -220,7 +220,7 @@ def _bounds_memory(partitioner: Partitioner) -> Verdict:
     if many - few > allowed:
         return (
             f"at {nodes} nodes it added {few >> 10} KiB with {edges} edges and {many >> 10} KiB with tenfold; expected "
-            f"at most {int(allowed) >> 10} KiB more. One that must hold the graph says in_memory: ClassVar[bool] = True."
+            f"at most {int(allowed) >> 10} KiB more. One that holds the graph says in_memory: ClassVar[bool] = True."
         )
     return None
 

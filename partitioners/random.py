@@ -10,7 +10,7 @@ from framework.graph.edges import EdgeStream
 from framework.partition import NodeParts
 from framework.registry import PARTITIONERS
 
-_CHUNK = 1 << 16
+_CHUNK = 1 << 14  # torch does fewer than 2^15 at once in one thread: starting the others costs more than it saves
 
 
 @PARTITIONERS.register("random")
