@@ -19,6 +19,7 @@ from framework.registry import Registry
 from launch import usage
 from launch.plugins import chosen, default_of, field_docs, field_types, registry_of
 
+P = TypeVar("P")
 T = TypeVar("T")
 
 _CHOICE = "chosen_"  # in front of a plug-in field's name: the twin's field that holds the plug-in's name
@@ -37,23 +38,48 @@ def parse_run(
 ) -> tuple[Run, T]:
     """`run` with the settings that `arguments` give, and the command's own `options` (a dataclass of flags).
 
-    `hidden`: fields of the run that get no flag. Raises InputError for whatever cannot be understood."""
-    arguments = _with_address(arguments)
-    twin = _Twin(arguments=arguments, hidden=frozenset(hidden))
+    `--address` stands for the Ray launcher with that address. `hidden`: fields of the run that get no flag. Raises
+    InputError for whatever cannot be understood."""
     address = tyro.conf.arg(metavar="HOST:PORT", help="A running Ray cluster to use; chooses the launcher ray.")
-    flags = dataclasses.make_dataclass(
+    both: type[Any] = dataclasses.make_dataclass(
+        "Options",
+        [("own", Annotated[options, usage.INLINE]), ("address", Annotated[str | None, address], None)],
+        kw_only=True,
+    )
+    arguments = _with_address(arguments)
+    parsed, chosen_options = parse_plugin(
+        Run, run, arguments, both, command=command, example=example, about=about, hidden=hidden
+    )
+    return parsed, chosen_options.own
+
+
+def parse_plugin(
+    plugin: type[P],
+    value: P | None,
+    arguments: Sequence[str],
+    options: type[T],
+    *,
+    command: str,
+    example: str,
+    about: str,
+    hidden: Sequence[str] = (),
+) -> tuple[P, T]:
+    """A `plugin` with the settings that `arguments` give, the others those of `value` or their defaults; and `options`.
+
+    Raises InputError for whatever cannot be understood."""
+    twin = _Twin(arguments=arguments, hidden=frozenset(hidden))
+    flags: type[Any] = dataclasses.make_dataclass(
         "Flags",
         [
             ("options", Annotated[options, usage.INLINE]),
-            ("address", Annotated[str | None, address], None),
-            ("run", Annotated[twin.of(Run, run, ""), usage.INLINE]),
+            ("settings", Annotated[twin.of(plugin, value, ""), usage.INLINE]),
         ],
         kw_only=True,
     )
-    value, unknown = usage.parse_known(flags, arguments, command=command, example=example, about=about)
+    filled, unknown = usage.parse_known(flags, arguments, command=command, example=example, about=about)
     _refuse_unchosen(unknown, twin.unchosen)
     usage.refuse_unknown(unknown, usage.flag_names(flags), command=command)
-    return twin.build(Run, value.run, run), value.options
+    return twin.build(plugin, filled.settings, value), filled.options
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -89,7 +115,7 @@ class _Twin:
             plugin.__name__, members, kw_only=True, namespace={"__doc__": (plugin.__doc__ or "").partition("\n")[0]}
         )
 
-    def build(self, plugin: type[T], twin: Any, value: T | None, path: str = "") -> T:
+    def build(self, plugin: type[P], twin: Any, value: P | None, path: str = "") -> P:
         """The plug-in that a filled twin describes; what the twin has no field for is kept from `value`."""
         settings: dict[str, Any] = {}
         for name in field_types(plugin):

@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from framework import log
 from framework.errors import InputError, ShardyardError
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return leaving.code if isinstance(leaving.code, int) else 0
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{os.path.basename(where.filename)}:{where.lineno}"
+        place = f"{Path(where.filename).name}:{where.lineno}"
         text = f"{type(error).__name__}: {error} ({place}); this is a defect, SHARDYARD_DEBUG=1 shows where it is"
         return _tell(error, text, 1)
 
@@ -65,7 +66,7 @@ def _dispatch(arguments: list[str]) -> int:
         raise InputError(f"there is no command '{name}'.{guess} Commands: {', '.join(COMMANDS)}.")
     log.configure()
     if "" not in sys.path:
-        sys.path.insert(0, "")
+        sys.path.append("")  # last: a user's folder called `launch` is not to stand in front of ours
     code: int = importlib.import_module(f"launch.commands.{name}").command(rest)
     return code
 

@@ -84,8 +84,9 @@ def devices() -> list[Finding]:
     """Processors and GPUs that workers may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = os.environ.get("OMP_NUM_THREADS")
-    text = f"{cores} cores for this process of {os.cpu_count()}, {platform.machine()}; {torch.get_num_threads()} threads"
-    findings = [Finding(name="cpu", state="good", text=text + (f" (OMP_NUM_THREADS={limit})" if limit else ""))]
+    threads = f"{torch.get_num_threads()} threads" + (f" (OMP_NUM_THREADS={limit})" if limit else "")
+    text = f"{cores} of {os.cpu_count()} cores for this process, {platform.machine()}; {threads}"
+    findings = [Finding(name="cpu", state="good", text=text)]
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         return [*findings, Finding(name="cuda", state="good", text=", ".join(names))]

@@ -46,8 +46,8 @@ class Lines:
             case "resumed":
                 self._say(f"resumed after epoch {event['epoch']}, step {event['step']}")
             case "epoch":
-                rate = tables.size(self._traffic.rate(event))
-                self._say(f"epoch {event['epoch']}/{event['epochs']}  {summary(event)}  {event['seconds']:.2f} s  {rate}/s")
+                pace = f"{event['seconds']:.2f} s  {tables.size(self._traffic.rate(event))}/s"
+                self._say(f"epoch {event['epoch']}/{event['epochs']}  {summary(event)}  {pace}")
 
     def _say(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
@@ -61,9 +61,9 @@ class Traffic:
 
     def rate(self, event: Event) -> float:
         """Bytes that the first worker sent a second of training, in this epoch."""
-        sent = sum(event.get("bytes", {}).values())
+        sent = int(sum(event.get("bytes", {}).values()))
         grown, self._sent = sent - self._sent, sent
-        return max(0, grown) / max(event["seconds"], 1e-9)
+        return max(0, grown) / max(float(event["seconds"]), 1e-9)
 
 
 def summary(event: Event) -> str:

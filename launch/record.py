@@ -65,9 +65,10 @@ def recording(run: Run) -> Iterator[Recorder]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RUN, encode(run))
-        log = open(folder / LOG, "a")  # noqa: SIM115 - closed below, with the recorder
+        log = (folder / LOG).open("a")
     except OSError as error:
-        raise InputError(f"the run's folder '{folder}' cannot be written: {error.strerror}. Give another --out.") from error
+        text = f"the run's folder '{folder}' cannot be written: {error.strerror}. Give another --out."
+        raise InputError(text) from error
     recorder = Recorder(folder, log)
     try:
         yield recorder
@@ -127,10 +128,10 @@ def _differences(before: Any, after: Any, path: str = "") -> list[str]:
     if before == after:
         return []
     if isinstance(before, dict) and isinstance(after, dict) and before.get("plugin") == after.get("plugin"):
-        names = sorted({*before, *after})
-        return [
-            line for name in names for line in _differences(before.get(name), after.get(name), f"{path}.{name}".strip("."))
-        ]
+        lines = []
+        for name in sorted({*before, *after}):
+            lines += _differences(before.get(name), after.get(name), f"{path}.{name}".strip("."))
+        return lines
     return [f"{path} was {_short(before)}, is now {_short(after)}"]
 
 

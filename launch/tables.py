@@ -1,5 +1,6 @@
 """What commands print for people: tables and facts on stdout, as wide as the terminal or, in a pipe, as needed."""
 
+import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -9,24 +10,27 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-_PIPE_WIDTH = 400  # a pipe has no width: lines are never folded there
-
-
-def console() -> Console:
-    """Where tables go: stdout."""
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    return Console(file=sys.stdout, width=width, highlight=False)
+_PIPE_WIDTH = 1000  # a pipe has no width: lines are not folded there
 
 
 def show(headers: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
-    """A table; numbers go to the right."""
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    """A table; numbers go to the right. Headers that are all empty are left out."""
+    table = Table(
+        title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(headers)
+    )
     for column, header in enumerate(headers):
         numeric = all(isinstance(row[column], int | float) for row in rows)
         table.add_column(header, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(text(cell) for cell in row))
-    console().print(table)
+    if sys.stdout.isatty():
+        Console(highlight=False).print(table)
+        return
+    plain = Console(width=_PIPE_WIDTH, highlight=False, file=io.StringIO())
+    with plain.capture() as captured:
+        plain.print(table)
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    print("\n".join(line for line in lines if line) + "\n", flush=True)
 
 
 def facts(values: Mapping[str, Any], title: str = "") -> None:

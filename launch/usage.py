@@ -79,7 +79,7 @@ def flag_names(flags: type, prefix: str = "") -> list[str]:
     for field in dataclasses.fields(flags):
         annotation, name = _unwrapped(field.type, field.name)
         path = f"{prefix}.{name}".strip(".").replace("_", "-")
-        if dataclasses.is_dataclass(annotation):
+        if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
             names += flag_names(annotation, path)
         else:
             names.append(f"--{path}")

@@ -40,9 +40,7 @@ def command(arguments: list[str]) -> int:
         answer = start(run, show, main=embed if options.embeddings else predict)
     if options.out is not None:
         shutil.move(_here(answer["path"]), options.out)
-    written = {
-        "path": str(options.out or answer["path"]), "rows": answer["rows"], "columns": list(answer["columns"])
-    }
+    written = {"path": str(options.out or answer["path"]), "rows": answer["rows"], "columns": list(answer["columns"])}
     if options.json:
         tables.show_json(written)
     else:

@@ -1,9 +1,10 @@
 """`shardyard prepare`: a recipe's data, partitioned and written as shards, without training."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
-from framework.engine.run import Event
+from framework.engine.run import Event, Prepared, Run
 from launch import tables
 from launch.commands.runs import from_recipe
 from launch.progress import showing
@@ -23,11 +24,7 @@ def command(arguments: list[str]) -> int:
     about = "Partition a recipe's data and write its shards beneath --store; training then finds them."
     run, options = from_recipe(arguments, Options, command="prepare", about=about)
     with showing(script=options.json) as show:
-
-        def watch(event: Event) -> None:
-            show(event)
-
-        prepared = run.workload.prepare(Path(run.store), launcher_of(run).mapper(), watch)
+        prepared = prepared_data(run, show)
     facts = dict(prepared.facts)
     quality = facts.pop("quality", {})
     shown = {"path": str(prepared.path), "data_digest": prepared.data_digest, "seconds": prepared.seconds, **facts}
@@ -38,3 +35,8 @@ def command(arguments: list[str]) -> int:
         if quality:
             tables.facts(quality, title="quality of the partition")
     return 0
+
+
+def prepared_data(run: Run, watch: Callable[[Event], None]) -> Prepared:
+    """The run's data, partitioned and written, or found."""
+    return run.workload.prepare(Path(run.store), launcher_of(run).mapper(), watch)

@@ -35,9 +35,7 @@ def from_recipe(arguments: Sequence[str], options: type[T], *, command: str, abo
     )
 
 
-def from_folder(
-    arguments: Sequence[str], options: type[T], *, command: str, about: str, example: str
-) -> tuple[Run, T]:
+def from_folder(arguments: Sequence[str], options: type[T], *, command: str, about: str, example: str) -> tuple[Run, T]:
     """The run that the folder named first is of; the flags that follow may change where it runs, not what it learned.
 
     Raises StoreError for a folder without a run, InputError for a flag that changes what was learned."""

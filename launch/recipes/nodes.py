@@ -3,13 +3,15 @@
 import os
 
 from framework.data.debian import Debian
+from framework.data.npz import Npz
 from framework.engine.optimize import Adam
 from framework.engine.run import Run
 from framework.models.node_model import NodeModel
 from framework.models.nodes import GAT, GCN, SAGE
-from framework.registry import DATASETS, PARTITIONERS, RECIPES
+from framework.registry import RECIPES
 from framework.sample.neighbor import Neighbor
 from framework.workloads.nodes import NodeClassification
+from partitioners.metis import Metis
 
 CORA = "SHARDYARD_CORA"
 """The environment variable that says where Cora's file is; otherwise it is looked for in the current directory."""
@@ -37,11 +39,11 @@ def gat_debian() -> Run:
 def sage_cora() -> Run:
     """GraphSAGE on Cora with the Planetoid split; its file is `--data.path`, $SHARDYARD_CORA or ./cora.npz."""
     workload = NodeClassification(
-        data=DATASETS.get("npz")(path=os.environ.get(CORA, "cora.npz")),
+        data=Npz(path=os.environ.get(CORA, "cora.npz")),
         model=SAGE(hidden=64, dropout=0.5, input_dropout=0.5),
         sampler=Neighbor(fanouts=(10, 10)),
         batch_size=140,
-        partitioner=PARTITIONERS.get("random")(),
+        partitioner=Metis(),
     )
     return Run(workload=workload, epochs=50, optimizer=Adam(lr=0.01, weight_decay=5e-4), keep="best")
 
@@ -52,6 +54,6 @@ def _debian(model: NodeModel) -> Run:
         model=model,
         sampler=Neighbor(fanouts=(15, 10)),
         batch_size=1024,
-        partitioner=PARTITIONERS.get("random")(),
+        partitioner=Metis(),
     )
     return Run(workload=workload, epochs=15, optimizer=Adam(lr=0.003))

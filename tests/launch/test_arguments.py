@@ -55,7 +55,10 @@ def test_no_flags_give_the_recipe() -> None:
         (["--optimizer.lr", "0.1"], {"optimizer": Adam(lr=0.1)}),
         (["--optimizer.betas", "0.8", "0.9"], {"optimizer": Adam(betas=(0.8, 0.9))}),
         (["--optimizer", "sgd"], {"optimizer": SGD()}),
-        (["--optimizer", "sgd", "--optimizer.nesterov", "--optimizer.lr", "1"], {"optimizer": SGD(lr=1, nesterov=True)}),
+        (
+            ["--optimizer", "sgd", "--optimizer.nesterov", "--optimizer.lr", "1"],
+            {"optimizer": SGD(lr=1, nesterov=True)},
+        ),
         (["--schedule", "cosine", "--schedule.warmup", "2"], {"schedule": Cosine(warmup=2)}),
         (["--partitioner", "range"], {"partitioner": Range()}),
         (["--partitioner=range", "--parts", "5"], {"partitioner": Range(), "parts": 5}),
