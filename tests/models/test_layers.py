@@ -92,7 +92,8 @@ def test_a_layer_is_pygs(make: Callable[[], Pair], graph: WholeGraph) -> None:
     torch.testing.assert_close(x.grad, again.grad, rtol=1e-10, atol=1e-12)
     for name, other in pair.names.items():
         mine, reference = pair.ours.get_parameter(name).grad, pair.theirs.get_parameter(other).grad
-        assert mine is not None and reference is not None, name
+        assert mine is not None, name
+        assert reference is not None, other
         torch.testing.assert_close(mine, reference.view_as(mine), rtol=1e-10, atol=1e-12)
 
 
