@@ -31,13 +31,14 @@ struct Attention {
   }
 };
 
-// The logarithm of the sum of exponentials of `count` numbers, `stride` apart.
+// Turns `count` scores, `stride` apart, into their softmax; returns the logarithm of the sum of their exponentials.
 template <class T>
-INLINE T log_sum_exp(const T* scores, int64_t count, int64_t stride) {
+INLINE T softmax(T* scores, int64_t count, int64_t stride) {
   T most = -std::numeric_limits<T>::infinity();
   for (int64_t k = 0; k < count; ++k) most = std::max(most, scores[k * stride]);
   T sum = 0;
-  for (int64_t k = 0; k < count; ++k) sum += std::exp(scores[k * stride] - most);
+  for (int64_t k = 0; k < count; ++k) sum += scores[k * stride] = std::exp(scores[k * stride] - most);
+  for (int64_t k = 0; k < count; ++k) scores[k * stride] /= sum;
   return most + std::log(sum);
 }
 
@@ -46,11 +47,9 @@ template <class T>
 int64_t edge_softmax(const int64_t* indptr, int64_t num_rows, const T* scores, int64_t heads, T* out) {
 #pragma omp parallel for schedule(dynamic, kRowsPerTask) if (indptr[num_rows] * heads >= kSerialWork)
   for (int64_t t = 0; t < num_rows; ++t) {
-    const int64_t first = indptr[t], count = indptr[t + 1] - first;
-    for (int64_t head = 0; head < heads && count > 0; ++head) {
-      const T total = log_sum_exp(scores + first * heads + head, count, heads);
-      for (int64_t e = first; e < first + count; ++e) out[e * heads + head] = std::exp(scores[e * heads + head] - total);
-    }
+    std::copy(scores + indptr[t] * heads, scores + indptr[t + 1] * heads, out + indptr[t] * heads);
+    for (int64_t head = 0; head < heads; ++head)
+      softmax(out + indptr[t] * heads + head, indptr[t + 1] - indptr[t], heads);
   }
   return 0;
 }
@@ -83,12 +82,9 @@ VERSIONS void attention_rows(const Attention<T, I>& in, int64_t begin, int64_t e
         weights[k * in.heads + head] = in.score(t, row.indices[k], head);
     for (int64_t head = 0; head < in.heads; ++head) {
       T* weight = weights.data() + head;
-      T& total = totals[t * in.heads + head];
-      total = count > 0 ? log_sum_exp(weight, count, in.heads) : T(0);
-      for (int64_t k = 0; k < count; ++k) {
-        const T scale = in.edge_scale ? in.edge_scale[(first + k) * in.heads + head] : T(1);
-        weight[k * in.heads] = std::exp(weight[k * in.heads] - total) * scale;
-      }
+      totals[t * in.heads + head] = softmax(weight, count, in.heads);
+      if (in.edge_scale)
+        for (int64_t k = 0; k < count; ++k) weight[k * in.heads] *= in.edge_scale[(first + k) * in.heads + head];
       const int64_t stride = in.heads * in.width;
       weighted_sum(
           out + t * stride + head * in.width, in.values + head * in.width, stride, in.width, row,
