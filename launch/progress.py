@@ -19,7 +19,7 @@ def showing(*, script: bool) -> Iterator[Watch]:
     """A watcher that shows a run's events. `script`: stdout is for JSON, so at most a terminal's stderr is used."""
     stream = sys.stderr if script else sys.stdout
     if stream.isatty():
-        with _live(Console(file=stream)) as watch:
+        with live(Console(file=stream)) as watch:
             yield watch
     elif script:
         yield lambda event: None
@@ -75,7 +75,7 @@ def summary(event: Event) -> str:
 
 
 @contextmanager
-def _live(console: Console) -> Iterator[Watch]:
+def live(console: Console) -> Iterator[Watch]:
     """Bars for preparing, epochs and steps, redrawn in place."""
     columns = (
         TextColumn("{task.description:>8}"),

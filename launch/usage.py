@@ -22,6 +22,10 @@ INLINE = tyro.conf.arg(name="")
 """Marks a field whose own fields are flags without its name in front."""
 
 _BOX_EDGES = "╭╮╰╯│─+-| "
+_PLAIN = {
+    "invalid literal for int() with base 10:": "expected a whole number, not",
+    "could not convert string to float:": "expected a number, not",
+}
 _MISSING = re.compile(r"^(--\S+)", re.MULTILINE)
 
 
@@ -67,9 +71,10 @@ def refuse_unknown(unknown: Sequence[str], known: Sequence[str], *, command: str
         raise InputError(f"'{given}' was not expected. `shardyard {command} --help` says what is.")
     owner = given.rpartition(".")[0]
     siblings = [flag for flag in known if owner and flag.startswith(f"{owner}.")]
-    near = difflib.get_close_matches(given, siblings or known, n=1, cutoff=0.8 if siblings else 0.6)
+    last = {flag.rpartition(".")[2] if siblings else flag: flag for flag in siblings or known}
+    near = difflib.get_close_matches(given.rpartition(".")[2] if siblings else given, last, n=1)
     others = f" There {'is' if len(siblings) == 1 else 'are'} {', '.join(siblings)}." if siblings else ""
-    guess = f" Did you mean {near[0]}?" if near else others
+    guess = f" Did you mean {last[near[0]]}?" if near else others
     raise InputError(f"there is no flag {given}.{guess} `shardyard {command} --help` lists the flags.")
 
 
@@ -102,7 +107,10 @@ def _message(box: str) -> str:
     body = body[: rules[0]] if rules else body
     if title.startswith("Required") and (missing := _MISSING.findall("\n".join(body))):
         return f"{', '.join(missing)}: no value was given, and there is no default."
-    return _one_line(" ".join(body)).rstrip(".") + "."
+    text = _one_line(" ".join(body)).rstrip(".").removeprefix("Error parsing ")
+    for theirs, ours in _PLAIN.items():
+        text = text.replace(theirs, ours)
+    return text + "."
 
 
 def _one_line(text: str) -> str:

@@ -1,0 +1,122 @@
+"""Listing plug-ins, the help of every command, and the one line that anything wrong comes to."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from framework.registry import PARTITIONERS, REGISTRIES
+from launch import cli
+
+
+def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command that succeeds prints."""
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    return printed.out
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert output(capsys, "--help") == output(capsys)
+    for name in cli.COMMANDS:
+        assert f"\n  {name} " in output(capsys)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = output(capsys, name, "--help")
+    assert f"usage: shardyard {name}" in text
+    assert f"Example: shardyard {name}" in text
+
+
+def test_list_names_the_kinds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {f"{kind}s" for kind in REGISTRIES} == {row["kind"] for row in json.loads(output(capsys, "list", "--json"))}
+    assert "shardyard.partitioners" in output(capsys, "list")
+
+
+@pytest.mark.parametrize("kind", REGISTRIES)
+def test_list_json_has_exactly_the_promised_keys(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = json.loads(output(capsys, "list", f"{kind}s", "--json"))
+    assert [row["name"] for row in rows] == REGISTRIES[kind].names()
+    for row in rows:
+        assert list(row) == ["name", "module", "summary", "fields"]
+        assert row["summary"]
+        assert all(isinstance(value, str) for value in row["fields"].values())
+
+
+def test_the_table_shows_what_the_json_says_and_singular_is_plural(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output(capsys, "list", "partitioner")
+    assert text == output(capsys, "list", "partitioners")
+    for entry in PARTITIONERS.entries():
+        (line,) = [line for line in text.splitlines() if line.split()[:1] == [entry.name]]
+        assert entry.summary in line
+        assert line.endswith(entry.module)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["traim"], "there is no command 'traim'. Did you mean 'train'?"),
+        (["list", "partitoners"], "Did you mean 'partitioners'?"),
+        (["list", "--jsn"], "there is no flag --jsn. Did you mean --json?"),
+        (["train", "--workers", "2"], "name the recipe before its flags"),
+        (["train", "sage-debain"], "no recipe is called 'sage-debain'. Did you mean 'sage-debian'?"),
+        (["train", "no_such_module:recipe"], "module 'no_such_module' cannot be imported"),
+        (["train", "launch_standins:wrong"], "returned a int; expected a framework.engine.run.Run"),
+        (["train", "launch_standins:demanding"], "cannot be called without arguments"),
+        (["train", "launch_standins:NOT_A_CLASS"], "no class or function 'NOT_A_CLASS'"),
+        (["train", "sage-debian", "--partitioner", "fenel"], "Did you mean 'fennel'?"),
+        (["train", "sage-debian", "--epochs", "many"], "--epochs: expected a whole number, not 'many'."),
+        (["train", "sage-debian", "--optimizer.lr", "x"], "--optimizer.lr: expected a number, not 'x'."),
+        (["check"], "check needs a kind and a plug-in"),
+        (["check", "sampler", "neighbor"], "no conformance suite for a sampler"),
+        (["inspect", "no-such-folder"], "'no-such-folder' is not there"),
+        (["inspect"], "PATH"),
+        (["evaluate", "no-such-folder"], "'no-such-folder/run.json' is not there"),
+        (["predict", "no-such-folder", "--out", "x.parquet"], "'no-such-folder/run.json' is not there"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert message in printed.err
+
+
+def test_a_defect_is_one_line_too_and_the_traceback_is_for_who_asks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(arguments: list[str]) -> int:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr("launch.commands.list.command", broken)
+    assert cli.main(["list"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ZeroDivisionError: by nothing (test_cli_list.py:")
+    assert printed.count("\n") == 1
+    monkeypatch.setenv("SHARDYARD_DEBUG", "1")
+    assert cli.main(["list"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_with_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(arguments: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("launch.commands.list.command", interrupted)
+    assert cli.main(["list"]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+def test_help_and_the_list_of_kinds_come_without_torch() -> None:
+    code = (
+        "import sys; from launch import cli; cli.main(['--help']); cli.main(['list']); cli.main(['doctor', '--help']);"
+        "sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
