@@ -8,14 +8,13 @@ import os
 import shutil
 import subprocess
 import sys
-from glob import glob
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-SOURCES = "framework/kernels/source"
+SOURCES = Path("framework/kernels/source")
 FLAGS = ["-O3", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
 VERSION = Path("framework/__init__.py").read_text().split('__version__ = "')[1].split('"')[0]
 
@@ -64,13 +63,15 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
     package_dir={"": "."},
-    packages=find_packages(include=["framework", "framework.*", "launch", "launch.*", "partitioners", "partitioners.*"]),
+    packages=find_packages(
+        include=["framework", "framework.*", "launch", "launch.*", "partitioners", "partitioners.*"]
+    ),
     package_data={"": ["py.typed", "*.parquet", "*/*.parquet"], "framework.kernels": ["source/*"]},
     ext_modules=[
         Extension(
             "framework.kernels._native",
-            sources=sorted(glob(f"{SOURCES}/*.cc")),
-            depends=sorted(glob(f"{SOURCES}/*.h")),
+            sources=sorted(map(str, SOURCES.glob("*.cc"))),
+            depends=sorted(map(str, SOURCES.glob("*.h"))),
             optional=True,
         )
     ],

@@ -33,7 +33,7 @@ def spmm(
     check.below("indices", indices, len(x))
     if weight is not None:
         weight = check.features("weight", weight, (len(indices),), like=x)
-    out: Tensor = _Spmm.apply(indptr, indices, x, weight, mean, transposed)
+    out: Tensor = _Spmm.apply(indptr, indices, x, weight, mean, transposed)  # type: ignore[no-untyped-call]
     return out
 
 

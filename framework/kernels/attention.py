@@ -42,16 +42,14 @@ def attention(
     if edge_scale is not None:
         edge_scale = check.features("edge_scale", edge_scale.detach(), (len(indices), heads), like=values)
     if native.usable(indptr, values):
-        out: Tensor = _Attention.apply(
+        out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
             indptr, indices, values, source_scores, target_scores, edge_scale, negative_slope, transposed
         )
         return out
     weights = edge_softmax(indptr, _scores(indptr, indices, source_scores, target_scores, negative_slope))
     if edge_scale is not None:
         weights = weights * edge_scale
-    sums = [
-        spmm(indptr, indices, values[:, head], weights[:, head], transposed=transposed) for head in range(heads)
-    ]
+    sums = [spmm(indptr, indices, values[:, head], weights[:, head], transposed=transposed) for head in range(heads)]
     return torch.stack(sums, dim=1) if sums else values.new_empty(len(indptr) - 1, 0, values.shape[2])
 
 
@@ -74,7 +72,7 @@ def edge_softmax(indptr: Tensor, scores: Tensor) -> Tensor:
     `indptr` int64 [T + 1], `scores` float32 or float64 [E, H]. Returns [E, H]."""
     scores = check.features("scores", scores, (None, None))
     indptr = check.pointers(indptr, len(scores))
-    out: Tensor = _EdgeSoftmax.apply(indptr, scores)
+    out: Tensor = _EdgeSoftmax.apply(indptr, scores)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -116,14 +114,10 @@ class _Attention(torch.autograd.Function):
         gradient = gradients[0].contiguous()
         heads, width = values.shape[1:]
         pairs = values.new_empty(len(indices), heads, 2)
-        value_gradient, source_gradient, target_gradient = map(
-            torch.empty_like, (values, source_scores, target_scores)
-        )
+        value_gradient, source_gradient, target_gradient = map(torch.empty_like, (values, source_scores, target_scores))
         inputs = (indptr, len(gradient), indices, values, source_scores, target_scores, edge_scale)
         name = native.typed("attention_target_gradient", values, indices)
-        native.call(
-            name, *inputs, heads, width, context.negative_slope, totals, gradient, pairs, target_gradient
-        )
+        native.call(name, *inputs, heads, width, context.negative_slope, totals, gradient, pairs, target_gradient)
         back = context.transposed or transpose(indptr, indices, len(values))
         name = native.typed("attention_source_gradient", values, back.indices)
         native.call(

@@ -50,7 +50,7 @@ def edge_dropout_scale(
     t, s = targets[:, None], sources[:, None]
     high = ((t >> 32 << 15) ^ (s >> 32 & _MASK)) & 0x3FFFFFFF
     draws = _words(philox(key.value, (_blocks(heads, targets), t, s, high + 2)), heads)
-    return out.copy_(torch.where(draws < threshold, 0.0, scale))
+    return out.fill_(scale).masked_fill_(draws < threshold, 0)
 
 
 def _apply(x: Tensor, p: float, key: Key, rows: Tensor, *, relu: bool) -> Tensor:
@@ -59,7 +59,7 @@ def _apply(x: Tensor, p: float, key: Key, rows: Tensor, *, relu: bool) -> Tensor
     threshold, scale = _threshold(p)
     if p == 0 and not relu:
         return x
-    out: Tensor = _Dropout.apply(x, key, rows, threshold, scale, relu)
+    out: Tensor = _Dropout.apply(x, key, rows, threshold, scale, relu)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -26,9 +26,7 @@ class Sampled:
     """The position of each sampled entry in the CSR, increasing inside a row: int64 [sampled]."""
 
 
-def sample_neighbors(
-    indptr: Tensor, indices: Tensor, rows: Tensor, row_keys: Tensor, fanout: int, key: Key
-) -> Sampled:
+def sample_neighbors(indptr: Tensor, indices: Tensor, rows: Tensor, row_keys: Tensor, fanout: int, key: Key) -> Sampled:
     """Up to `fanout` entries of each row, uniformly and without replacement; all of them where fanout is -1.
 
     `indptr` int64 [nodes + 1], `indices` int32 or int64 [edges]; `rows` index [n], which may repeat; `row_keys` int64
@@ -73,7 +71,9 @@ def _sample_neighbors_torch(
 
 def _floyd(sizes: Tensor, row_keys: Tensor, count: int, key: Key) -> Tensor:
     """`count` of the numbers below each of `sizes` ([n], each above `count`), sorted: int64 [n, count]."""
-    draws = philox(key.value, (torch.arange(count, device=sizes.device), row_keys[:, None], row_keys[:, None] >> 32, 0))[0]
+    draws = philox(
+        key.value, (torch.arange(count, device=sizes.device), row_keys[:, None], row_keys[:, None] >> 32, 0)
+    )[0]
     chosen = torch.empty_like(draws)
     for i in range(count):
         last = sizes - count + i

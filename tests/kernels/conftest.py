@@ -36,9 +36,7 @@ class Case:
 def _case(targets: Tensor, sources: Tensor, num_targets: int, num_sources: int, dtype: torch.dtype) -> Case:
     sources = sources.to(dtype)
     matrix = build_csr(targets, sources, num_targets)
-    return Case(
-        targets=targets, sources=sources, num_targets=num_targets, num_sources=num_sources, matrix=matrix
-    )
+    return Case(targets=targets, sources=sources, num_targets=num_targets, num_sources=num_sources, matrix=matrix)
 
 
 def _random(seed: int, num_targets: int, num_sources: int, num_edges: int, dtype: torch.dtype) -> Case:
