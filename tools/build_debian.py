@@ -18,8 +18,9 @@ import gzip
 import lzma
 import re
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,13 +34,13 @@ PROVIDERS = 8
 """Providers that a virtual name stands for; a few names have thousands."""
 _WORD = re.compile(r"[a-z][a-z0-9+#-]+")
 _PACKAGE_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*")
-_OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+_OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 
 Stanza = dict[str, str]
 
 
 def read_index(path: Path) -> Iterator[Stanza]:
-    """The stanzas of an index: field -> value, continuation lines joined by spaces. Raises InputError for a bad file."""
+    """The stanzas of an index: field -> value, continuation lines joined by spaces. Raises InputError for no file."""
     stanza: Stanza = {}
     field = ""
     with _lines(path) as lines:
@@ -66,7 +67,8 @@ def _lines(path: Path) -> Iterator[Iterable[str]]:
             assert process.stdout is not None
             yield process.stdout
         return
-    with _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
+    opener: Callable[..., TextIO] = _OPENERS.get(path.suffix, open)
+    with opener(path, "rt", encoding="utf-8") as file:
         yield file
 
 
@@ -86,7 +88,7 @@ def edges_of(packages: dict[str, Stanza]) -> NDArray[np.int64]:
     for name, stanza in packages.items():
         for virtual in _names(stanza.get("Provides", "")):
             providers[virtual].append(numbers[name])
-    edges = set()
+    edges: set[tuple[int, int]] = set()
     for name, stanza in packages.items():
         here = numbers[name]
         for other in _names(", ".join(stanza.get(relation, "") for relation in RELATIONS)):
