@@ -1,0 +1,41 @@
+"""Starting a run: prepare its data, start its workers, and say how long each took. For the command line and Python."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from framework.engine.run import Event, Launcher, Main, Run
+from framework.engine.train import train
+from launch.local import Local
+
+
+def start(run: Run, watch: Callable[[Event], None], main: Main = train) -> dict[str, Any]:
+    """What `main` returns on the run's first worker, with seconds (`prepare`, `start`, `total`) added to it.
+
+    `start` is the time from launching until the first worker has said `started`. Raises ShardyardError."""
+    began = time.perf_counter()
+    run = dataclasses.replace(run, out=str(Path(run.out).absolute()), store=str(Path(run.store).absolute()))
+    launcher = launcher_of(run)
+    prepared = run.workload.prepare(Path(run.store), launcher.mapper(), watch)
+    launched = time.perf_counter()
+    started: list[float] = []
+
+    def noting(event: Event) -> None:
+        if event["event"] == "started" and not started:
+            started.append(time.perf_counter() - launched)
+        watch(event)
+
+    result = launcher.launch(main, run, prepared, noting)
+    seconds = {
+        "prepare": launched - began,
+        "start": started[0] if started else 0.0,
+        "total": time.perf_counter() - began,
+    }
+    return {**result, "seconds": {**result.get("seconds", {}), **seconds}}
+
+
+def launcher_of(run: Run) -> Launcher:
+    """Who starts the run: the launcher it names, or processes of this machine."""
+    return run.launcher if run.launcher is not None else Local()

@@ -1,0 +1,131 @@
+"""What a started worker does, whichever launcher started it: read its job, join the group, run the main, and tell.
+
+Assumption: jobs, events, results and errors cross processes as JSON, never as pickles. So a main is a function of a
+module, named as `module:function`, and a run is what framework.config writes it as.
+"""
+
+import dataclasses
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from framework import errors
+from framework.comm.group import Group
+from framework.config import decode, encode
+from framework.engine.run import Event, Main, Prepared, Run, Worker
+from framework.errors import InputError, ShardyardError
+from framework.registry import load
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What all workers of a run are told alike."""
+
+    main: str
+    """The function they run: `module:function`."""
+    run: dict[str, Any]
+    """The run, encoded."""
+    prepared: dict[str, Any]
+    """Its data, encoded."""
+    threads: int
+    """Threads that each of them may compute with."""
+
+    @classmethod
+    def of(cls, main: Main, run: Run, prepared: Prepared, threads: int) -> "Job":
+        """Raises InputError for a main that another process could not import."""
+        name = getattr(main, "__qualname__", "")
+        if main.__module__ == "__main__" or not name.isidentifier():
+            raise InputError(
+                f"main is '{main.__module__}:{name}'; expected a function of a module that can be imported."
+            )
+        facts = {"data_digest": prepared.data_digest, "seconds": prepared.seconds, "facts": encode(prepared.facts)}
+        return cls(
+            main=f"{main.__module__}:{name}",
+            run=encode(run),
+            prepared={**facts, "path": str(prepared.path)},
+            threads=threads,
+        )
+
+    def perform(
+        self,
+        *,
+        rank: int,
+        size: int,
+        rendezvous: str,
+        local_rank: int,
+        tell: Tell,
+        listener: socket.socket | None = None,
+    ) -> dict[str, Any]:
+        """Joins the group as worker `rank`; returns what the main returns. The first worker's events go to `tell`."""
+        torch.set_num_threads(self.threads)
+        run = decode(self.run)
+        prepared = Prepared(**{**self.prepared, "path": Path(self.prepared["path"])})
+        device = device_of(run, local_rank)
+        with Group.join(
+            rank=rank, size=size, rendezvous=rendezvous, device=device, deadline=run.deadline, listener=listener
+        ) as group:
+            watch = tell if rank == 0 else _ignore
+            worker = Worker(group=group, prepared=prepared, device=device, watch=watch)
+            main: Main = load(self.main, "main")
+            return main(run, worker)
+
+
+def device_of(run: Run, local_rank: int) -> torch.device:
+    """Where worker number `local_rank` of a host computes. Raises InputError for a device that there is not."""
+    if run.device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise InputError("--device is cuda, but torch sees no GPU on this host; use --device cpu.")
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
+
+
+def log_file(run_folder: Path, rank: int) -> Path:
+    """Where a worker's own output goes, and the traceback of a defect."""
+    return run_folder / f"worker-{rank}.log"
+
+
+def describe(error: BaseException, rank: int, log: Path) -> dict[str, str]:
+    """An error as data: the class and text of one of ours; of a defect, its last line and place."""
+    if isinstance(error, ShardyardError):
+        return {"type": type(error).__name__, "message": str(error)}
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""
+    text = " ".join(str(error).split())
+    return {
+        "type": ShardyardError.__name__,
+        "message": f"worker {rank} failed: {type(error).__name__}: {text}{place}. The traceback is in {log}.",
+    }
+
+
+def restore(described: dict[str, str]) -> ShardyardError:
+    """The error that `describe` made data of."""
+    known = getattr(errors, described["type"], ShardyardError)
+    error: ShardyardError = known(described["message"])
+    return error
+
+
+def write_traceback(error: BaseException, log: Path) -> None:
+    """Appends the traceback of `error` to a worker's log, as far as its disk takes it."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        traceback.print_exception(error, file=sys.stderr)
+
+
+def threads_for(workers: int) -> int:
+    """Threads of each of so many workers of this host."""
+    return max(1, len(os.sched_getaffinity(0)) // workers)
+
+
+def _ignore(event: Event) -> None:
+    """What becomes of the events of all workers but the first."""
