@@ -44,15 +44,13 @@ class FileFacts:
 
 
 def write_column(path: Path, values: NDArray[Any] | pa.Array) -> FileFacts:
-    """Writes `values` ([n], or [n, columns] as lists of a fixed size) to the new file `path`, down to the disk.
+    """Writes `values` ([n], or [n, columns] as lists of a fixed size) to the new file `path`.
 
     Raises OSError where the disk does not take it."""
     column = _as_arrow(values)
     schema = _aligned_schema(column)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(pa.record_batch([column], schema=schema))
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
     return FileFacts.of(path)
 
 

@@ -7,7 +7,6 @@ file system for sizes; `verify` reads every byte.
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,10 +77,7 @@ class ShardStore:
         fields["files"] = {name: dataclasses.asdict(facts) for name, facts in self.files.items()}
         content = {"format": FORMAT, "version": VERSION, **fields}
         text = json.dumps({**content, "checksum": _checksum(content)}, indent=1)
-        with (self.path / MANIFEST).open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        (self.path / MANIFEST).write_text(text)
 
     def shard(self, part: int) -> GraphShard:
         """The shard of `part`, mapped. Raises StoreError for a damaged file, InputError where there is no such part."""

@@ -10,12 +10,14 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from framework.errors import InputError, StoreError
 from framework.graph.store import ShardStore
 
 _LOCK = "lock"
+_SYNC_THREADS = 32
 
 
 def whole(path: Path) -> ShardStore | None:
@@ -54,10 +56,8 @@ def temporary_folder(root: Path, name: str) -> Iterator[Path]:
 def publish(folder: Path, path: Path) -> None:
     """Renames the finished `folder` to `path`. Where another process was faster its whole store stays and ours goes."""
     (folder / _LOCK).unlink()
-    for inside in folder.iterdir():
-        if inside.is_dir():
-            _to_disk(inside)
-    _to_disk(folder)
+    with ThreadPoolExecutor(_SYNC_THREADS) as pool:  # the disk takes many files at once as fast as one
+        list(pool.map(_to_disk, [*folder.rglob("*"), folder]))
     try:
         folder.rename(path)
     except OSError:
@@ -79,12 +79,13 @@ def _lock(folder: Path) -> int:
     return lock
 
 
-def _to_disk(folder: Path) -> None:
-    entries = os.open(folder, os.O_RDONLY)
+def _to_disk(path: Path) -> None:
+    """Waits until a file's content, or a folder's entries, will survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(entries)
+        os.fsync(descriptor)
     finally:
-        os.close(entries)
+        os.close(descriptor)
 
 
 def _remove_abandoned(root: Path) -> None:
