@@ -119,9 +119,7 @@ def _build(
     spill_edges(raw, placement.owners, scratch, mapper, told)
     spill_features(raw, placement.owners, scratch, told)
     files, counts = write_shards(raw, numbering, scratch, folder, told)
-    told("finish", 0.0)
-    shutil.rmtree(scratch)
-    return ShardStore(
+    draft = ShardStore(
         path=folder,
         digest="",
         data_digest="",
@@ -138,3 +136,5 @@ def _build(
         quality=dataclasses.asdict(placement.quality),
         files=files,
     )
+    shutil.rmtree(scratch)
+    return draft
