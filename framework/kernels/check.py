@@ -30,7 +30,7 @@ def long(name: str, tensor: Tensor, size: int | None = None) -> Tensor:
 
 
 def features(name: str, tensor: Tensor, shape: tuple[int | None, ...], like: Tensor | None = None) -> Tensor:
-    """`tensor`, contiguous, once it is float32 or float64 (the type of `like`, where given) and of `shape` (None: any)."""
+    """`tensor`, contiguous, once it is float32 or float64 (or the type of `like`) and of `shape` (None: any)."""
     expected = FEATURE_TYPES if like is None else (like.dtype,)
     if tensor.dtype not in expected:
         names = " or ".join(str(dtype).removeprefix("torch.") for dtype in expected)

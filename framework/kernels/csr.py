@@ -56,8 +56,8 @@ def _build_csr_torch(targets: Tensor, sources: Tensor, num_targets: int, order: 
 def transpose(indptr: Tensor, indices: Tensor, num_columns: int) -> CSR:
     """The CSR of the transposed matrix; `edges` are positions in `indices`, increasing inside a row.
 
-    `indptr` int64 [rows + 1], `indices` int32 or int64 [entries] in [0, num_columns). The result's `indices` are rows of
-    the input, int32 where they fit. Raises InputError for an index outside [0, num_columns)."""
+    `indptr` int64 [rows + 1], `indices` int32 or int64 [entries] in [0, num_columns). The result's `indices` are rows
+    of the input, int32 where they fit. Raises InputError for an index outside [0, num_columns)."""
     indices = check.index("indices", indices)
     indptr = check.pointers(indptr, len(indices))
     num_rows = len(indptr) - 1

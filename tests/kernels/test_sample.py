@@ -41,7 +41,7 @@ def test_a_sample_is_distinct_entries_of_its_row(backend, case, fanout):
     assert torch.equal(drawn.indices, case.matrix.indices[drawn.edges])
 
 
-@pytest.mark.parametrize(("degree", "fanout"), [(10, 3), (30, 25), (100, 1), (17, 16)])
+@pytest.mark.parametrize(("degree", "fanout"), [(10, 3), (30, 25), (100, 1), (17, 16), (2000, 30)])
 def test_sampling_is_uniform(backend, degree, fanout):
     keys = torch.arange(20_000) * 3
     indptr, indices = torch.tensor([0, degree]), torch.arange(degree)

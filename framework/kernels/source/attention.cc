@@ -110,13 +110,17 @@ int64_t attention(const Attention<T, I>& in, T* totals, T* out) {
 template <class T, class I>
 VERSIONS void target_gradient_rows(const Attention<T, I>& in, int64_t begin, int64_t end, const T* totals,
                                    const T* gradient, T* pairs, T* target_gradient) {
-  const int64_t stride = in.heads * in.width;
+  const int64_t stride = in.heads * in.width, num_entries = in.indptr[in.num_rows];
   for (int64_t t = begin; t < end; ++t) {
     for (int64_t head = 0; head < in.heads; ++head) {
       const T* row_gradient = gradient + t * stride + head * in.width;
       const T total = totals[t * in.heads + head];
       T mean = 0;  // of the gradients of the weights, under the softmax
       for (int64_t e = in.indptr[t]; e < in.indptr[t + 1]; ++e) {
+        if (e + kAhead < num_entries) {
+          const T* coming = in.values + in.indices[e + kAhead] * stride + head * in.width;
+          for (int64_t c = 0; c < in.width; c += Vector<T>::kWidth) __builtin_prefetch(coming + c);
+        }
         const T weight = std::exp(in.score(t, in.indices[e], head) - total);
         const T scale = in.edge_scale ? in.edge_scale[e * in.heads + head] : T(1);
         T* pair = pairs + 2 * (e * in.heads + head);
@@ -158,7 +162,10 @@ VERSIONS void source_gradient_rows(const int64_t* indptr, int64_t num_rows, cons
     const Row<I> row{indices + first, count, indptr[num_rows] - first};
     for (int64_t head = 0; head < heads; ++head) {
       const T* head_pairs = pairs + 2 * head;
-      const auto weight = [&](int64_t k) { return head_pairs[2 * heads * edges[first + k]]; };
+      const auto weight = [&](int64_t k) {
+        if (k + kAhead < row.readable) __builtin_prefetch(head_pairs + 2 * heads * edges[first + k + kAhead]);
+        return head_pairs[2 * heads * edges[first + k]];
+      };
       weighted_sum(value_gradient + s * stride + head * width, gradient + head * width, stride, width, row, weight,
                    T(1));
       T sum = 0;

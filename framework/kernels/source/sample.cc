@@ -18,12 +18,33 @@ VERSIONS void draw_row(uint64_t key, int64_t id, int64_t count, uint32_t* draws)
   }
 }
 
-// Floyd's sample of `count` from [0, size), sorted. `chosen` stays sorted throughout: the number that takes the place
-// of one drawn before is larger than all drawn so far.
-void floyd(const uint32_t* draws, int64_t count, int64_t size, int64_t* chosen) {
+// The number that step i of Floyd's algorithm draws from [0, last], and `last` itself.
+INLINE int64_t scaled(uint32_t draw, int64_t last) {
+  return static_cast<int64_t>(draw * static_cast<uint64_t>(last + 1) >> 32);
+}
+
+// Rows of up to this many entries note what was chosen in a bitmap, without a branch that depends on a draw.
+constexpr int64_t kBitmap = 1024;
+
+// Floyd's sample of `count` from [0, size), sorted; size <= kBitmap.
+void floyd_bitmap(const uint32_t* draws, int64_t count, int64_t size, int64_t* chosen) {
+  uint64_t taken[kBitmap / 64];
+  const int64_t words = (size + 63) / 64;
+  std::fill(taken, taken + words, 0);
+  for (int64_t last = size - count; last < size; ++last) {
+    const int64_t drawn = scaled(*draws++, last);
+    const int64_t pick = taken[drawn / 64] >> (drawn % 64) & 1 ? last : drawn;
+    taken[pick / 64] |= uint64_t{1} << (pick % 64);
+  }
+  for (int64_t word = 0; word < words; ++word)
+    for (uint64_t left = taken[word]; left != 0; left &= left - 1) *chosen++ = 64 * word + __builtin_ctzll(left);
+}
+
+// The same for any size. `chosen` stays sorted throughout: the number that takes the place of one drawn before is
+// larger than all drawn so far.
+void floyd_sorted(const uint32_t* draws, int64_t count, int64_t size, int64_t* chosen) {
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t last = size - count + i;
-    const int64_t drawn = static_cast<int64_t>(draws[i] * static_cast<uint64_t>(last + 1) >> 32);
+    const int64_t last = size - count + i, drawn = scaled(draws[i], last);
     int64_t* place = std::lower_bound(chosen, chosen + i, drawn);
     if (place < chosen + i && *place == drawn) {
       chosen[i] = last;
@@ -34,6 +55,9 @@ void floyd(const uint32_t* draws, int64_t count, int64_t size, int64_t* chosen) 
   }
 }
 
+// Rows ahead to ask memory for: about what one core can have under way.
+constexpr int64_t kAhead = 8;
+
 template <class I>
 int64_t sample_fill(const int64_t* indptr, const I* indices, const int64_t* rows, const int64_t* row_keys,
                     int64_t num_rows, uint64_t key, const int64_t* out_indptr, I* out_indices, int64_t* out_edges) {
@@ -42,6 +66,7 @@ int64_t sample_fill(const int64_t* indptr, const I* indices, const int64_t* rows
     std::vector<uint32_t> draws;
 #pragma omp for schedule(dynamic, kRowsPerTask)
     for (int64_t r = 0; r < num_rows; ++r) {
+      if (r + kAhead < num_rows) __builtin_prefetch(indices + indptr[rows[r + kAhead]]);
       const int64_t begin = indptr[rows[r]], degree = indptr[rows[r] + 1] - begin;
       const int64_t count = out_indptr[r + 1] - out_indptr[r];
       int64_t* edges = out_edges + out_indptr[r];
@@ -50,7 +75,7 @@ int64_t sample_fill(const int64_t* indptr, const I* indices, const int64_t* rows
       } else {
         draws.resize((count + kLanes - 1) / kLanes * kLanes);
         draw_row(key, row_keys[r], count, draws.data());
-        floyd(draws.data(), count, degree, edges);
+        (degree <= kBitmap ? floyd_bitmap : floyd_sorted)(draws.data(), count, degree, edges);
       }
       for (int64_t i = 0; i < count; ++i) {
         edges[i] += begin;
@@ -71,6 +96,9 @@ class Positions {
     slots_.assign(capacity, Slot{0, -1});
   }
 
+  // Ask memory for what `find_or_add` of `id` will read.
+  void expect(I id) const { __builtin_prefetch(&slots_[place_of(id)]); }
+
   // The position of `id`: the one it has, or `next` if it is new.
   int32_t find_or_add(I id, int32_t next) {
     if (2 * size_ >= static_cast<int64_t>(slots_.size())) grow();
@@ -88,12 +116,14 @@ class Positions {
     int32_t position;  // -1: empty
   };
 
+  // Fibonacci hashing: the high bits of a product with 2^64 / golden ratio spread consecutive ids.
+  uint64_t place_of(I id) const {
+    return (static_cast<uint64_t>(id) * 0x9E3779B97F4A7C15u >> 32) & (slots_.size() - 1);
+  }
+
   Slot& find(I id) {
-    // Fibonacci hashing: the high bits of a product with 2^64 / golden ratio spread consecutive ids.
-    const uint64_t hash = static_cast<uint64_t>(id) * 0x9E3779B97F4A7C15u;
-    const uint64_t mask = slots_.size() - 1;
-    uint64_t place = (hash >> 32) & mask;
-    while (slots_[place].position >= 0 && slots_[place].id != id) place = (place + 1) & mask;
+    uint64_t place = place_of(id);
+    while (slots_[place].position >= 0 && slots_[place].id != id) place = (place + 1) & (slots_.size() - 1);
     return slots_[place];
   }
 
@@ -111,18 +141,16 @@ class Positions {
 // `unique` begins with the `num_first` ids given and has room for all; returns how many it holds in the end.
 template <class I>
 int64_t unique_relabel(int64_t num_first, const I* rest, int64_t num_rest, I* unique, int32_t* positions) {
-  Positions<I> known(num_first);
+  Positions<I> known(num_first + num_rest / 2);
   for (int64_t i = 0; i < num_first; ++i) known.find_or_add(unique[i], static_cast<int32_t>(i));
   int64_t size = num_first;
   for (int64_t i = 0; i < num_rest; ++i) {
+    if (i + kAhead < num_rest) known.expect(rest[i + kAhead]);
     positions[i] = known.find_or_add(rest[i], static_cast<int32_t>(size));
     if (positions[i] == size) unique[size++] = rest[i];
   }
   return size;
 }
-
-// Rows ahead to ask memory for: about what one core can have under way.
-constexpr int64_t kAhead = 8;
 
 }  // namespace
 
