@@ -1,8 +1,8 @@
 """What the partitioners that decide node by node share: passes over the adjacency, loads, capacity.
 
 Assumptions: a node's load is 1 (balancing nodes) or the number of its in-edges (balancing edges: what owning it means
-to a shard). No part is filled beyond slack * mean load, except by a node that by itself is heavier than the slack
-leaves room for. Memory is O(nodes + parts): owners, loads and one window of the adjacency.
+to a shard). No part is filled beyond slack * mean load, unless single nodes are too heavy for that. Memory is
+O(nodes + parts): owners, loads and one window of the adjacency.
 """
 
 import dataclasses
@@ -59,11 +59,12 @@ def sweep(
         )
     with open_adjacency(graph) as adjacency:
         weights = adjacency.edge_weights if balance == "edges" else np.full(graph.num_nodes, 1, np.int64)
+        sums = _sums(adjacency, weights, parts, slack)
         owners = np.full(graph.num_nodes, -1, np.int32) if start is None else start
+        _deal_heavy(owners, weights, parts, (slack - 1) * sums.mean_load)
         loads = np.zeros(parts, np.int64)
-        if start is not None:
-            np.add.at(loads, start, weights)
-        chosen = rule(_sums(adjacency, weights, parts, slack))
+        np.add.at(loads, owners[owners >= 0], weights[owners >= 0])
+        chosen = rule(sums)
         entries, before = int(adjacency.degrees.sum()), 0
         for _ in range(passes):
             together = 0
@@ -93,6 +94,20 @@ def _sums(adjacency: Adjacency, weights: Ids, parts: int, slack: float) -> Sums:
         mean_load=total / parts or 1.0,
         capacity=capacity(total, parts, slack),
     )
+
+
+def _deal_heavy(owners: NodeParts, weights: Ids, parts: int, limit: float) -> None:
+    """Give each node heavier than `limit` to the part with the least of such load, the heaviest first.
+
+    Such a node might fit nowhere once the parts are nearly full. Where it has a place from the beginning, it keeps one:
+    when its turn comes, its own part has room for it. They are few: at most `parts` / (slack - 1). A limit of 1 or less
+    would call every node heavy: then all are treated alike."""
+    heavy = np.flatnonzero(weights > limit) if limit > 1 else np.empty(0, np.int64)
+    loads = np.zeros(parts, np.int64)
+    for node in heavy[np.argsort(-weights[heavy], kind="stable")]:
+        part = np.argmin(loads)
+        owners[node] = part
+        loads[part] += weights[node]
 
 
 def _spread(owners: NodeParts, free: Ids, parts: int) -> None:

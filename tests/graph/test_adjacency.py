@@ -95,7 +95,10 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "_write", full)
-    with pytest.raises(InputError, match=r"No space left on device; free .* or set TMPDIR"), open_adjacency(graph(), budget=100):
+    with (
+        pytest.raises(InputError, match=r"No space left on device; free .* or set TMPDIR"),
+        open_adjacency(graph(), budget=100),
+    ):
         pass
 
 
