@@ -91,7 +91,7 @@ def _checkpoint(folder: Path, verify: bool) -> Inspection:
     parts = tuple(
         {"file": file, "tensor": name, "type": str(tensor.dtype), "shape": list(tensor.shape)}
         for file, tensors in found.tensors.items()
-        for name, tensor in tensors.items()
+        for name, tensor in sorted(tensors.items())
     )
     return Inspection(kind="checkpoint", path=str(folder), facts=facts, parts=parts, verified=True)
 
@@ -128,9 +128,9 @@ def _settings(encoded: Mapping[str, Any]) -> str:
 
 
 def _flat(value: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
-    """Nested names joined by dots, with the plain values they lead to."""
+    """Nested names joined by dots, with the plain values they lead to; a plug-in's name stands for the plug-in."""
     rows: list[tuple[str, Any]] = []
     for name, inner in value.items():
-        here = f"{path}.{name}" if path else name
-        rows += _flat(inner, here) if isinstance(inner, Mapping) else [(here, inner)]
+        here = ".".join(filter(None, [path, name if name != "plugin" else ""]))
+        rows += _flat(inner, here) if isinstance(inner, Mapping) else [(here or name, inner)]
     return rows
