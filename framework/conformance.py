@@ -114,7 +114,7 @@ def _stream(pairs: list[tuple[int, int]], num_nodes: int) -> ArrayEdges:
     return ArrayEdges(source=edges[:, 0].copy(), target=edges[:, 1].copy(), num_nodes=num_nodes)
 
 
-def _cliques(count: int = 24, size: int = 8, *, batch_size: int = 1 << 20) -> ArrayEdges:
+def small_graph(count: int = 24, size: int = 8, *, batch_size: int = 1 << 20) -> ArrayEdges:
     """Cliques in a ring: a graph in which every part can be filled, and few edges need be cut."""
     node = np.arange(count * size)
     inside = [(a, b) for a in node for b in range(a // size * size, a // size * size + size) if a != b]
@@ -167,12 +167,12 @@ def _is_configuration(partitioner: Partitioner) -> Verdict:
 
 
 def _covers_everything_once(partitioner: Partitioner) -> Verdict:
-    place(partitioner, _cliques(), 4)
+    place(partitioner, small_graph(), 4)
     return None
 
 
 def _respects_parts(partitioner: Partitioner) -> Verdict:
-    graph = _cliques()
+    graph = small_graph()
     for parts in (1, 2, 3, 8, 13):
         used = len(np.unique(_answer(place(partitioner, graph, parts), graph)))
         if used < parts:
@@ -181,7 +181,7 @@ def _respects_parts(partitioner: Partitioner) -> Verdict:
 
 
 def _is_deterministic(partitioner: Partitioner) -> Verdict:
-    graph = _cliques()
+    graph = small_graph()
     first, second = (_answer(place(partitioner, graph, 4), graph) for _ in range(2))
     if not np.array_equal(first, second):
         return f"a second run answered differently for {np.count_nonzero(first != second)} of {len(first)}."
@@ -189,7 +189,7 @@ def _is_deterministic(partitioner: Partitioner) -> Verdict:
 
 
 def _ignores_batches(partitioner: Partitioner) -> Verdict:
-    whole, pieces = _cliques(), _cliques(batch_size=7)
+    whole, pieces = small_graph(), small_graph(batch_size=7)
     first, second = (_answer(place(partitioner, graph, 4), graph) for graph in (whole, pieces))
     if not np.array_equal(first, second):
         return "the same edges in batches of 7 got another answer; expected that where a batch ends changes nothing."
@@ -197,7 +197,7 @@ def _ignores_batches(partitioner: Partitioner) -> Verdict:
 
 
 def _leaves_the_stream_alone(partitioner: Partitioner) -> Verdict:
-    graph, untouched = _cliques(), _cliques()
+    graph, untouched = small_graph(), small_graph()
     place(partitioner, graph, 4)
     if not (np.array_equal(graph.source, untouched.source) and np.array_equal(graph.target, untouched.target)):
         return "it changed the arrays that the stream gave it; expected it to work on copies."

@@ -69,6 +69,8 @@ class Quality:
     """Bytes of a full-graph epoch: forward and backward of every layer but the first, whose rows are fetched once."""
     seconds: float
     """Wall time of the partitioner."""
+    cpu_seconds: float
+    """Processor time of the partitioner, of all its threads."""
     peak_memory_bytes: int
     """What the partitioner added to the resident set at its worst moment."""
 
@@ -126,11 +128,10 @@ def place(
 
 
 def _place_nodes(partitioner: EdgeCut, graph: EdgeStream, parts: int, widths: tuple[int, ...]) -> Placement:
-    memory = PeakMemory()
-    started = time.perf_counter()
-    owners = partitioner.owners(graph, parts)
-    seconds = time.perf_counter() - started
-    peak = memory.added()
+    cost = _Cost()
+    with cost:
+        owners = partitioner.owners(graph, parts)
+    cost.settle()
     _validate(partitioner, "owners", owners, graph.num_nodes, parts)
 
     replicas = _Replicas(graph.num_nodes, parts)
@@ -149,8 +150,7 @@ def _place_nodes(partitioner: EdgeCut, graph: EdgeStream, parts: int, widths: tu
         edges,
         cut_ratio=cut / max(1, graph.num_edges),
         row_bytes=[_FLOAT_BYTES * width for width in widths],
-        seconds=seconds,
-        peak_memory_bytes=peak,
+        cost=cost,
     )
     return Placement(
         kind="edge-cut", parts=parts, owners=owners, replicas=replicas.bits, partitioner=partitioner, quality=quality
@@ -160,19 +160,17 @@ def _place_nodes(partitioner: EdgeCut, graph: EdgeStream, parts: int, widths: tu
 def _place_edges(partitioner: VertexCut, graph: EdgeStream, parts: int, widths: tuple[int, ...]) -> Placement:
     replicas = _Replicas(graph.num_nodes, parts)
     edges = np.zeros(parts, np.int64)
-    memory = PeakMemory()
-    seconds = 0.0
+    cost = _Cost()
     answers = iter(partitioner.edge_owners(graph, parts))
     for number, (source, target) in enumerate(graph):
-        started = time.perf_counter()
-        holder = next(answers, None)
-        seconds += time.perf_counter() - started
+        with cost:
+            holder = next(answers, None)
         _validate(partitioner, f"edge_owners, batch {number}", holder, len(source), parts)
         assert holder is not None
         edges += np.bincount(holder, minlength=parts)
         replicas.add(source, holder)
         replicas.add(target, holder)
-    peak = memory.added()
+    cost.settle()
     if (extra := next(answers, None)) is not None:
         raise InputError(f"{_name(partitioner)}: edge_owners answered {len(extra)} edges after the last batch.")
 
@@ -185,8 +183,7 @@ def _place_edges(partitioner: VertexCut, graph: EdgeStream, parts: int, widths: 
         cut_ratio=int(np.count_nonzero(copies > 1)) / max(1, graph.num_nodes),
         # A mirror sends its partial aggregate, and receives the whole one.
         row_bytes=[2 * _FLOAT_BYTES * width for width in widths],
-        seconds=seconds,
-        peak_memory_bytes=peak,
+        cost=cost,
     )
     return Placement(
         kind="vertex-cut", parts=parts, owners=owners, replicas=replicas.bits, partitioner=partitioner, quality=quality
@@ -216,8 +213,7 @@ def _quality(
     *,
     cut_ratio: float,
     row_bytes: list[int],
-    seconds: float,
-    peak_memory_bytes: int,
+    cost: "_Cost",
 ) -> Quality:
     """`replicas`, `edges`: of each part, int64 [parts]. `row_bytes`: what one replica costs before each layer."""
     owned = np.bincount(owners, minlength=len(edges))
@@ -234,8 +230,9 @@ def _quality(
         halo_share=float(np.max(replicas / np.maximum(1, owned))),
         bytes_per_layer=per_layer,
         bytes_per_epoch=2 * sum(per_layer[1:]),
-        seconds=seconds,
-        peak_memory_bytes=peak_memory_bytes,
+        seconds=cost.seconds,
+        cpu_seconds=cost.cpu_seconds,
+        peak_memory_bytes=cost.peak_memory_bytes,
     )
 
 
@@ -243,6 +240,26 @@ def balance(loads: NDArray[Any]) -> float:
     """The largest of `loads` (a number a part) over their mean; 1 where there is no load at all."""
     total = loads.sum()
     return float(loads.max() * len(loads) / total) if total else 1.0
+
+
+class _Cost:
+    """What a plug-in takes: time inside `with`, as often as it is entered, and memory from the making to `settle`."""
+
+    def __init__(self) -> None:
+        self.seconds = self.cpu_seconds = 0.0
+        self.peak_memory_bytes = 0
+        self._memory = PeakMemory()
+
+    def __enter__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._wall
+        self.cpu_seconds += time.process_time() - self._cpu
+
+    def settle(self) -> None:
+        """Read the memory, before what comes next uses any."""
+        self.peak_memory_bytes = self._memory.added()
 
 
 class _Replicas:
