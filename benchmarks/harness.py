@@ -1,7 +1,7 @@
 """What every benchmark shares: rows of JSON, where they were taken, and tables made of them.
 
-Assumptions: a row is one measurement, appended to a file of JSON lines as soon as it is there and never changed, so that
-a run that was stopped goes on where it stopped. Tables and plots are rendered from rows and never typed.
+Assumptions: a row is one measurement, appended to a file of JSON lines as soon as it is there and never changed, so
+that a run that was stopped goes on where it stopped. Tables and plots are rendered from rows and never typed.
 """
 
 import datetime
