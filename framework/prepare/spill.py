@@ -110,7 +110,8 @@ def spill_features(raw: RawGraph, owners: NodeParts, scratch: Path, told: Progre
         return
     first = 0
     for batch in raw.features.batches():
-        rows = np.asarray(batch, dtype=np.float32)
+        with np.errstate(over="ignore"):  # too large a number becomes infinite, which check_rows names
+            rows = np.asarray(batch, dtype=np.float32)
         check_rows(raw, first, rows)
         for part, chosen in _by_part(owners[first : first + len(rows)]):
             append_scratch(bucket(scratch, part, 0, "features"), rows[chosen])

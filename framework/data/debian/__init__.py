@@ -73,7 +73,7 @@ def write_folder(
     counts.sort_indices()
     starts = pa.array(counts.indptr.astype(np.int32))
     columns = {
-        "section": pa.array(sections).dictionary_encode(),
+        "section": pa.array(sections, pa.string()).dictionary_encode(),
         "terms": pa.ListArray.from_arrays(starts, pa.array(counts.indices.astype(np.int16))),
         "counts": pa.ListArray.from_arrays(starts, pa.array(counts.data.astype(np.uint16))),
     }

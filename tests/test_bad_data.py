@@ -1,0 +1,332 @@
+"""Input that cannot be used: one line each, naming the thing and what would do, and exit code 2."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+from scipy.sparse import csr_matrix, save_npz
+
+from framework.data.arrays import from_arrays, from_pyg, from_scipy
+from framework.data.dataset import ArrayRows, RawGraph
+from framework.data.files import Files
+from framework.data.npz import Npz, Scipy
+from framework.errors import InputError, StoreError
+from framework.graph.edges import ArrayEdges
+from framework.graph.store import MANIFEST, ShardStore, column_file
+from framework.prepare import prepare
+from partitioners.random import Random
+
+
+def said(call: Callable[[], object], kind: type[InputError] = InputError) -> str:
+    """The message of the error that `call` raises: one line, exit code 2."""
+    with pytest.raises(kind) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert caught.value.exit_code == 2
+    return message
+
+
+# --- a store that was damaged ---
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """The folder of a whole store of two parts."""
+    source, target = np.random.Generator(np.random.Philox(0)).integers(0, 40, (2, 200))
+    features = np.arange(120.0).reshape(40, 3)
+    return prepare(from_arrays(source, target, num_nodes=40, features=features), Random(), 2, tmp_path).path
+
+
+def test_no_store(tmp_path):
+    assert "is no shard store" in said(lambda: ShardStore.open(tmp_path / "nowhere"), StoreError)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, -2])
+def test_torn_manifest(store, kept):
+    manifest = store / MANIFEST
+    manifest.write_bytes(manifest.read_bytes()[:kept])
+    message = said(lambda: ShardStore.open(store), StoreError)
+    assert str(manifest) in message
+    assert "torn" in message
+
+
+def test_altered_manifest(store):
+    manifest = store / MANIFEST
+    manifest.write_text(manifest.read_text().replace('"num_nodes": 40', '"num_nodes": 41'))
+    assert "its checksum is not that of its content" in said(lambda: ShardStore.open(store), StoreError)
+
+
+@pytest.mark.parametrize("version", [2, 99])
+def test_newer_manifest(store, version):
+    manifest = store / MANIFEST
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": version}))
+    message = said(lambda: ShardStore.open(store), StoreError)
+    assert f"format version {version}; this program reads up to 1. Update shardyard" in message
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '"text"', '{"format": "shardyard-store", "version": "x"}'])
+def test_manifest_of_something_else(store, content):
+    (store / MANIFEST).write_text(content)
+    assert str(store / MANIFEST) in said(lambda: ShardStore.open(store), StoreError)
+
+
+def test_missing_file(store):
+    victim = column_file(store, 1, "indices")
+    victim.unlink()
+    assert f"'{victim}' is missing" in said(lambda: ShardStore.open(store), StoreError)
+
+
+@pytest.mark.parametrize("lost", [1, 64, 300])
+def test_truncated_arrow_file(store, lost):
+    """Seen at open; and where a process has opened the store already, at the mapping."""
+    victim = column_file(store, 1, "indices")
+    opened = ShardStore.open(store)
+    victim.write_bytes(victim.read_bytes()[:-lost])
+    message = said(lambda: ShardStore.open(store), StoreError)
+    assert f"'{victim}' has" in message
+    assert "prepare it again" in message
+    assert f"'{victim}' cannot be read" in said(lambda: opened.shard(1), StoreError)
+
+
+def test_flipped_byte(store):
+    """Any byte of any file: verify names the file."""
+    for victim in sorted(store.glob("part-*/*.arrow")):
+        whole = victim.read_bytes()
+        for place in (0, len(whole) // 2, len(whole) - 1):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1
+            victim.write_bytes(damaged)
+            assert f"'{victim}' was altered" in said(ShardStore.open(store).verify, StoreError)
+        victim.write_bytes(whole)
+    ShardStore.open(store).verify()
+
+
+def test_file_of_another_store(store, tmp_path):
+    """A whole Arrow file with another number of rows, where the store was open already: found at the mapping."""
+    opened = ShardStore.open(store)
+    victim = column_file(store, 0, "features")
+    victim.write_bytes(column_file(store, 1, "features").read_bytes())
+    assert "the manifest says" in said(lambda: opened.shard(0), StoreError)
+
+
+# --- a raw graph that makes no sense ---
+
+
+def prepared_from(raw: RawGraph, root: Path) -> Callable[[], object]:
+    @dataclasses.dataclass(frozen=True)
+    class Given:
+        def fingerprint(self) -> str:
+            return "given"
+
+        def open(self) -> RawGraph:
+            return raw
+
+    return lambda: prepare(Given(), Random(), 2, root)
+
+
+def path_of(*nodes: int, num_nodes: int = 4) -> ArrayEdges:
+    return ArrayEdges(source=np.asarray(nodes[:-1]), target=np.asarray(nodes[1:]), num_nodes=num_nodes)
+
+
+def test_zero_nodes(tmp_path):
+    message = said(lambda: prepare(from_arrays([], [], num_nodes=0), Random(), 2, tmp_path))
+    assert message == "the graph has no nodes; expected at least one."
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_feature_that_is_not_finite(tmp_path, bad):
+    rows = np.zeros((4, 3))
+    rows[2, 1] = bad
+    features = ArrayRows(array=rows, batch_size=1)
+    raw = RawGraph(edges=path_of(0, 1), features=features, ids=np.asarray(["a", "b", "c", "d"]))
+    assert "feature column 1 of node c is" in said(prepared_from(raw, tmp_path))
+
+
+@pytest.mark.parametrize(("label", "classes"), [(5, 5), (-2, 5), (0, 0)])
+def test_label_out_of_range(tmp_path, label, classes):
+    raw = RawGraph(edges=path_of(0, 1), labels=np.asarray([-1, -1, -1, label]), num_classes=classes)
+    assert f"the label of node 3 is {label}; expected 0 to {classes - 1}" in said(prepared_from(raw, tmp_path))
+
+
+def test_split_of_another_value(tmp_path):
+    raw = RawGraph(edges=path_of(0, 1), split=np.asarray([0, 1, 9, 2], np.uint8))
+    assert "the split of node 2 is 9" in said(prepared_from(raw, tmp_path))
+
+
+@pytest.mark.parametrize("node", [4, -1])
+def test_edge_to_a_node_outside(tmp_path, node):
+    message = said(prepared_from(RawGraph(edges=path_of(0, 1, node)), tmp_path))
+    assert message == f"edge 1 (1 -> {node}) names node {node}, which is unknown; expected 0 to 3."
+
+
+def test_columns_of_another_length(tmp_path):
+    assert "labels has shape (2,); expected (4,)" in said(
+        prepared_from(RawGraph(edges=path_of(0, 1), labels=np.zeros(2, np.int64)), tmp_path)
+    )
+    rows = ArrayRows(array=np.zeros((3, 2)))
+    assert "features have shape (3, 2)" in said(prepared_from(RawGraph(edges=path_of(0), features=rows), tmp_path))
+    weights = [np.ones(3, np.float32)]
+    raw = RawGraph(edges=path_of(0, 1, 2), edge_weights=weights)
+    assert "the weights from edge 0 on are (3,); expected 2" in said(prepared_from(raw, tmp_path))
+
+
+def test_weight_that_is_not_finite(tmp_path):
+    raw = RawGraph(edges=path_of(0, 1, 2), edge_weights=[np.asarray([1, np.nan], np.float32)])
+    assert "the weight of edge 1 is nan" in said(prepared_from(raw, tmp_path))
+
+
+def test_arrays_of_other_shapes():
+    assert "expected one length for all" in said(lambda: from_arrays([0, 1], [0]))
+    assert "expected a square one" in said(lambda: from_scipy(csr_matrix((3, 4))))
+    assert "has no edge_index" in said(lambda: from_pyg(object()))
+
+
+# --- raw files ---
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    """Edges and nodes in Parquet, nothing wrong with them."""
+    parquet.write_table(pa.table({"source": [10, 20], "target": [20, 30], "w": [0.5, 1.5]}), tmp_path / "edges.parquet")
+    nodes = pa.table({"id": [10, 20, 30], "class": [0, 1, None], "part": ["train", "test", None], "x": [1.0, 2.0, 3.0]})
+    parquet.write_table(nodes, tmp_path / "nodes.parquet")
+    return Files(
+        edges=(str(tmp_path / "edges.parquet"),), nodes=str(tmp_path / "nodes.parquet"), label="class", columns=("x",)
+    )
+
+
+def tried(dataset: Files | Npz | Scipy, folder: Path) -> str:
+    return said(lambda: prepare(dataset, Random(), 2, folder / "stores"))
+
+
+def test_missing_files(files, tmp_path):
+    nowhere = str(tmp_path / "nowhere.parquet")
+    assert f"'{nowhere}' is missing" in tried(dataclasses.replace(files, edges=(nowhere,)), tmp_path)
+    assert f"'{nowhere}' cannot be read: No such file" in tried(dataclasses.replace(files, nodes=nowhere), tmp_path)
+    pattern = str(tmp_path / "none-*.csv")
+    assert f"no file matches '{pattern}'" in tried(dataclasses.replace(files, edges=(pattern,)), tmp_path)
+    assert "cannot be read" in tried(Npz(path=nowhere), tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 10, 200])
+def test_truncated_parquet_file(files, tmp_path, kept):
+    victim = Path(files.edges[0])
+    victim.write_bytes(victim.read_bytes()[:kept])
+    message = tried(files, tmp_path)
+    assert f"'{victim}' cannot be read" in message
+    assert "cut short" in message
+
+
+def test_truncated_numpy_files(tmp_path):
+    np.savez(tmp_path / "graph.npz", edge_index=np.zeros((2, 500), np.int64))
+    save_npz(tmp_path / "matrix.npz", csr_matrix(np.eye(50)))
+    np.save(tmp_path / "edges.npy", np.zeros((500, 2), np.int64))
+    for dataset in (
+        Npz(path=str(tmp_path / "graph.npz")),
+        Scipy(path=str(tmp_path / "matrix.npz")),
+        Files(edges=(str(tmp_path / "edges.npy"),)),
+    ):
+        path = Path(dataset.edges[0] if isinstance(dataset, Files) else dataset.path)
+        for kept in (len(path.read_bytes()) // 2, 0):
+            path.write_bytes(path.read_bytes()[:kept])
+            assert f"'{path}' cannot be read as a NumPy file" in tried(dataset, tmp_path)
+
+
+def test_pickled_array_is_not_read(tmp_path):
+    np.savez(tmp_path / "graph.npz", edge_index=np.asarray([{}, {}]))
+    assert "without pickles" in tried(Npz(path=str(tmp_path / "graph.npz")), tmp_path)
+
+
+def test_edge_to_a_node_that_the_table_lacks(files, tmp_path):
+    parquet.write_table(pa.table({"source": [10, 20], "target": [20, 77]}), files.edges[0])
+    message = tried(files, tmp_path)
+    assert "has an edge (number 1) with node 77, which is unknown to the table" in message
+    assert "Add the node there" in message
+
+
+def test_edge_to_a_row_that_the_features_lack(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((3, 2)))
+    np.save(tmp_path / "edges.npy", np.asarray([[0, 1], [1, 3]]))
+    dataset = Files(edges=(str(tmp_path / "edges.npy"),), features=str(tmp_path / "x.npy"))
+    assert "with node 3, which is unknown to the 3 rows of features" in tried(dataset, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["empty.csv", "empty.tsv", "empty.parquet", "empty.npy", "empty.npz"])
+@pytest.mark.parametrize("has_nodes", [True, False])
+def test_empty_edge_file(files, tmp_path, name, has_nodes):
+    path = tmp_path / name
+    if path.suffix in (".csv", ".tsv"):
+        path.write_text("source\ttarget\n" if path.suffix == ".tsv" else "source,target\n")
+    elif path.suffix == ".parquet":
+        parquet.write_table(pa.table({"source": pa.array([], pa.int64()), "target": pa.array([], pa.int64())}), path)
+    elif path.suffix == ".npy":
+        np.save(path, np.empty((2, 0), np.int64))
+    else:
+        np.savez(path, edge_index=np.empty((2, 0), np.int64))
+    dataset = dataclasses.replace(files, edges=(*files.edges, str(path)))
+    if not has_nodes:
+        dataset = dataclasses.replace(dataset, nodes="", label="", columns=())
+    message = tried(dataset, tmp_path)
+    assert f"'{path}' has no edges" in message
+
+
+def test_file_of_no_bytes(tmp_path):
+    (tmp_path / "edges.csv").touch()
+    assert "edges.csv' cannot be read" in tried(Files(edges=(str(tmp_path / "edges.csv"),)), tmp_path)
+
+
+def test_wrong_columns(files, tmp_path):
+    message = tried(dataclasses.replace(files, source="from"), tmp_path)
+    assert "has no column 'from'; it has source, target, w" in message
+    assert "has no column 'klass'; it has id, class, part, x" in tried(
+        dataclasses.replace(files, label="klass"), tmp_path
+    )
+    assert "column 'part' of" in tried(dataclasses.replace(files, columns=("part",)), tmp_path)
+    assert "names a column of a table of nodes" in tried(dataclasses.replace(files, nodes=""), tmp_path)
+
+
+def test_values_of_a_wrong_type(files, tmp_path):
+    assert "has ids of type double" in tried(dataclasses.replace(files, source="w"), tmp_path)
+    assert "holds 'holdout'; expected train" in tried(_with_nodes(files, part=["train", "holdout", ""]), tmp_path)
+    assert "is double; expected whole numbers or names" in tried(dataclasses.replace(files, label="x"), tmp_path)
+
+
+def _with_nodes(files: Files, **columns: list[object]) -> Files:
+    table = parquet.read_table(files.nodes)
+    for name, values in columns.items():
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    parquet.write_table(table, files.nodes)
+    return dataclasses.replace(files, split="part")
+
+
+def test_ids_twice_or_missing_or_mixed(files, tmp_path):
+    assert "has the id 10 more than once" in tried(_with_nodes(files, id=[10, 20, 10]), tmp_path)
+    assert "rows without an id" in tried(_with_nodes(files, id=[10, 20, None]), tmp_path)
+    (tmp_path / "text.csv").write_text("source,target\na,b\n")
+    mixed = Files(edges=(*files.edges, str(tmp_path / "text.csv")))
+    assert "ids of another kind" in tried(mixed, tmp_path)
+
+
+def test_nan_in_a_feature_column_names_the_raw_id(files, tmp_path):
+    assert "feature column 0 of node 20 is nan" in tried(_with_nodes(files, x=[1.0, None, 3.0]), tmp_path)
+
+
+def test_label_over_the_number_of_classes(files, tmp_path):
+    assert "the label of node 20 is 1; expected 0 to 0" in tried(dataclasses.replace(files, classes=1), tmp_path)
+
+
+def test_unknown_format(files, tmp_path):
+    (tmp_path / "edges.xls").touch()
+    message = tried(dataclasses.replace(files, edges=(str(tmp_path / "edges.xls"),)), tmp_path)
+    assert "is of no known format; expected a name that ends in .parquet" in message
+
+
+def test_nothing_is_left_of_a_failed_prepare(files, tmp_path):
+    tried(dataclasses.replace(files, classes=1), tmp_path)
+    assert list((tmp_path / "stores").iterdir()) == []
