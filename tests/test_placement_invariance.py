@@ -1,0 +1,108 @@
+"""A run's result does not depend on where it was computed: workers, parts, partitioner, reach, launcher."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from node_runs import blocks_and_report, small_run
+
+from framework.errors import InputError
+from framework.models.nodes import GAT, GCN
+from framework.registry import LAUNCHERS, PARTITIONERS
+from launch.local import Local
+from launch.ray import Ray
+from launch.start import start
+from partitioners.hdrf import HighDegreeReplicatedFirst
+from partitioners.metis import Metis
+from partitioners.random import Random
+from partitioners.spinner import Spinner
+
+EPOCHS = 10
+
+
+def ignore(event: Any) -> None:
+    """Nobody watches."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> dict[str, Any]:
+    """One worker, one part."""
+    return start(small_run(folder / "alone", epochs=EPOCHS, parts=1), ignore, blocks_and_report)
+
+
+# Every value of every axis is met by several of the others; the slow test walks the whole product.
+PLACEMENTS = [
+    {"workers": 1, "parts": 4, "partitioner": Metis()},
+    {"workers": 1, "parts": 8, "partitioner": Spinner()},
+    {"workers": 2, "parts": 1, "partitioner": Random()},
+    {"workers": 2, "parts": 4, "partitioner": Spinner(), "reach": "owned"},
+    {"workers": 4, "parts": 8, "partitioner": Metis(), "reach": "owned"},
+]
+PRODUCT = [
+    {"workers": workers, "parts": parts, "partitioner": partitioner, "launcher": launcher, "reach": "owned"}
+    for workers in (1, 2, 4)
+    for parts in (1, 4, 8)
+    for partitioner in (Random(), Metis(), Spinner())
+    for launcher in (Local(), Ray())
+]
+
+
+def name_of(placement: dict[str, Any]) -> str:
+    """`2-4-metis-owned-local`."""
+    partitioner = PARTITIONERS.name_of(type(placement["partitioner"]))
+    launcher = LAUNCHERS.name_of(type(placement.get("launcher", Local())))
+    return f"{placement['workers']}-{placement['parts']}-{partitioner}-{placement.get('reach', 'host')}-{launcher}"
+
+
+def assert_same(folder: Path, alone: dict[str, Any], placement: dict[str, Any]) -> None:
+    """Same blocks, same losses, same metrics."""
+    run = small_run(folder / name_of(placement), epochs=EPOCHS, **placement)
+    report = start(run, ignore, blocks_and_report)
+    assert report["blocks"] == alone["blocks"]
+    assert report["loss"] == pytest.approx(alone["loss"], rel=1e-9)
+    assert len(report["loss"]) == EPOCHS
+    assert report["metrics"] == alone["metrics"]
+    assert report["run_digest"] == alone["run_digest"]
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS, ids=name_of)
+def test_loss_and_blocks_are_the_same_anywhere(
+    folder: Path, alone: dict[str, Any], placement: dict[str, Any]
+) -> None:
+    assert_same(folder, alone, placement)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", PRODUCT, ids=name_of)
+def test_loss_and_blocks_are_the_same_over_the_whole_product(
+    folder: Path, alone: dict[str, Any], placement: dict[str, Any]
+) -> None:
+    assert_same(folder, alone, placement)
+
+
+@pytest.mark.parametrize(
+    "model", [GCN(hidden=16), GAT(hidden=4, heads=4, input_dropout=0.3, attention_dropout=0.3)], ids=["gcn", "gat"]
+)
+def test_other_models_are_as_indifferent(folder: Path, model: Any) -> None:
+    losses = [
+        start(small_run(folder / f"{type(model).__name__}-{workers}", model=model, workers=workers, epochs=3), ignore)
+        for workers in (1, 2)
+    ]
+    assert losses[1]["loss"] == pytest.approx(losses[0]["loss"], rel=1e-9)
+
+
+def test_float32_agrees_over_the_first_epoch(folder: Path) -> None:
+    settings = {"dtype": "float32", "epochs": 1}
+    one = start(small_run(folder / "one", **settings), ignore)
+    other = start(small_run(folder / "other", partitioner=Metis(), parts=8, **settings), ignore)
+    assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
+
+
+def test_a_vertex_cut_is_refused_with_its_reason(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"'hdrf' is a vertex-cut.*Choose an edge-cut: .*metis"):
+        start(small_run(folder / "cut", partitioner=HighDegreeReplicatedFirst()), ignore)
