@@ -77,7 +77,7 @@ def _convert(argument: Argument) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_
 def _library() -> ctypes.CDLL | None:
     """The loaded library, or None; the cache makes the note about a missing one appear once."""
     if not _PATH.exists():
-        logging.getLogger("shardyard").info("no compiled kernels were installed: their slower torch twins are used.")
+        logging.getLogger("shardyard").warning("no compiled kernels were installed: their slower torch twins are used.")
         return None
     try:
         return ctypes.CDLL(str(_PATH))
