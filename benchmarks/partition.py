@@ -142,6 +142,7 @@ def _in_a_process(request: dict[str, Any]) -> dict[str, Any]:
         stdout=subprocess.PIPE,
         text=True,
         check=True,
+        cwd=Path(__file__).parents[1],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     answer: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])

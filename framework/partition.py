@@ -75,7 +75,7 @@ class Quality:
     """What the partitioner added to the resident set at its worst moment."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Placement:
     """Where every node and every edge of a graph belongs, and how good that is."""
 
