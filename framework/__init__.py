@@ -1,3 +1,3 @@
-"""Shardyard's framework: everything between a raw graph or data set and a trained checkpoint, without a command line."""
+"""Shardyard's framework: everything between raw data and a trained checkpoint, without a command line."""
 
 __version__ = "0.1.0"

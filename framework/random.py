@@ -30,7 +30,7 @@ def philox(key: int, counter: tuple[Tensor | int, Tensor | int, Tensor | int, Te
 
 
 def _rounds(key: int, c0: Word, c1: Word, c2: Word, c3: Word) -> tuple[Word, Word, Word, Word]:
-    """The ten rounds, of tensors or of numbers alike: a fold takes 5 microseconds on numbers, 1 millisecond on tensors."""
+    """The ten rounds, of tensors or of numbers: a fold takes 5 microseconds on numbers, 1 millisecond on tensors."""
     k0, k1 = key & _MASK, (key >> 32) & _MASK
     for _ in range(10):
         # The products have 64 bits; int64 wraps, and the logical shift is the arithmetic one under the mask.

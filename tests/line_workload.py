@@ -28,7 +28,12 @@ class Line:
 
 class LineTask:
     def __init__(self, workload: Line, run: Run, worker: Worker) -> None:
-        self.workload, self.worker, self.dtype, self.key = workload, worker, getattr(torch, run.dtype), Key.root(run.seed)
+        self.workload, self.worker, self.dtype, self.key = (
+            workload,
+            worker,
+            getattr(torch, run.dtype),
+            Key.root(run.seed),
+        )
         self.x = torch.linspace(-1, 1, workload.points, dtype=self.dtype).unsqueeze(1)
         self.y = 3 * self.x + 1 + 0.1 * torch.sin(40 * self.x)
 

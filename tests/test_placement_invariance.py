@@ -71,9 +71,7 @@ def assert_same(folder: Path, alone: dict[str, Any], placement: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS, ids=name_of)
-def test_loss_and_blocks_are_the_same_anywhere(
-    folder: Path, alone: dict[str, Any], placement: dict[str, Any]
-) -> None:
+def test_loss_and_blocks_are_the_same_anywhere(folder: Path, alone: dict[str, Any], placement: dict[str, Any]) -> None:
     assert_same(folder, alone, placement)
 
 

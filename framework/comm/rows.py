@@ -7,7 +7,7 @@ from framework.comm.group import Group
 
 
 def all_rows(group: Group, rows: Tensor, purpose: str) -> Tensor:
-    """The rows of every worker, in the order of workers: [n, ...] -> [sum of n, ...]. All workers call this together."""
+    """The rows of every worker, in their order: [n, ...] -> [sum of n, ...]. All workers call this together."""
     counts: list[int] = group.gather_json(len(rows))
     return group.exchange(torch.cat([rows] * group.size), [len(rows)] * group.size, counts, purpose)
 

@@ -60,7 +60,7 @@ def write(folder: Path, checkpoint: Checkpoint) -> Path:
     torn.mkdir(parents=True)
     try:
         for name, data in files_of(checkpoint).items():
-            with open(torn / name, "wb") as file:
+            with (torn / name).open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -69,7 +69,9 @@ def write(folder: Path, checkpoint: Checkpoint) -> Path:
         shutil.rmtree(torn, ignore_errors=True)
         if final.exists():  # a worker of another host that shares this file system was first: the bytes are the same
             return final
-        raise InputError(f"checkpoint {final} could not be written: {error.strerror}; free space or change --out.") from error
+        raise InputError(
+            f"checkpoint {final} could not be written: {error.strerror}; free space or change --out."
+        ) from error
     for old in places(folder)[:-KEPT]:
         shutil.rmtree(folder / old, ignore_errors=True)
     return final
@@ -98,7 +100,7 @@ def places(folder: Path) -> list[str]:
 
 
 def newest(folder: Path, group: Group) -> Checkpoint | None:
-    """The newest whole checkpoint that any worker sees in its `folder`, the same on all. All workers call this together.
+    """The newest whole checkpoint that any worker sees in its `folder`. All workers call this together.
 
     A damaged one is passed over for the one before it."""
     mine = _newest_readable(folder)

@@ -77,4 +77,8 @@ def _at_first(group: Group, table: pa.Table) -> list[pa.Table]:
     send = [len(message), *[0] * (group.size - 1)]
     coming = lengths if group.rank == 0 else [0] * group.size
     received = group.exchange(message, send, coming, "state")
-    return [pa.ipc.open_stream(pa.py_buffer(part.numpy())).read_all() for part in received.split_with_sizes(coming) if len(part)]
+    return [
+        pa.ipc.open_stream(pa.py_buffer(part.numpy())).read_all()
+        for part in received.split_with_sizes(coming)
+        if len(part)
+    ]

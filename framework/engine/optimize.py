@@ -42,7 +42,9 @@ class Adam:
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """torch.optim.Adam."""
-        return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, betas=(self.betas[0], self.betas[1]))
+        return torch.optim.Adam(
+            parameters, lr=self.lr, weight_decay=self.weight_decay, betas=(self.betas[0], self.betas[1])
+        )
 
 
 @OPTIMIZERS.register("adamw")
@@ -59,7 +61,9 @@ class AdamW:
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """torch.optim.AdamW."""
-        return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, betas=(self.betas[0], self.betas[1]))
+        return torch.optim.AdamW(
+            parameters, lr=self.lr, weight_decay=self.weight_decay, betas=(self.betas[0], self.betas[1])
+        )
 
 
 @OPTIMIZERS.register("sgd")

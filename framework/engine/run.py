@@ -55,7 +55,7 @@ class Task(Protocol):
         """A new model, its parameters drawn from torch's generator, which the engine has seeded."""
 
     def batches(self, epoch: int, first_step: int) -> Iterator[Any]:
-        """This worker's share (a Batch) of every global batch of an epoch from `first_step` on; as many on every worker."""
+        """This worker's share (a Batch) of every global batch from `first_step` on; as many on every worker."""
 
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """This worker's part of the global batch's mean loss: the parts of all workers add up to it. A scalar."""
@@ -134,7 +134,9 @@ class Run:
         for name, least in (("epochs", 0), ("workers", 1), ("evaluate_every", 0), ("checkpoint_every", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
-                raise InputError(f"--{name.replace('_', '-')} is {value!r}; expected a whole number of at least {least}.")
+                raise InputError(
+                    f"--{name.replace('_', '-')} is {value!r}; expected a whole number of at least {least}."
+                )
         if self.dtype not in ("float32", "float64"):
             raise InputError(f"--dtype is {self.dtype!r}; expected float32 or float64.")
         if not isinstance(self.workload, Workload):

@@ -173,13 +173,15 @@ class Learner:
             return
         if found.run_digest != self.identity:
             raise InputError(
-                f"{self.folder} holds checkpoints of another run (its settings differ); choose another --out or remove it."
+                f"{self.folder} holds checkpoints of another run (other settings); choose another --out or remove it."
             )
         facts = dict(found.facts)
         self.model.load_state_dict(found.tensors["model"])
         load_optimizer_state(self.optimizer, facts.pop("optimizer"), found.tensors["optimizer"])
         self.schedule.load_state_dict(facts.pop("schedule"))
-        self.progress = Progress(epoch=found.epoch, step=found.step, best_weights=found.tensors.get("best", {}), **facts)
+        self.progress = Progress(
+            epoch=found.epoch, step=found.step, best_weights=found.tensors.get("best", {}), **facts
+        )
         if self.group.rank != 0:
             self.progress.loss_sum = 0.0  # the checkpoint's sum is over all workers already
         self.worker.watch({"event": "resumed", "epoch": found.epoch, "step": found.step})

@@ -40,7 +40,9 @@ class Nodes:
         owned = local < shard.num_owned
         if bool(owned.all()):
             indptr = shard.indptr
-            return cls(ids=local + shard.first, original=shard.original[local], degree=indptr[local + 1] - indptr[local])
+            return cls(
+                ids=local + shard.first, original=shard.original[local], degree=indptr[local + 1] - indptr[local]
+            )
         inside, outside = local.clamp(max=shard.num_owned - 1), (local - shard.num_owned).clamp(min=0)
         return cls(
             ids=torch.where(owned, local + shard.first, shard.halo[outside]),
@@ -103,11 +105,11 @@ class Block:
         indptr[1:] += rows + 1
         indices = self.indices.new_empty(len(self.indices) + self.num_targets)
         indices[indptr[1:] - 1] = rows.to(indices.dtype)
-        moved = torch.arange(len(self.indices), dtype=torch.int64, device=device) + torch.repeat_interleave(rows, counts)
-        indices[moved] = self.indices
-        return Block(
-            sources=self.sources, num_targets=self.num_targets, indptr=indptr, indices=indices, key=self.key
+        moved = torch.arange(len(self.indices), dtype=torch.int64, device=device) + torch.repeat_interleave(
+            rows, counts
         )
+        indices[moved] = self.indices
+        return Block(sources=self.sources, num_targets=self.num_targets, indptr=indptr, indices=indices, key=self.key)
 
     def to(self, device: torch.device) -> "Block":
         """The same block with its edges on `device`; names of nodes stay on the host."""

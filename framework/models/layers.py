@@ -56,7 +56,9 @@ class GCNConv(nn.Module):
 class GATConv(nn.Module):
     """Graph attention over neighbours and the node itself (Velickovic et al., 2018); heads joined or averaged."""
 
-    def __init__(self, columns: int, out: int, *, heads: int, join: bool, slope: float, attention_dropout: float) -> None:
+    def __init__(
+        self, columns: int, out: int, *, heads: int, join: bool, slope: float, attention_dropout: float
+    ) -> None:
         """`out` columns a head; `join`: heads side by side, else their mean."""
         super().__init__()
         self.heads, self.out, self.join, self.slope = heads, out, join, slope

@@ -1,8 +1,8 @@
 """The contract of a model of nodes, and how any module that takes blocks becomes one.
 
 A network is called as `network(blocks, x)`: blocks with the input layer's first, x the rows of the first block's
-sources; it returns the rows of the last block's targets. A network that also has `forward_layer` (LayerwiseNetwork) can be
-evaluated one layer at a time over a worker's own nodes, exactly and without sampling.
+sources; it returns the rows of the last block's targets. A network that also has `forward_layer` (LayerwiseNetwork)
+can be evaluated one layer at a time over a worker's own nodes, exactly and without sampling.
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
 """Networks of graph layers: GraphSAGE, GCN and GAT, each a frozen configuration that builds an `nn.Module`."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -116,4 +117,4 @@ class GAT:
 def _widths(columns: int, hidden: int, classes: int, depth: int) -> list[tuple[int, int]]:
     """In and out width of every layer."""
     ends = [columns, *[hidden] * (depth - 1), classes]
-    return list(zip(ends[:-1], ends[1:], strict=True))
+    return list(itertools.pairwise(ends))

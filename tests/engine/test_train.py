@@ -18,12 +18,12 @@ from framework.engine.train import train
 from framework.errors import InputError, StoreError
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """Thrown in the middle of a run, as a kill would be."""
 
 
 def worker(watch: Any = lambda event: None) -> Worker:
-    prepared = Prepared(path=Path("."), data_digest="line", seconds=0.0, facts={"parts": 1, "partitioner": "none"})
+    prepared = Prepared(path=Path(), data_digest="line", seconds=0.0, facts={"parts": 1, "partitioner": "none"})
     return Worker(group=Group.alone(), prepared=prepared, device=torch.device("cpu"), watch=watch)
 
 
@@ -34,7 +34,7 @@ def run(out: Path, **fields: Any) -> Run:
 def stop_at(epoch: int, step: int) -> Any:
     def watch(event: Event) -> None:
         if event["event"] == "step" and (event["epoch"], event["step"]) == (epoch, step):
-            raise Stopped
+            raise StoppedError
 
     return watch
 
@@ -44,7 +44,7 @@ def stop_at(epoch: int, step: int) -> Any:
 def test_resumed_equals_never_stopped(tmp_path: Path, optimizer: Any, schedule: Any) -> None:
     settings = {"optimizer": optimizer, "schedule": schedule}
     whole = train(run(tmp_path / "whole", **settings), worker())
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         train(run(tmp_path / "cut", **settings), worker(stop_at(2, 3)))
     events: list[Event] = []
     resumed = train(run(tmp_path / "cut", **settings), worker(events.append))
