@@ -57,7 +57,7 @@ def registry_of(annotation: Any) -> Registry | None:
     return None
 
 
-def chosen(registry: Registry, name: str) -> type:
+def chosen(registry: Registry, name: str) -> type[Any]:
     """The plug-in class called `name`. Raises InputError where there is none, or it is no plug-in of that kind."""
     plugin = registry.get(name)
     if not isinstance(plugin, type) or not dataclasses.is_dataclass(plugin):

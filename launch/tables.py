@@ -15,9 +15,9 @@ _PIPE_WIDTH = 1000  # a pipe has no width: lines are not folded there
 
 def show(headers: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
     """A table; numbers go to the right. Headers that are all empty are left out."""
-    table = Table(
-        title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(headers)
-    )
+    lines_known = (sys.stdout.encoding or "").lower().startswith("utf")
+    style = box.SIMPLE_HEAD if lines_known else box.ASCII2
+    table = Table(title=title or None, title_justify="left", box=style, pad_edge=False, show_header=any(headers))
     for column, header in enumerate(headers):
         numeric = all(isinstance(row[column], int | float) for row in rows)
         table.add_column(header, justify="right" if numeric else "left", overflow="fold")

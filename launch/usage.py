@@ -21,7 +21,7 @@ T = TypeVar("T")
 INLINE = tyro.conf.arg(name="")
 """Marks a field whose own fields are flags without its name in front."""
 
-_BOX_EDGES = "╭╮╰╯│─+-| "
+_BOX_EDGES = "╭╮╰╯│─| "
 _PLAIN = {
     "invalid literal for int() with base 10:": "expected a whole number, not",
     "could not convert string to float:": "expected a number, not",
@@ -100,11 +100,16 @@ def _unwrapped(annotation: Any, name: str) -> tuple[Any, str]:
 
 
 def _message(box: str) -> str:
-    """The text of an error box up to its first rule, as a sentence."""
-    lines = [line.strip(_BOX_EDGES) if line[:1] not in "│|" else line[1:-1].strip() for line in box.splitlines()]
-    title, body = lines[0] if lines else "", lines[1:]
-    rules = [number for number, line in enumerate(body) if line and not line.strip(_BOX_EDGES)]
-    body = body[: rules[0]] if rules else body
+    """The text of an error box between its title and the next rule, as a sentence."""
+    sections: list[list[str]] = [[]]
+    for line in box.splitlines():
+        text = line.strip(_BOX_EDGES)
+        if text.strip("-"):
+            sections[-1].append(text)
+        elif sections[-1]:
+            sections.append([])
+    title, *body = sections[0] or [""]
+    body = body or sections[1 % len(sections)]  # a terminal without box characters has a rule under the title too
     if title.startswith("Required") and (missing := _MISSING.findall("\n".join(body))):
         return f"{', '.join(missing)}: no value was given, and there is no default."
     text = _one_line(" ".join(body)).rstrip(".").removeprefix("Error parsing ")

@@ -40,7 +40,12 @@ def plugin_page() -> str:
     lines = ["# Plug-ins", "", MADE, "", "`shardyard list KIND` shows the same of what is installed.", ""]
     for kind, registry in REGISTRIES.items():
         entries = [entry for entry in registry.entries() if entry.module.partition(".")[0] in _OURS]
-        lines += [f"## {kind.capitalize()}s", "", f"Other packages add to them by an entry point `{registry.group}`.", ""]
+        lines += [
+            f"## {kind.capitalize()}s",
+            "",
+            f"Other packages add to them by an entry point `{registry.group}`.",
+            "",
+        ]
         for entry in entries:
             lines += [f"**{entry.name}** (`{entry.module}`): {entry.summary}", *_fields(registry, entry), ""]
     return "\n".join(lines).rstrip() + "\n"
@@ -58,7 +63,9 @@ def main(arguments: list[str]) -> int:
         if arguments != ["--check"]:
             path.write_text(text)
         elif text != written:
-            change = difflib.unified_diff(written.splitlines(), text.splitlines(), f"docs/{name}", "the code", lineterm="")
+            change = difflib.unified_diff(
+                written.splitlines(), text.splitlines(), f"docs/{name}", "the code", lineterm=""
+            )
             print("\n".join(list(change)[:20]))
             print(f"docs/{name} is not what the code says; run `python tools/docs.py`.")
             code = 1

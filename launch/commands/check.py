@@ -25,7 +25,7 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Prints what was checked."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if arguments[:1] in (["-h"], ["--help"]):
         print(_USAGE)
         return 0
     if len(arguments) < 2 or arguments[1].startswith("-"):

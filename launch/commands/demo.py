@@ -15,7 +15,7 @@ from launch.recipes.nodes import sage_debian
 from partitioners.fennel import Fennel
 from partitioners.metis import Metis
 
-_QUALITY = ("cut_ratio", "replication_factor", "node_balance", "edge_balance", "seconds", "peak_memory_bytes")
+_QUALITY = ("cut_ratio", "replication_factor", "node_balance", "edge_balance", "seconds")
 _NEXT = """Try next:
   shardyard train sage-debian --workers 2 --partitioner fennel --partitioner.gamma 1.6
   shardyard list partitioners
@@ -51,7 +51,7 @@ def command(arguments: list[str]) -> int:
     say("2. Two ways to cut it: METIS sees the whole graph, Fennel a stream of nodes. Lower is better everywhere.")
     partitions = [{"partitioner": name, **data.facts["quality"]} for name, data in compared.items()]
     if not flags.json:
-        tables.show(["partitioner", *_QUALITY], [_row(quality) for quality in partitions])
+        tables.show(["partitioner", *_QUALITY, "added memory"], [_row(quality) for quality in partitions])
     say(f"3. GraphSAGE on {run.workers} workers, on METIS's parts; neighbours are sampled across them.")
     report = trained(_with_partitioner(run, Metis()), script=flags.json)
     if flags.json:
@@ -84,7 +84,8 @@ def _facts(prepared: Prepared) -> dict[str, Any]:
 
 
 def _row(quality: dict[str, Any]) -> Sequence[Any]:
-    return [quality["partitioner"], *(quality[name] for name in _QUALITY)]
+    figures = [quality[name] for name in _QUALITY]
+    return [quality["partitioner"], *figures, tables.size(quality["peak_memory_bytes"])]
 
 
 def _new_folder(runs: Path) -> Path:

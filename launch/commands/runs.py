@@ -18,12 +18,10 @@ def from_recipe(arguments: Sequence[str], options: type[T], *, command: str, abo
     """The run of the recipe that `arguments` name first, under the flags that follow, and the command's options.
 
     Without `--out` its folder is `runs/RECIPE`. Raises InputError for an unknown recipe or flag."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if arguments[:1] in (["-h"], ["--help"]):
         print(_recipes_help(command, about))
         raise SystemExit(0)
-    name, *flags = arguments
-    if name.startswith("-"):
-        raise InputError(f"name the recipe before its flags: shardyard {command} RECIPE {name} ...")
+    name, flags = _first(arguments, "recipe", f"shardyard {command} RECIPE [FLAGS]")
     run = dataclasses.replace(recipe(name), out=f"runs/{name.replace(':', '.')}")
     return parse_run(
         run,
@@ -39,12 +37,11 @@ def from_folder(arguments: Sequence[str], options: type[T], *, command: str, abo
     """The run that the folder named first is of; the flags that follow may change where it runs, not what it learned.
 
     Raises StoreError for a folder without a run, InputError for a flag that changes what was learned."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: shardyard {command} RUN_FOLDER [FLAGS]\n\n{about}\n\nExample: {example}")
+    usage = f"shardyard {command} RUN_FOLDER [FLAGS]"
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(f"usage: {usage}\n\n{about}\n\nExample: {example}")
         raise SystemExit(0)
-    name, *flags = arguments
-    if name.startswith("-"):
-        raise InputError(f"name the run's folder before the flags: shardyard {command} RUN_FOLDER {name} ...")
+    name, flags = _first(arguments, "run's folder", usage)
     earlier = dataclasses.replace(read_run(Path(name)), out=name)  # the folder may have been moved since
     run, chosen = parse_run(
         earlier, flags, options, command=f"{command} {name}", about=about, example=example, hidden=["out"]
@@ -64,6 +61,13 @@ def recipe(name: str) -> Run:
     if not isinstance(run, Run):
         raise InputError(f"recipe '{name}' returned a {type(run).__name__}; expected a framework.engine.run.Run.")
     return run
+
+
+def _first(arguments: Sequence[str], what: str, usage: str) -> tuple[str, Sequence[str]]:
+    """The argument that has to come first, and the others."""
+    if not arguments or arguments[0].startswith("-"):
+        raise InputError(f"name the {what} first: {usage}")
+    return arguments[0], arguments[1:]
 
 
 def _recipes_help(command: str, about: str) -> str:

@@ -1,6 +1,7 @@
 """Listing plug-ins, the help of every command, and the one line that anything wrong comes to."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -61,7 +62,9 @@ def test_the_table_shows_what_the_json_says_and_singular_is_plural(capsys: pytes
         (["traim"], "there is no command 'traim'. Did you mean 'train'?"),
         (["list", "partitoners"], "Did you mean 'partitioners'?"),
         (["list", "--jsn"], "there is no flag --jsn. Did you mean --json?"),
-        (["train", "--workers", "2"], "name the recipe before its flags"),
+        (["train"], "name the recipe first: shardyard train RECIPE"),
+        (["train", "--workers", "2"], "name the recipe first: shardyard train RECIPE"),
+        (["evaluate"], "name the run's folder first: shardyard evaluate RUN_FOLDER"),
         (["train", "sage-debain"], "no recipe is called 'sage-debain'. Did you mean 'sage-debian'?"),
         (["train", "no_such_module:recipe"], "module 'no_such_module' cannot be imported"),
         (["train", "launch_standins:wrong"], "returned a int; expected a framework.engine.run.Run"),
@@ -120,3 +123,18 @@ def test_help_and_the_list_of_kinds_come_without_torch() -> None:
         "sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_errors_read_the_same_on_a_terminal_without_box_characters(encoding: str) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "launch.cli", "doctor", "--address"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )
+    expected = (
+        "error: Missing value for argument '--address'. Expected 1 values. `shardyard doctor --help` lists the flags.\n"
+    )
+    assert (answer.returncode, answer.stdout, answer.stderr) == (2, "", expected)

@@ -1,0 +1,191 @@
+"""A run from the command line: trained, resumed, inspected, measured again, and asked what it predicts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as parquet
+import pytest
+
+from launch import cli
+
+GRAPH = [
+    "--data",
+    "planted",
+    "--data.nodes",
+    "300",
+    "--data.edges",
+    "3000",
+    "--data.blocks",
+    "6",
+    "--data.classes",
+    "3",
+]
+SMALL = ["--data.features", "8", "--model.hidden", "8", "--batch-size", "64", "--partitioner", "range", "--parts", "2"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the runs of this file live; the first test trains what the others look at."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+
+
+def train(*arguments: str) -> int:
+    return cli.main(["train", "sage-debian", *GRAPH, *SMALL, "--epochs", "3", *arguments])
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """The JSON that a command prints, and nothing else."""
+    assert cli.main([*arguments, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    found = json.loads(printed.out)
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.fixture(scope="module")
+def report(home: Path) -> dict[str, Any]:
+    """The report of a run in its default folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        assert train() == 0
+    found = json.loads((home / "runs" / "sage-debian" / "report.json").read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_report_has_what_is_promised(report: dict[str, Any]) -> None:
+    assert {
+        *("workload", "workers", "parts", "partitioner", "epochs", "loss", "metrics", "seconds", "bytes"),
+        *("run_digest", "data_digest", "weights_digest", "versions"),
+    } <= set(report)
+    assert (report["parts"], report["partitioner"], report["epochs"]) == (2, "range", 3)
+    assert len(report["loss"]) == 3
+    assert {"test_accuracy", "validation_accuracy"} <= set(report["metrics"])
+    assert {"prepare", "start", "epoch_median", "total"} <= set(report["seconds"])
+    assert {"frontier", "features", "halo", "gradient", "total"} <= set(report["bytes"])
+
+
+def test_json_on_stdout_is_the_report_file(capsys: pytest.CaptureFixture[str], report: dict[str, Any]) -> None:
+    assert train("--json", "--out", "again") == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    found = json.loads(printed.out)
+    assert found == json.loads(Path("again/report.json").read_text())
+    assert found["weights_digest"] == report["weights_digest"]
+
+
+def test_without_json_a_pipe_gets_a_line_an_epoch_and_a_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--out", "plain") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("epoch ")] == ["1/3", "2/3", "3/3"]
+    assert any(line.split()[:2] == ["test", "accuracy"] for line in lines)
+
+
+@pytest.mark.usefixtures("report")
+def test_a_finished_run_started_again_only_reports(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train() == 0
+    out = capsys.readouterr().out
+    assert "resumed after epoch 3" in out
+    assert "epoch 3/3" not in out
+
+
+@pytest.mark.usefixtures("report")
+def test_another_run_in_the_folder_is_refused_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("--seed", "5") == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "holds another run: seed was 0, is now 5." in printed.err
+
+
+def test_evaluate_measures_what_training_did(capsys: pytest.CaptureFixture[str], report: dict[str, Any]) -> None:
+    found = answer(capsys, "evaluate", "runs/sage-debian")
+    assert found["metrics"] == report["metrics"]
+    assert found["weights_digest"] == report["weights_digest"]
+
+
+@pytest.mark.usefixtures("report")
+def test_evaluate_refuses_a_flag_that_changes_what_was_learned(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", "runs/sage-debian", "--model.hidden", "16"]) == 2
+    assert "change what 'runs/sage-debian' learned" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("report")
+def test_predict_writes_a_class_for_every_node(capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, "predict", "runs/sage-debian", "--out", "classes.parquet")
+    table = parquet.read_table("classes.parquet")
+    assert found == {"path": "classes.parquet", "rows": 300, "columns": table.column_names}
+    assert table["id"].to_pylist() == list(range(300))
+    assert set(table["class"].to_pylist()) <= {0, 1, 2}
+
+
+@pytest.mark.usefixtures("report")
+def test_predict_writes_embeddings(capsys: pytest.CaptureFixture[str]) -> None:
+    answer(capsys, "predict", "runs/sage-debian", "--embeddings", "--out", "embeddings.parquet")
+    table = parquet.read_table("embeddings.parquet")
+    assert table.column_names == ["id", "embedding"]
+    assert {len(row) for row in table["embedding"].to_pylist()} == {8}
+
+
+@pytest.mark.usefixtures("report")
+def test_predict_into_a_folder_that_is_not_there_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", "runs/sage-debian", "--out", "nowhere/x.parquet"]) == 2
+    assert "no folder 'nowhere'" in capsys.readouterr().err
+
+
+def test_prepare_finds_the_store_that_training_made(capsys: pytest.CaptureFixture[str], report: dict[str, Any]) -> None:
+    found = answer(capsys, "prepare", "sage-debian", *GRAPH, *SMALL)
+    assert found["data_digest"] == report["data_digest"]
+    assert found["quality"]["node_balance"] == 1.0
+    assert (Path(str(found["path"])) / "manifest.json").exists()
+
+
+def test_inspect_tells_store_run_and_checkpoint_apart(
+    capsys: pytest.CaptureFixture[str], report: dict[str, Any]
+) -> None:
+    run = answer(capsys, "inspect", "runs/sage-debian", "--verify")
+    assert (run["kind"], run["verified"]) == ("run", True)
+    assert run["facts"]["report.weights_digest"] == report["weights_digest"]
+    assert run["facts"]["workload.partitioner"] == "partitioner:range"
+    (store,) = Path("stores").glob("[0-9a-f]*")
+    found = answer(capsys, "inspect", str(store), "--verify")
+    assert (found["kind"], found["facts"]["nodes"]) == ("store", 300)
+    checkpoint = max(Path("runs/sage-debian/checkpoints").iterdir())
+    found = answer(capsys, "inspect", str(checkpoint))
+    assert (found["kind"], found["facts"]["epoch"]) == ("checkpoint", 3)
+    assert found["facts"]["weights_digest"] == report["weights_digest"]
+
+
+@pytest.mark.usefixtures("report")
+@pytest.mark.parametrize("name", ["model.safetensors", "checkpoints/000003-00000000/model.safetensors"])
+def test_inspect_finds_a_flipped_byte_of_a_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("runs/sage-debian") / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        assert cli.main(["inspect", "runs/sage-debian", "--verify"]) == 2
+    finally:
+        path.write_bytes(whole)
+    assert "model.safetensors" in capsys.readouterr().err
+
+
+def test_a_failing_workload_ends_with_its_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "launch_standins:small", "--out", "standin"]) == 2
+    assert capsys.readouterr().err == "error: this workload is a stand-in\n"
+    assert [json.loads(line)["event"] for line in Path("standin/log.jsonl").read_text().splitlines()][0] == "prepare"
+
+
+def test_check_passes_a_built_in_and_fails_a_bad_one(capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, "check", "partitioner", "range")
+    assert found["passed"]
+    assert {row["name"] for row in found["qualities"]} >= {"range", "random", "metis"}
+    assert cli.main(["check", "partitioner", "launch_standins:Halves", "--share", "0.5", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert not found["passed"]
+    assert any("parts from 0 to 1" in check["detail"] for check in found["checks"])

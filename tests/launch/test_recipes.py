@@ -1,0 +1,45 @@
+"""The recipes are runs: they survive JSON, differ from one another, and say what they are."""
+
+import dataclasses
+import inspect
+from pathlib import Path
+
+import pytest
+
+from framework.config import decode, encode
+from framework.engine.run import Run
+from framework.errors import InputError
+from framework.registry import RECIPES
+from launch.commands.runs import recipe
+from launch.recipes.nodes import CORA
+
+EXPECTED = {"sage-debian", "gcn-debian", "gat-debian", "sage-cora"}
+
+
+def test_the_promised_recipes_are_there() -> None:
+    assert set(RECIPES.names()) >= EXPECTED
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_a_recipe_is_a_run_that_survives_json(name: str) -> None:
+    run = recipe(name)
+    assert isinstance(run, Run)
+    assert decode(encode(run)) == run
+    assert recipe(name).digest() == run.digest()
+    assert inspect.getdoc(RECIPES.get(name))
+
+
+def test_no_two_recipes_learn_the_same() -> None:
+    assert len({recipe(name).digest() for name in EXPECTED}) == len(EXPECTED)
+
+
+def test_where_and_how_fast_is_no_part_of_what_a_recipe_learns() -> None:
+    run = recipe("sage-debian")
+    assert dataclasses.replace(run, workers=4, out="elsewhere").digest() == run.digest()
+    assert dataclasses.replace(run, seed=1).digest() != run.digest()
+
+
+def test_cora_is_looked_for_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(CORA, str(tmp_path / "missing.npz"))
+    with pytest.raises(InputError, match=r"missing\.npz"):
+        recipe("sage-cora").workload.prepare(tmp_path, map, lambda event: None)
