@@ -2,7 +2,8 @@
 //
 // Assumptions: pointers are to contiguous arrays whose sizes the caller has checked; a function returns 0, or
 // 1 + the position of the first entry it cannot use. Compiled without contraction to fused multiply-adds and without
-// -ffast-math, so that every version of a function gives the same bits on every CPU.
+// -ffast-math, so that every version of a function gives the same bits on every CPU (exp and log, which attention takes
+// from the C library, are the library's to keep).
 #pragma once
 
 #include <cstdint>
