@@ -24,7 +24,8 @@ from framework.comm.group import Group
 from framework.engine.run import Event, Main, Mapper, Prepared, Run, Worker
 from framework.errors import InputError, LostWorkerError, ShardyardError
 from framework.registry import LAUNCHERS
-from launch.worker import Job, describe, device_of, log_file, restore, threads_for, write_traceback
+from launch.failure import describe, log_file, restore, write_traceback
+from launch.worker import Job, device_of, threads_for
 
 GRACE = 2.0
 """Seconds that the other workers' errors are waited for once one has lost the group: one of them is the cause."""

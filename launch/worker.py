@@ -7,19 +7,16 @@ module, named as `module:function`, and a run is what framework.config writes it
 import dataclasses
 import os
 import socket
-import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from framework import errors
 from framework.comm.group import Group
 from framework.config import decode, encode
 from framework.engine.run import Event, Main, Prepared, Run, Worker
-from framework.errors import InputError, ShardyardError
+from framework.errors import InputError
 from framework.registry import load
 
 Tell = Callable[[dict[str, Any]], None]
@@ -85,41 +82,6 @@ def device_of(run: Run, local_rank: int) -> torch.device:
     if not torch.cuda.is_available():
         raise InputError("--device is cuda, but torch sees no GPU on this host; use --device cpu.")
     return torch.device("cuda", local_rank % torch.cuda.device_count())
-
-
-def log_file(run_folder: Path, rank: int) -> Path:
-    """Where a worker's own output goes, and the traceback of a defect."""
-    return run_folder / f"worker-{rank}.log"
-
-
-def describe(error: BaseException, rank: int, log: Path) -> dict[str, str]:
-    """An error as data: the class and text of one of ours; of a defect, its last line and place."""
-    if isinstance(error, ShardyardError):
-        return {"type": type(error).__name__, "message": str(error)}
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""
-    text = " ".join(str(error).split())
-    return {
-        "type": ShardyardError.__name__,
-        "message": f"worker {rank} failed: {type(error).__name__}: {text}{place}. The traceback is in {log}.",
-    }
-
-
-def restore(described: dict[str, str]) -> ShardyardError:
-    """The error that `describe` made data of."""
-    known = getattr(errors, described["type"], ShardyardError)
-    error: ShardyardError = known(described["message"])
-    return error
-
-
-def write_traceback(error: BaseException, log: Path) -> None:
-    """Appends the traceback of `error` to a worker's log, as far as its disk takes it."""
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as file:
-            traceback.print_exception(error, file=file)
-    except OSError:
-        traceback.print_exception(error, file=sys.stderr)
 
 
 def threads_for(workers: int) -> int:

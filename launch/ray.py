@@ -1,0 +1,318 @@
+"""The launcher `ray`: Ray Train places the workers, watches them and starts them again; tensors travel by our group.
+
+Assumptions: `framework` and `launch` can be imported on every host. Prepared data and the run's folder lie on the
+host of the command, so the first worker is placed there whenever that host has processors to give; the others receive
+the data over the group. A run that is interrupted goes on from its own checkpoints: Ray only starts its workers again.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from framework.engine.run import Event, Main, Mapper, Prepared, Run
+from framework.errors import InputError, LostWorkerError, ShardyardError
+from framework.registry import LAUNCHERS
+from launch.failure import describe, log_file, write_traceback
+from launch.mailbox import Listener, Mailbox
+from launch.worker import Job, threads_for
+
+GRACE = 5.0
+"""Seconds in which a worker that lost the group learns whether another one's error was the cause."""
+_STEP_EVENTS = 0.1  # seconds between two `step` events of one worker; the ones between are not sent
+_NAME = ".ray"  # a folder that Ray Train makes in the run's, and leaves empty
+_OBJECT_STORE = 100_000_000  # bytes, of a Ray of this machine: no data travels through it
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what they mean in the command's folder
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray would warn of otherwise
+}
+
+
+@LAUNCHERS.register("ray")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ray:
+    """Run the workers under Ray Train, on this machine or on a cluster."""
+
+    address: str | None = None
+    """HOST:PORT of a running cluster's head. None: a Ray of this machine, started for the run."""
+    max_failures: int = 3
+    """How often lost workers are replaced before the run is given up."""
+    cpus_per_worker: float = 1.0
+    """Processors that Ray reserves for each worker; on a Ray of this machine, less where there are not as many."""
+    deadline: float = 15.0
+    """Seconds that the cluster has to answer."""
+
+    def launch(self, main: Main, run: Run, prepared: Prepared, watch: Callable[[Event], None]) -> dict[str, Any]:
+        """What `main` returns on the first worker. Raises one ShardyardError, once no worker is left running."""
+        import ray
+
+        self._connect()
+        cpus = self._cpus_of_each(run.workers)
+        job = Job.of(main, run, prepared, max(1, int(cpus)) if self.address else threads_for(run.workers))
+        here = _this_host()
+        mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, label_selector=here).remote()
+        fitting = _in_thread(lambda: _fit(self, job, run, cpus, mailbox))
+        try:
+            return Listener(mailbox, watch).until(fitting)
+        except ray.exceptions.RayError as error:
+            raise LostWorkerError(
+                f"the connection to Ray was lost ({_first_line(error)}). Start the run again with the same --out to "
+                "resume it."
+            ) from error
+        finally:
+            if fitting.done():
+                ray.kill(mailbox)
+            else:  # an interrupt, or workers that do not end: with the connection, all of them do
+                ray.shutdown()
+
+    def mapper(self) -> Mapper:
+        """Tasks on this host, where the raw files are; as many at a time as it has processors."""
+
+        def mapped(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterable[Any]:
+            self._connect()
+            return _mapped(function, items)
+
+        return mapped
+
+    def _connect(self) -> None:
+        """Connects this process, once. Raises InputError for a cluster that does not answer in time."""
+        import ray
+
+        if ray.is_initialized():
+            return
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
+        for name in ("ray", "ray.train", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        join = functools.partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
+        if self.address is None:
+            join(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE)
+            return
+        _probe(self.address, self.deadline)
+        connecting = _in_thread(lambda: join(address=self.address))
+        try:
+            connecting.result(timeout=self.deadline)
+        except TimeoutError as error:
+            raise InputError(
+                f"--address is {self.address}: something listens there, but no Ray head answered within "
+                f"{self.deadline:g} s. Give the HOST:PORT that `ray start --head` showed."
+            ) from error
+        except Exception as error:
+            raise InputError(f"--address is {self.address}, but Ray could not join: {_first_line(error)}") from error
+
+    def _cpus_of_each(self, workers: int) -> float:
+        """Processors to reserve for each worker. Raises InputError where the cluster has not as many."""
+        total = _cpus()
+        if self.address is None:
+            return min(self.cpus_per_worker, total / workers)
+        if total < workers * self.cpus_per_worker:
+            raise InputError(
+                f"--workers is {workers} with {self.cpus_per_worker:g} CPUs each, but the cluster at {self.address} "
+                f"has {total:g} CPUs. Use fewer workers, a smaller --launcher.cpus-per-worker, or add hosts."
+            )
+        return self.cpus_per_worker
+
+
+def _fit(launcher: Ray, job: Job, run: Run, cpus: float, mailbox: Any) -> None:
+    """Lets Ray Train run the workers to their end. Raises LostWorkerError where it gave up."""
+    from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    trainer = DataParallelTrainer(
+        _work,
+        train_loop_config={"job": json.dumps(dataclasses.asdict(job)), "mailbox": mailbox, "paths": sys.path},
+        scaling_config=ScalingConfig(
+            num_workers=run.workers,
+            use_gpu=run.device == "cuda",
+            resources_per_worker={"CPU": cpus, **({"GPU": 1} if run.device == "cuda" else {})},
+            placement_strategy="SPREAD" if launcher.address else "PACK",
+            label_selector=[_first_host(cpus), *[{} for _ in range(run.workers - 1)]],
+        ),
+        run_config=RunConfig(  # type: ignore[arg-type]  # the annotation there is still that of Ray Train v1
+            name=_NAME,
+            storage_path=run.out,
+            failure_config=FailureConfig(
+                max_failures=launcher.max_failures, controller_failure_limit=launcher.max_failures
+            ),
+        ),
+    )
+    try:
+        trainer.fit()
+        with contextlib.suppress(OSError):
+            (Path(run.out) / _NAME).rmdir()
+    except TrainingFailedError as error:
+        raise LostWorkerError(
+            f"{_lost(error)}; gave up after {launcher.max_failures} restarts (--launcher.max-failures). "
+            "Start the run again with the same --out to resume it."
+        ) from error
+
+
+def _work(config: dict[str, Any]) -> None:
+    """The whole of one attempt of a worker."""
+    import ray
+    from ray.train import get_context
+    from ray.train.collective import broadcast_from_rank_zero
+
+    sys.path.extend(path for path in config["paths"] if path not in sys.path)
+    context, job, mailbox = get_context(), Job(**json.loads(config["job"])), config["mailbox"]
+    rank, size = context.get_world_rank(), context.get_world_size()
+    log = log_file(Path(job.run["out"]), rank)
+    try:
+        listener, meeting = _listen() if rank == 0 else (None, None)
+        result = job.perform(
+            rank=rank,
+            size=size,
+            rendezvous=broadcast_from_rank_zero(meeting),
+            local_rank=context.get_local_rank(),
+            tell=_teller(mailbox),
+            listener=listener,
+        )
+        if rank == 0:
+            ray.get(mailbox.tell.remote(json.dumps({"result": result})))
+    except Exception as error:
+        write_traceback(error, log)
+        if isinstance(error, LostWorkerError):
+            if not ray.get(mailbox.failed.remote(GRACE)):
+                raise  # so that Ray starts the workers again
+        else:
+            ray.get(mailbox.fail.remote(json.dumps({"error": describe(error, rank, log)})))
+
+
+def _listen() -> tuple[socket.socket, str]:
+    """A listening socket on a free port of this host, and how the other workers reach it."""
+    import ray
+
+    address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    listener = socket.create_server((address, 0))
+    return listener, f"tcp://{address}:{listener.getsockname()[1]}"
+
+
+def _teller(mailbox: Any) -> Callable[[dict[str, Any]], None]:
+    """Sends events without waiting for them; of the many `step` events, some."""
+    last_step = float("-inf")
+
+    def tell(event: dict[str, Any]) -> None:
+        nonlocal last_step
+        if event["event"] == "step":
+            now = time.monotonic()
+            if now - last_step < _STEP_EVENTS:
+                return
+            last_step = now
+        mailbox.tell.remote(json.dumps(event))
+
+    return tell
+
+
+def _mapped(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    """Results in the items' order, with a bounded number of tasks ahead. Raises what `function` raises."""
+    import ray
+
+    task = ray.remote(function).options(label_selector=_this_host(), max_retries=0)
+    ahead = 2 * max(1, int(_cpus()))
+    under_way: collections.deque[Any] = collections.deque()
+    waiting = iter(items)
+    try:
+        while True:
+            while len(under_way) < ahead and (item := next(waiting, _END)) is not _END:
+                under_way.append(task.remote(item))
+            if not under_way:
+                return
+            yield ray.get(under_way.popleft())
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, ShardyardError) else _defect(error)) from None
+    except ray.exceptions.WorkerCrashedError as error:
+        raise LostWorkerError(
+            "a process that prepared a piece of the data was killed; is there enough memory?"
+        ) from error
+    finally:
+        for task_left in under_way:
+            ray.cancel(task_left, force=True)
+
+
+_END = object()
+
+
+def _defect(error: Any) -> ShardyardError:
+    """A task's defect in one line."""
+    cause = error.cause
+    return ShardyardError(f"preparing the data failed: {type(cause).__name__}: {_first_line(cause)}")
+
+
+def _cpus() -> float:
+    """Processors of the whole cluster."""
+    import ray
+
+    return float(ray.cluster_resources().get("CPU", 0.0))  # type: ignore[no-untyped-call]
+
+
+def _this_host() -> dict[str, str]:
+    """The label that only the host of this process has."""
+    import ray
+
+    return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+
+
+def _first_host(cpus: float) -> dict[str, str]:
+    """Where the first worker goes: to this host, where the data is, if it has processors to give; else anywhere."""
+    import ray
+
+    here = _this_host()
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    node = next(node for node in nodes if node["NodeID"] == here["ray.io/node-id"])
+    return here if node["Resources"].get("CPU", 0.0) >= cpus else {}
+
+
+def _probe(address: str, deadline: float) -> None:
+    """Raises InputError, soon, where nothing listens at `address`: Ray itself would say nothing for minutes."""
+    name, _, port = address.rpartition(":")
+    if not name or not port.isdecimal() or "/" in name:
+        raise InputError(f"--address is '{address}'; expected HOST:PORT, as `ray start --head` showed it.")
+    try:
+        socket.create_connection((name.strip("[]"), int(port)), timeout=min(5.0, deadline)).close()
+    except OSError as error:
+        raise InputError(
+            f"--address is {address}, but nothing answers there ({error}). Is the head running, and is this its port?"
+        ) from error
+
+
+def _lost(error: BaseException) -> str:
+    """Who was lost, of an error by which Ray Train gave up."""
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    gone = {rank: cause for rank, cause in failures.items() if not isinstance(cause, LostWorkerError)} or failures
+    if not gone:
+        return f"the workers could not be started: {_first_line(getattr(error, 'controller_failure', error))}"
+    rank, cause = min(gone.items())
+    return f"worker {rank} was lost: {_first_line(cause)}"
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _in_thread(function: Callable[[], Any]) -> concurrent.futures.Future[Any]:
+    """Runs `function` in a thread that does not keep this process alive."""
+    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    def work() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
