@@ -1,4 +1,4 @@
-"""Writes the pages of docs/ that are made from the code: `cli.md`, every command's help, and `plugins.md`, every plug-in.
+"""Writes the pages of docs/ that the code makes: `cli.md`, every command's help, and `plugins.md`, every plug-in.
 
 `python tools/docs.py` writes them; with `--check` it writes nothing and fails where one differs from the code. Plug-ins
 of other packages that happen to be installed are left out.

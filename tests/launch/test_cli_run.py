@@ -9,19 +9,8 @@ import pytest
 
 from launch import cli
 
-GRAPH = [
-    "--data",
-    "planted",
-    "--data.nodes",
-    "300",
-    "--data.edges",
-    "3000",
-    "--data.blocks",
-    "6",
-    "--data.classes",
-    "3",
-]
-SMALL = ["--data.features", "8", "--model.hidden", "8", "--batch-size", "64", "--partitioner", "range", "--parts", "2"]
+GRAPH = "--data planted --data.nodes 300 --data.edges 3000 --data.blocks 6 --data.classes 3 --data.features 8".split()
+SMALL = "--model.hidden 8 --batch-size 64 --partitioner range --parts 2".split()
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +167,7 @@ def test_inspect_finds_a_flipped_byte_of_a_run(name: str, capsys: pytest.Capture
 def test_a_failing_workload_ends_with_its_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "launch_standins:small", "--out", "standin"]) == 2
     assert capsys.readouterr().err == "error: this workload is a stand-in\n"
-    assert [json.loads(line)["event"] for line in Path("standin/log.jsonl").read_text().splitlines()][0] == "prepare"
+    assert json.loads(Path("standin/log.jsonl").read_text().splitlines()[0])["event"] == "prepare"
 
 
 def test_check_passes_a_built_in_and_fails_a_bad_one(capsys: pytest.CaptureFixture[str]) -> None:
