@@ -9,8 +9,19 @@ import pytest
 
 from launch import cli
 
-GRAPH = "--data planted --data.nodes 300 --data.edges 3000 --data.blocks 6 --data.classes 3 --data.features 8".split()
-SMALL = "--model.hidden 8 --batch-size 64 --partitioner range --parts 2".split()
+SETTINGS = {
+    "data": "planted",
+    "data.nodes": 300,
+    "data.edges": 3000,
+    "data.blocks": 6,
+    "data.classes": 3,
+    "data.features": 8,
+    "model.hidden": 8,
+    "batch-size": 64,
+    "partitioner": "range",
+    "parts": 2,
+}
+SMALL = [f"--{name}={value}" for name, value in SETTINGS.items()]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +36,7 @@ def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def train(*arguments: str) -> int:
-    return cli.main(["train", "sage-debian", *GRAPH, *SMALL, "--epochs", "3", *arguments])
+    return cli.main(["train", "sage-debian", *SMALL, "--epochs", "3", *arguments])
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -129,7 +140,7 @@ def test_predict_into_a_folder_that_is_not_there_is_bad_input(capsys: pytest.Cap
 
 
 def test_prepare_finds_the_store_that_training_made(capsys: pytest.CaptureFixture[str], report: dict[str, Any]) -> None:
-    found = answer(capsys, "prepare", "sage-debian", *GRAPH, *SMALL)
+    found = answer(capsys, "prepare", "sage-debian", *SMALL)
     assert found["data_digest"] == report["data_digest"]
     assert found["quality"]["node_balance"] == 1.0
     assert (Path(str(found["path"])) / "manifest.json").exists()
