@@ -18,6 +18,7 @@ from framework.data.dataset import ArrayRows
 from framework.data.files import Files
 from framework.errors import InputError
 from framework.graph.store import MANIFEST, ShardStore
+from framework.memory import PeakMemory
 from framework.prepare import prepare
 from framework.prepare import shards as shards_module
 from framework.registry import PARTITIONERS
@@ -83,6 +84,39 @@ def reversed_completion(function, items):
 def threads(function, items):
     with ThreadPoolExecutor(3) as pool:
         yield from pool.map(function, items)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Two processes that know nothing but what they are sent."""
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        yield pool
+
+
+def test_work_on_files_can_go_to_other_processes(tmp_path, processes):
+    (tmp_path / "raw").mkdir()
+    dataset, _, _ = edge_files(tmp_path / "raw")
+    expected = shard_bytes(prepare(dataset, Random(), 3, tmp_path / "plain").path)
+    assert shard_bytes(prepare(dataset, Random(), 3, tmp_path / "mapped", mapper=processes.map).path) == expected
+
+
+def test_memory_does_not_grow_with_edges(tmp_path):
+    """Ten times the edges in ten times the parts: what is held is batches, columns of nodes, and one part's edges."""
+    generator = np.random.Generator(np.random.Philox(5))
+
+    def added(scale: int) -> int:
+        folder = tmp_path / str(scale)
+        folder.mkdir()
+        for piece in range(scale):
+            np.save(folder / f"{piece}.npy", generator.integers(0, 20_000, (100_000, 2)))
+        dataset = Files(edges=(str(folder / "*.npy"),), batch_size=1 << 15)
+        memory = PeakMemory()
+        prepare(dataset, Random(), 2 * scale, folder / "stores")
+        return memory.added()
+
+    prepare(graph(), Random(), 2, tmp_path / "warm")
+    small, large = added(1), added(10)
+    assert large < 1.5 * small + 2**24
 
 
 @pytest.mark.parametrize("mapper", [reversed_completion, threads])
@@ -187,9 +221,8 @@ def prepare_here(root: Path) -> bool:
     return prepare(graph(), Random(), 3, root).reused
 
 
-def test_two_processes_at_once(tmp_path):
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        pool.map(prepare_here, [tmp_path] * 4, chunksize=1)
+def test_two_processes_at_once(tmp_path, processes):
+    processes.map(prepare_here, [tmp_path] * 4, chunksize=1)
     (store,) = tmp_path.iterdir()
     ShardStore.open(store).verify()
 
