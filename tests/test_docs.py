@@ -1,0 +1,96 @@
+"""The pages tell the truth: commands and flags exist, links lead somewhere, examples in Python run.
+
+Assumptions: a fence marked `sh` holds commands that work as they stand; what is not to be typed so is marked `text`.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from whole_graph import random_graph, random_rows
+
+from framework.models.node_model import LayerwiseNetwork, Module
+from framework.random import Key
+from framework.sample.neighbor import Neighbor
+from launch import cli
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+OTHERS = {"write-a-partitioner.md"}
+"""Pages whose commands need a package that only its own tests install."""
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for marked, text in FENCE.findall(page.read_text()) if marked == language]
+
+
+def commands() -> list[str]:
+    """Every line of a page that begins with `shardyard`, in the fences of commands."""
+    pages = [page for page in PAGES if page.name not in OTHERS]
+    lines = [
+        line for page in pages for kind in ("sh", "text") for text in blocks(page, kind) for line in text.splitlines()
+    ]
+    return sorted({line for line in lines if line.startswith("shardyard ")} - {"shardyard COMMAND --help"})
+
+
+@pytest.mark.parametrize("line", commands())
+def test_a_command_of_a_page_exists_with_its_flags(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its help, with whatever plug-ins it chooses, names every flag it uses."""
+    _, *arguments = shlex.split(line)
+    if arguments[0] in ("evaluate", "predict"):
+        arguments = [arguments[0], *arguments[2:]]  # the run's folder is not there: the flags are those of a recipe
+        arguments[:1] = ["train", "sage-debian"]
+    code = cli.main([*arguments, "--help"])
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    for flag in (argument for argument in arguments if argument.startswith("--") and argument != "--help"):
+        assert re.search(rf"{re.escape(flag)}\b", said.out), f"{flag} is no flag of it"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = FENCE.sub("", page.read_text())
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) if "://" not in link]
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_quick_start_is_two_blocks() -> None:
+    section = re.search(r"^## Quick start\n(.*?)(?=^## )", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert section is not None
+    assert [marked for marked, _ in FENCE.findall(section[1])] == ["sh", "sh"]
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").glob("**/*.md")}
+    left_out = {page for page in pages - {"index.md"} if not page.startswith("benchmarks/") and page not in index}
+    assert not left_out
+
+
+@pytest.mark.parametrize(("number", "name"), [(0, "Sums"), (1, "attention")])
+def test_the_networks_of_the_guide_work(
+    number: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = blocks(ROOT / "docs" / "guides" / "bring-your-own-model.md", "python")[number]
+    if "torch_geometric" in text:
+        pytest.importorskip("torch_geometric")
+    (tmp_path / f"guide_{number}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    torch.manual_seed(0)
+    network = Module(network=f"guide_{number}:{name}").build(6, 4, 2).double().eval()
+    graph, seeds = random_graph(40, 250), torch.tensor([5, 2, 30])
+    x = random_rows(graph.num_nodes, 6).detach()
+    sampled = Neighbor(fanouts=(-1, -1)).sample(graph, graph.nodes[seeds], Key.root(0))
+    scores = network(sampled, x[sampled[0].sources.ids])
+    assert scores.shape == (3, 4)
+    assert isinstance(network, LayerwiseNetwork)
+    whole = network.forward_layer(1, graph.block, network.forward_layer(0, graph.block, x))
+    torch.testing.assert_close(scores, whole[seeds], rtol=1e-10, atol=1e-12)
