@@ -214,6 +214,18 @@ def prepare_here(root: Path) -> bool:
     return prepare(graph(), Random(), 3, root).reused
 
 
+def elsewhere(function, items):
+    """Tasks on a host that does not see the scratch folder."""
+    return [function(dataclasses.replace(item, scratch=Path("/nowhere"))) for item in items]
+
+
+def test_a_host_that_does_not_see_the_scratch_folder(tmp_path):
+    (tmp_path / "raw").mkdir()
+    dataset, _, _ = edge_files(tmp_path / "raw")
+    with pytest.raises(InputError, match=r"'/nowhere' is not there on host .* every host sees"):
+        prepare(dataset, Random(), 2, tmp_path / "stores", mapper=elsewhere)
+
+
 def test_two_processes_at_once(tmp_path, processes):
     processes.map(prepare_here, [tmp_path] * 4, chunksize=1)
     (store,) = tmp_path.iterdir()

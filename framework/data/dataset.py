@@ -6,7 +6,7 @@ same order every time, and the result of prepare does not depend on where a batc
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,11 +20,11 @@ NO_LABEL = -1
 NO_SPLIT, TRAIN, VALIDATION, TEST = range(4)
 """What a node is for: the values of a split."""
 
-Mapper = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
-"""Applies a function to every item of a sequence, results in its order: `map`, or Ray tasks that do the same."""
+Mapper = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]
+"""Applies a function to every item of a list, results in its order: `map`, or Ray tasks that do the same."""
 
 
-def each(mapper: Mapper, function: Callable[[Any], Any], items: Sequence[Any]) -> Iterable[Any]:
+def each(mapper: Mapper, function: Callable[[Any], Any], items: list[Any]) -> Iterable[Any]:
     """`function` of every item, in order: by `mapper` where there are several, here where there is one."""
     return mapper(function, items) if len(items) > 1 else map(function, items)
 

@@ -8,7 +8,6 @@ that edges name, in sorted order. Parsing happens once: dense edges are kept in 
 import dataclasses
 import glob
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from framework.data.split import hashed_split
 from framework.data.tables import read_edges
 from framework.errors import InputError
 from framework.graph.edges import both_directions, doubled
-from framework.graph.pairs import PairFiles, WeightFiles, append_pairs, append_scratch
+from framework.graph.pairs import PairFiles, WeightFiles, append_pairs, append_scratch, require_scratch
 from framework.registry import DATASETS
 
 
@@ -145,7 +144,7 @@ class Files:
         return ArrayRows(array=array)
 
     def _ids(
-        self, table: NodeTable | None, features: Rows | None, mapper: Mapper, jobs: Sequence["_Job"]
+        self, table: NodeTable | None, features: Rows | None, mapper: Mapper, jobs: list["_Job"]
     ) -> NDArray[Any] | None:
         """The raw ids in the order of original ids; None where raw ids are row numbers of the features."""
         if table is not None:
@@ -212,6 +211,7 @@ def _merged(known: NDArray[Any] | None, ids: NDArray[Any], file: Path) -> NDArra
 
 def _make_dense(job: _Job) -> int:
     """Writes the edges of one file between original ids, and their weights. Returns how many edges the file has."""
+    require_scratch(job.scratch)
     dataset = job.dataset
     dictionary = Dictionary.load(job.scratch) if job.has_dictionary else None
     columns = [dataset.source, dataset.target, *([dataset.weight] if dataset.weight else [])]

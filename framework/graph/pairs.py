@@ -4,7 +4,10 @@ Assumptions: these files are scratch of one machine and one run of prepare (nati
 appended to in batches and read back mapped. A piece, that is one file, can be handed to another process by its path.
 """
 
+import contextlib
 import dataclasses
+import errno
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from framework.errors import InputError
 from framework.graph.edges import EdgeBatch, Ids
 
 _PAIR_BYTES = 16
@@ -64,13 +68,13 @@ class WeightFiles:
 
 
 def append_pairs(path: Path, source: Ids, target: Ids) -> None:
-    """Adds edges to a file of pairs; makes it where there is none. Raises OSError."""
+    """Adds edges to a file of pairs; makes it where there is none. Raises InputError for a full disk."""
     append_scratch(path, np.stack([source, target], axis=1))
 
 
 def append_scratch(path: Path, rows: NDArray[Any]) -> None:
-    """Adds the bytes of `rows` to a file; makes it where there is none. Raises OSError."""
-    with path.open("ab") as file:
+    """Adds the bytes of `rows` to a file; makes it where there is none. Raises InputError for a full disk."""
+    with full_disk_named(path.parent), path.open("ab") as file:
         file.write(np.ascontiguousarray(rows).data)
 
 
@@ -80,3 +84,26 @@ def read_scratch(path: Path, dtype: DTypeLike, *, columns: int | None = None) ->
     if not path.exists() or path.stat().st_size == 0:  # an empty file cannot be mapped
         return np.empty(0, dtype).reshape(0, *shape[1:])
     return np.memmap(path, dtype, mode="r").reshape(shape)
+
+
+def require_scratch(path: Path) -> None:
+    """Raises InputError where this process, perhaps on another host, does not see the scratch of the one that asked."""
+    if not path.exists():
+        raise InputError(
+            f"'{path}' is not there on host {socket.gethostname()}. Keep stores on a file system that every host sees, "
+            "or prepare on one host."
+        )
+
+
+@contextlib.contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Turns the error of a full disk (or quota) beneath `folder` into an InputError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"the disk of '{folder}' is full: nothing was made there. "
+            "Free space (about three times the raw data), or name a folder on another disk."
+        ) from error

@@ -4,7 +4,6 @@ Assumptions: a rename inside one folder is atomic, and a lock on a file ends wit
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import shutil
@@ -14,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from framework.errors import InputError, StoreError
+from framework.graph.pairs import full_disk_named
 from framework.graph.store import ShardStore
 
 _LOCK = "lock"
@@ -40,14 +40,8 @@ def temporary_folder(root: Path, name: str) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"'{root}' cannot hold stores: {error}. Name a folder that can be written.") from error
     try:
-        yield folder
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(
-            f"the disk of '{root}' is full: the store was not made, and what there was of it is removed. "
-            "Free space there (about three times the raw data), or name a folder on another disk."
-        ) from error
+        with full_disk_named(root):
+            yield folder
     finally:
         os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)

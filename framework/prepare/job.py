@@ -115,9 +115,11 @@ def _build(
     check_graph(raw)
     told("partition", 0.0)
     placement = place(partitioner, raw.stream(), parts)
-    numbering = Numbering.of(placement.owners, parts)
-    spill_edges(raw, placement.owners, scratch, mapper, told)
-    spill_features(raw, placement.owners, scratch, told)
+    owners, quality = placement.owners, placement.quality
+    del placement  # its bits, one a node and part, are not needed any more
+    numbering = Numbering.of(owners, parts)
+    spill_edges(raw, owners, scratch, mapper, told)
+    spill_features(raw, owners, scratch, told)
     files, counts = write_shards(raw, numbering, scratch, folder, told)
     draft = ShardStore(
         path=folder,
@@ -133,7 +135,7 @@ def _build(
         columns=tuple(sorted({Path(name).stem for name in files})),
         counts=counts,
         partitioner=config.encode(partitioner),
-        quality=dataclasses.asdict(placement.quality),
+        quality=dataclasses.asdict(quality),
         files=files,
     )
     shutil.rmtree(scratch)

@@ -15,7 +15,7 @@ from framework.data.check import check_rows
 from framework.data.dataset import Mapper, RawGraph, each
 from framework.errors import InputError
 from framework.graph.edges import EdgeStream
-from framework.graph.pairs import PairFiles, WeightFiles, append_pairs, append_scratch, read_scratch
+from framework.graph.pairs import PairFiles, WeightFiles, append_pairs, append_scratch, read_scratch, require_scratch
 from framework.partition import NodeParts
 
 Progress = Callable[[str, float], None]
@@ -71,6 +71,7 @@ def spill_edges(raw: RawGraph, owners: NodeParts, scratch: Path, mapper: Mapper,
 
 def _spill_piece(piece: _Piece) -> int:
     """Appends every edge of the piece to the bucket of its target's owner, in order. Returns the number of edges."""
+    require_scratch(piece.owners)
     owners = read_scratch(piece.owners, np.int32)
     total = 0
     weights = None if piece.weights is None else iter(piece.weights)
