@@ -4,7 +4,7 @@ import os
 
 from framework.data.debian import Debian
 from framework.data.npz import Npz
-from framework.engine.optimize import Adam
+from framework.engine.optimize import Adam, Cosine
 from framework.engine.run import Run
 from framework.models.node_model import NodeModel
 from framework.models.nodes import GAT, GCN, SAGE
@@ -52,8 +52,8 @@ def _debian(model: NodeModel) -> Run:
     workload = NodeClassification(
         data=Debian(columns=128),
         model=model,
-        sampler=Neighbor(fanouts=(15, 10)),
+        sampler=Neighbor(fanouts=(10, 10)),
         batch_size=1024,
         partitioner=Metis(),
     )
-    return Run(workload=workload, epochs=15, optimizer=Adam(lr=0.003))
+    return Run(workload=workload, epochs=20, optimizer=Adam(lr=0.01), schedule=Cosine())
