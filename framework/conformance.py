@@ -29,6 +29,8 @@ Verdict = str | None
 """What went wrong; None if nothing did."""
 
 _QUALITY_PARTS = 8
+# glibc keeps what was freed unless an allocation is mapped by itself; kept memory would hide what a later run takes.
+_EXACT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
 _BYTES_PER_EDGE = 3  # what memory may grow by with the stream: less than a part an edge, more than chance
 
 
@@ -260,7 +262,7 @@ def measure_growth(partitioner: Partitioner, *, num_nodes: int, num_edges: tuple
         input=json.dumps(request),
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **_EXACT_MEMORY, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     if process.returncode:
         said = process.stderr.strip().splitlines() or ["nothing"]

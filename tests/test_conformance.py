@@ -220,4 +220,5 @@ def test_a_plugin_that_says_it_holds_the_graph_is_believed() -> None:
 @pytest.mark.parametrize("name", ["dbh", "fennel", "hdrf", "ldg", "spinner"])
 def test_memory_does_not_grow_with_the_stream(name: str) -> None:
     few, many = measure_growth(PARTITIONERS.get(name)(), num_nodes=50_000, num_edges=(500_000, 5_000_000))
-    assert many - few <= 0.1 * few + 4.5e6, "more than a tenth, and more than a byte for each further edge"
+    # Where windows end moves the peak up and down by half a megabyte; 4.5 million further edges do not.
+    assert many <= 1.1 * few + 1e6
