@@ -46,12 +46,12 @@ def sweep(
     slack: float,
     passes: int,
     start: NodeParts | None = None,
-    tolerance: float = 0.0,
+    tolerance: float | None = None,
 ) -> NodeParts:
     """Look at every node in order, `passes` times, and put it where `rule` scores highest: int32 [num_nodes].
 
     `start`: the parts before the first pass, int32 [num_nodes], changed in place; none unless given. `tolerance`: stop
-    after a pass that brings less than this share of the neighbours together."""
+    after a pass that brings less than this share of the neighbours together; None: never stop early."""
     if slack < 1 or passes < 1 or balance not in ("nodes", "edges"):
         raise InputError(
             f"slack is {slack}, passes are {passes}, balance is '{balance}'; expected a slack of at least 1, at least "
@@ -72,7 +72,7 @@ def sweep(
                 together += assign_window(
                     chosen, window.first, window.indptr, window.neighbors, weights, owners, loads
                 )[1]
-            if together - before < tolerance * entries:
+            if tolerance is not None and together - before < tolerance * entries:
                 break
             before = together
         _spread(owners, np.flatnonzero((adjacency.degrees == 0) & (weights == 0)), parts)

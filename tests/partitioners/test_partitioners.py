@@ -11,8 +11,10 @@ from framework import random
 from framework.data.generators import Planted, RecursiveMatrix
 from framework.errors import InputError
 from framework.graph.edges import ArrayEdges, EdgeStream
+from framework.kernels.partition import assign_window
 from framework.partition import Placement, place
 from framework.registry import PARTITIONERS
+from partitioners import sweep
 from partitioners.fennel import Fennel
 from partitioners.hdrf import HighDegreeReplicatedFirst
 from partitioners.ldg import LinearDeterministicGreedy
@@ -70,6 +72,21 @@ def test_streaming_comes_near_metis(parts: int, planted: EdgeStream) -> None:
 def test_streaming_again_is_better(planted: EdgeStream) -> None:
     cuts = [place(Fennel(passes=passes), planted, 8).quality.cut_ratio for passes in (1, 2, 3)]
     assert cuts[0] > cuts[1] > cuts[2]
+
+
+def test_every_pass_is_taken(skewed: EdgeStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass that makes the cut worse is no reason to stop: Fennel's passes are as many as were asked for."""
+    calls = []
+
+    def counted(*arguments: Any) -> tuple[int, int]:
+        calls.append(arguments)
+        return assign_window(*arguments)
+
+    monkeypatch.setattr(sweep, "assign_window", counted)
+    for passes in (1, 4, 9):
+        calls.clear()
+        place(Fennel(passes=passes), skewed, 4)
+        assert len(calls) == passes  # one window a pass
 
 
 def test_metis_keeps_several_balances_at_once(planted: EdgeStream) -> None:
