@@ -1,5 +1,6 @@
-"""What a person sees while a run goes: live bars on a terminal, one line an epoch elsewhere, nothing for a script."""
+"""What a person sees while a run goes: one line an epoch, over live bars on a terminal; nothing for a script."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,24 +20,45 @@ def showing(*, script: bool) -> Iterator[Watch]:
     """A watcher that shows a run's events. `script`: stdout is for JSON, so at most a terminal's stderr is used."""
     stream = sys.stderr if script else sys.stdout
     if stream.isatty():
-        with live(Console(file=stream)) as watch:
+        with live(Console(file=stream, highlight=False)) as watch:
             yield watch
     elif script:
         yield lambda event: None
     else:
-        yield Lines(stream).watch
+        yield Lines(lambda line: _print(line, stream)).watch
+
+
+@contextmanager
+def live(console: Console) -> Iterator[Watch]:
+    """Lines, and beneath them bars for preparing, epochs and steps, redrawn in place and gone at the end."""
+    columns = (
+        TextColumn("{task.description:>8}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        lines, bars = Lines(progress.console.print), _Bars(progress)
+
+        def watch(event: Event) -> None:
+            lines.watch(event)
+            bars.watch(event)
+
+        yield watch
 
 
 class Lines:
-    """Plain lines: one when a stage of preparing begins, one a start or resumption, one an epoch."""
+    """A line when a stage of preparing begins, when the run starts or is resumed, and for every epoch."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
+    def __init__(self, say: Callable[[str], None]) -> None:
+        """`say` shows a line."""
+        self._say = say
         self._stage = ""
         self._traffic = Traffic()
 
     def watch(self, event: Event) -> None:
-        """Writes the event's line, if it has one."""
+        """Shows the event's line, if it has one."""
         match event["event"]:
             case "prepare" if event["what"] != self._stage:
                 self._stage = event["what"]
@@ -48,9 +70,6 @@ class Lines:
             case "epoch":
                 pace = f"{event['seconds']:.2f} s  {tables.size(self._traffic.rate(event))}/s"
                 self._say(f"epoch {event['epoch']}/{event['epochs']}  {summary(event)}  {pace}")
-
-    def _say(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
 
 
 class Traffic:
@@ -74,28 +93,12 @@ def summary(event: Event) -> str:
     return "  ".join(parts)
 
 
-@contextmanager
-def live(console: Console) -> Iterator[Watch]:
-    """Bars for preparing, epochs and steps, redrawn in place."""
-    columns = (
-        TextColumn("{task.description:>8}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, transient=True) as bars:
-        yield _Bars(bars).watch
-
-
 class _Bars:
     """One bar a name, made when it is first heard of."""
 
-    def __init__(self, bars: Progress) -> None:
-        self._bars = bars
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self._tasks: dict[str, TaskID] = {}
-        self._steps_of_last_epoch = 0
-        self._traffic = Traffic()
 
     def watch(self, event: Event) -> None:
         """Moves the bars that the event is about."""
@@ -104,23 +107,29 @@ class _Bars:
                 self._move("prepare", round(100 * event["done"]), 100, event["what"])
             case "started":
                 self._hide("prepare")
-                self._move("epoch", 0, None, "workers started")
+                self._move("epoch", 0, event.get("epochs"), "")
             case "resumed":
-                self._move("epoch", event["epoch"], None, f"resumed at step {event['step']}")
+                self._move("epoch", event["epoch"], event.get("epochs"), "")
             case "step":
-                total = event.get("steps", self._steps_of_last_epoch) or None
-                self._move("step", event["step"], total, f"loss {event['loss']:.4f}" if "loss" in event else "")
-                self._steps_of_last_epoch = max(self._steps_of_last_epoch, event["step"])
+                self._move(
+                    "step", event["step"], event.get("steps"), f"loss {event['loss']:.4f}" if "loss" in event else ""
+                )
             case "epoch":
-                note = f"{summary(event)}  {tables.size(self._traffic.rate(event))}/s"
-                self._move("epoch", event["epoch"], event["epochs"], note)
+                self._move("epoch", event["epoch"], event["epochs"], "")
 
     def _move(self, name: str, done: int, total: int | None, note: str) -> None:
+        """Sets a bar; a total that was never told is the highest count so far."""
         if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(name, total=total, note=note)
-        known = self._bars.tasks[self._tasks[name]].total
-        self._bars.update(self._tasks[name], completed=done, total=total or known, note=note)
+            self._tasks[name] = self._progress.add_task(name, total=None, note=note)
+        task = self._tasks[name]
+        known = next(bar.total for bar in self._progress.tasks if bar.id == task) or 0
+        self._progress.update(task, completed=done, total=total or max(known, done), note=note)
 
     def _hide(self, name: str) -> None:
         if name in self._tasks:
-            self._bars.update(self._tasks[name], visible=False)
+            self._progress.update(self._tasks[name], visible=False)
+
+
+def _print(line: str, stream: IO[str]) -> None:
+    with contextlib.suppress(BrokenPipeError):  # whoever reads has left, as `head` does: the run goes on
+        print(line, file=stream, flush=True)

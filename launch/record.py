@@ -4,6 +4,7 @@ Assumption: one process starts a run; workers write nothing here but checkpoints
 again in its folder goes on with the same log.
 """
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -28,11 +29,17 @@ class Recorder:
         self._board: Any = None
 
     def __call__(self, event: Event) -> None:
-        """Writes one event as a line of JSON."""
-        self._log.write(json.dumps({"time": round(time.time(), 3), **event}) + "\n")
-        self._log.flush()
-        if event["event"] == "epoch":
-            self._plot(event)
+        """Writes one event as a line of JSON. Raises InputError where the folder's disk takes no more."""
+        try:
+            self._log.write(json.dumps({"time": round(time.time(), 3), **event}) + "\n")
+            self._log.flush()
+            if event["event"] == "epoch":
+                self._plot(event)
+        except OSError as error:
+            text = (
+                f"the log in '{self.folder}' cannot be written: {error.strerror}. Free space, then start the run again."
+            )
+            raise InputError(text) from error
 
     def report(self, report: Mapping[str, Any]) -> None:
         """Writes report.json, whole or not at all."""
@@ -74,7 +81,8 @@ def recording(run: Run) -> Iterator[Recorder]:
         yield recorder
     finally:
         recorder.close()
-        log.close()
+        with contextlib.suppress(OSError):  # what could not be written was told when it was
+            log.close()
 
 
 def read_run(folder: Path) -> Run:

@@ -1,8 +1,10 @@
 """What is shown while a run goes, and what its folder holds afterwards."""
 
+import contextlib
 import dataclasses
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,3 +120,22 @@ def test_a_torn_or_foreign_run_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(StoreError, match=r"run\.json"):
         read_run(tmp_path)
+
+
+def test_a_reader_who_leaves_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    stream = os.fdopen(writing, "w")
+    monkeypatch.setattr("sys.stdout", stream)
+    with progress.showing(script=False) as watch:
+        for event in events():
+            watch(event)
+    with contextlib.suppress(BrokenPipeError):
+        stream.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    with pytest.raises(InputError, match="cannot be written: No space left"):
+        record(dataclasses.replace(small(), out=str(tmp_path)))
