@@ -39,7 +39,8 @@ def live(console: Console) -> Iterator[Watch]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        lines, bars = Lines(progress.console.print), _Bars(progress)
+        lines = Lines(lambda line: progress.console.print(line, markup=False))
+        bars = _Bars(progress)
 
         def watch(event: Event) -> None:
             lines.watch(event)
@@ -111,9 +112,8 @@ class _Bars:
             case "resumed":
                 self._move("epoch", event["epoch"], event.get("epochs"), "")
             case "step":
-                self._move(
-                    "step", event["step"], event.get("steps"), f"loss {event['loss']:.4f}" if "loss" in event else ""
-                )
+                note = f"loss {event['loss']:.4f}" if "loss" in event else ""
+                self._move("step", event["step"], event.get("steps"), note)
             case "epoch":
                 self._move("epoch", event["epoch"], event["epochs"], "")
 

@@ -36,9 +36,7 @@ class Recorder:
             if event["event"] == "epoch":
                 self._plot(event)
         except OSError as error:
-            text = (
-                f"the log in '{self.folder}' cannot be written: {error.strerror}. Free space, then start the run again."
-            )
+            text = f"the log in '{self.folder}' cannot be written: {error.strerror}. Free space, then start again."
             raise InputError(text) from error
 
     def report(self, report: Mapping[str, Any]) -> None:

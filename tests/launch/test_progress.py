@@ -60,7 +60,7 @@ def test_a_script_in_a_pipe_is_shown_nothing(capsys: pytest.CaptureFixture[str])
 
 def test_bars_on_a_terminal_show_epochs_steps_loss_and_traffic() -> None:
     screen = io.StringIO()
-    with progress.live(Console(file=screen, force_terminal=True, width=160)) as watch:
+    with progress.live(Console(file=screen, force_terminal=True, width=80, highlight=False)) as watch:
         for event in events():
             watch(event)
     text = screen.getvalue()
