@@ -176,6 +176,11 @@ def test_columns_of_another_length(tmp_path):
     assert "the weights from edge 0 on are (3,); expected 2" in said(prepared_from(raw, tmp_path))
 
 
+def test_more_weights_than_edges(tmp_path):
+    raw = RawGraph(edges=path_of(0, 1, 2), edge_weights=[np.ones(2, np.float32), np.ones(1, np.float32)])
+    assert "there are more weights than the 2 edges" in said(prepared_from(raw, tmp_path))
+
+
 def test_weight_that_is_not_finite(tmp_path):
     raw = RawGraph(edges=path_of(0, 1, 2), edge_weights=[np.asarray([1, np.nan], np.float32)])
     assert "the weight of edge 1 is nan" in said(prepared_from(raw, tmp_path))

@@ -73,9 +73,11 @@ def append_pairs(path: Path, source: Ids, target: Ids) -> None:
 
 
 def append_scratch(path: Path, rows: NDArray[Any]) -> None:
-    """Adds the bytes of `rows` to a file; makes it where there is none. Raises InputError for a full disk."""
-    with full_disk_named(path.parent), path.open("ab") as file:
-        file.write(np.ascontiguousarray(rows).data)
+    """Adds the bytes of `rows` to a file; makes it, and its folder, where needed. Raises InputError for a full disk."""
+    with full_disk_named(path.parent):
+        path.parent.mkdir(exist_ok=True)
+        with path.open("ab") as file:
+            file.write(np.ascontiguousarray(rows).data)
 
 
 def read_scratch(path: Path, dtype: DTypeLike, *, columns: int | None = None) -> NDArray[Any]:

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +36,7 @@ def temporary_folder(root: Path, name: str) -> Iterator[Path]:
     try:
         root.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(root)
-        folder = root / f".{name}-{uuid.uuid4().hex}"
+        folder = root / f".{name}-{socket.gethostname()}-{uuid.uuid4().hex}"
         lock = _lock(folder)
     except OSError as error:
         raise InputError(f"'{root}' cannot hold stores: {error}. Name a folder that can be written.") from error
@@ -49,9 +50,9 @@ def temporary_folder(root: Path, name: str) -> Iterator[Path]:
 
 def publish(folder: Path, path: Path) -> None:
     """Renames the finished `folder` to `path`. Where another process was faster its whole store stays and ours goes."""
-    (folder / _LOCK).unlink()
     with ThreadPoolExecutor(_SYNC_THREADS) as pool:  # the disk takes many files at once as fast as one
         list(pool.map(_to_disk, [*folder.rglob("*"), folder]))
+    (folder / _LOCK).unlink()
     try:
         folder.rename(path)
     except OSError:
@@ -67,7 +68,8 @@ def _lock(folder: Path) -> int:
     """Makes `folder` with a lock file inside, locked before others can see it. Returns the lock's descriptor."""
     outside = folder.with_name(folder.name + ".lock")
     lock = os.open(outside, os.O_CREAT | os.O_WRONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    with contextlib.suppress(OSError):  # a file system without locks: what is abandoned there stays
+        fcntl.flock(lock, fcntl.LOCK_EX)
     folder.mkdir()
     outside.rename(folder / _LOCK)
     return lock
@@ -83,8 +85,8 @@ def _to_disk(path: Path) -> None:
 
 
 def _remove_abandoned(root: Path) -> None:
-    """Removes the hidden folders of processes that ended without doing so: nobody holds their lock."""
-    for lock in root.glob(f".*-*/{_LOCK}"):
+    """Removes the hidden folders of processes of this host that ended without doing so: nobody holds their lock."""
+    for lock in root.glob(f".*-{socket.gethostname()}-*/{_LOCK}"):
         with contextlib.suppress(OSError), lock.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock.parent, ignore_errors=True)

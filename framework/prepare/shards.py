@@ -3,6 +3,7 @@
 Assumptions: the edges of one part fit in memory; feature rows do not need to, they go from one mapped file to another.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from framework.graph.columns import FileFacts, read_column, write_column
 from framework.graph.pairs import read_scratch
 from framework.graph.shard import PartCounts
 from framework.graph.store import column_file
-from framework.prepare.spill import Progress, bucket
+from framework.prepare.spill import Progress, bucket, buckets
 
 Columns = dict[str, NDArray[Any] | pa.Array]
 
@@ -40,8 +41,7 @@ def write_shards(
         )
         files |= _write(folder, part, columns)
         del columns
-        for spent in scratch.glob(f"{part:05d}-*"):
-            spent.unlink()
+        shutil.rmtree(buckets(scratch, part), ignore_errors=True)
         told("write shards", (part + 1) / parts)
     for part in range(parts):
         halo = read_column(column_file(folder, part, "halo")).to_numpy()
@@ -56,10 +56,10 @@ def _write(folder: Path, part: int, columns: Columns) -> dict[str, FileFacts]:
 
 def _edge_columns(raw: RawGraph, numbering: Numbering, scratch: Path, part: int) -> Columns:
     """`indptr`, `indices`, `halo`, and `edge_weights` where the graph has them."""
-    pieces = sorted(scratch.glob(f"{part:05d}-*.pairs"))
-    buckets = [read_scratch(piece, np.int64, columns=2) for piece in pieces]
-    pairs = np.concatenate([np.empty((0, 2), np.int64), *buckets])
-    adjacency = build_adjacency(numbering, part, pairs[:, 0], pairs[:, 1])
+    pieces = sorted(buckets(scratch, part).glob("*.pairs"))
+    pairs = [read_scratch(piece, np.int64, columns=2) for piece in pieces]
+    source, target = np.concatenate([np.empty((0, 2), np.int64), *pairs]).T
+    adjacency = build_adjacency(numbering, part, source, target)
     columns: Columns = {"indptr": adjacency.indptr, "indices": adjacency.indices, "halo": adjacency.halo}
     if raw.edge_weights is not None:
         weights = [read_scratch(piece.with_suffix(".weights"), np.float32) for piece in pieces]

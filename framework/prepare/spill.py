@@ -38,9 +38,14 @@ class _Piece:
     """Where the buckets go."""
 
 
+def buckets(scratch: Path, part: int) -> Path:
+    """The scratch folder of everything that was put aside for a part."""
+    return scratch / f"{part:05d}"
+
+
 def bucket(scratch: Path, part: int, piece: int, kind: str) -> Path:
     """The scratch file of what a piece holds for a part: its `pairs`, `weights` or `features`."""
-    return scratch / f"{part:05d}-{piece:05d}.{kind}"
+    return buckets(scratch, part) / f"{piece:05d}.{kind}"
 
 
 def _pieces(raw: RawGraph, owners: Path, scratch: Path) -> list[_Piece]:
@@ -76,13 +81,14 @@ def _spill_piece(piece: _Piece) -> int:
     total = 0
     weights = None if piece.weights is None else iter(piece.weights)
     for source, target in piece.edges:
-        by_part = _by_part(owners[target])
         beside = None if weights is None else _checked_weights(next(weights, None), total, len(source))
-        for part, chosen in by_part:
+        for part, chosen in _by_part(owners[target]):
             append_pairs(bucket(piece.scratch, part, piece.number, "pairs"), source[chosen], target[chosen])
             if beside is not None:
                 append_scratch(bucket(piece.scratch, part, piece.number, "weights"), beside[chosen])
         total += len(source)
+    if weights is not None and next(weights, None) is not None:
+        raise InputError(f"there are more weights than the {total} edges; expected one an edge.")
     return total
 
 
@@ -99,10 +105,11 @@ def _checked_weights(weights: NDArray[np.float32] | None, first: int, expected: 
 
 def _by_part(owners: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Every part that occurs, and the positions at which it does, increasing."""
-    order = np.argsort(owners, kind="stable")
-    found, starts = np.unique(owners[order], return_index=True)
-    for part, positions in zip(found, np.split(order, starts[1:]), strict=True) if len(found) else ():
-        yield int(part), positions
+    if len(owners):
+        order = np.argsort(owners, kind="stable")
+        found, starts = np.unique(owners[order], return_index=True)
+        for part, positions in zip(found, np.split(order, starts[1:]), strict=True):
+            yield int(part), positions
 
 
 def spill_features(raw: RawGraph, owners: NodeParts, scratch: Path, told: Progress) -> None:
