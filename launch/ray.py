@@ -7,12 +7,12 @@ the data over the group. A run that is interrupted goes on from its own checkpoi
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import json
 import logging
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -31,7 +31,7 @@ from launch.worker import Job, threads_for
 GRACE = 5.0
 """Seconds in which a worker that lost the group learns whether another one's error was the cause."""
 _STEP_EVENTS = 0.1  # seconds between two `step` events of one worker; the ones between are not sent
-_NAME = ".ray"  # a folder that Ray Train makes in the run's, and leaves empty
+_NAME = ".ray"  # a folder that Ray Train makes in the run's, of no use to us
 _OBJECT_STORE = 100_000_000  # bytes, of a Ray of this machine: no data travels through it
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -153,13 +153,13 @@ def _fit(launcher: Ray, job: Job, run: Run, cpus: float, mailbox: Any) -> None:
     )
     try:
         trainer.fit()
-        with contextlib.suppress(OSError):
-            (Path(run.out) / _NAME).rmdir()
     except TrainingFailedError as error:
         raise LostWorkerError(
             f"{_lost(error)}; gave up after {launcher.max_failures} restarts (--launcher.max-failures). "
             "Start the run again with the same --out to resume it."
         ) from error
+    finally:
+        shutil.rmtree(Path(run.out) / _NAME, ignore_errors=True)
 
 
 def _work(config: dict[str, Any]) -> None:

@@ -44,11 +44,9 @@ _OPERATIONS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.R
 class Pending:
     """Rows on their way: `wait()` gives them."""
 
-    def __init__(
-        self, group: "Group", received: Tensor, shape: torch.Size, work: dist.Work | None, purpose: str
-    ) -> None:
+    def __init__(self, group: "Group", received: Tensor, work: dist.Work | None, purpose: str) -> None:
         """Made by `Group.exchange_async` alone."""
-        self._group, self._received, self._shape, self._work, self._purpose = group, received, shape, work, purpose
+        self._group, self._received, self._work, self._purpose = group, received, work, purpose
 
     def wait(self) -> Tensor:
         """The rows, [sum of receive_counts, ...]. Raises LostWorkerError."""
@@ -56,7 +54,7 @@ class Pending:
             with self._group.guard(self._purpose):
                 self._work.wait()
             self._work = None
-        return self._received.view(self._shape)
+        return self._received
 
 
 class Group:
@@ -140,23 +138,22 @@ class Group:
         """As `exchange`, without waiting: the rows must not change until `wait()` has returned."""
         assert len(send_counts) == len(receive_counts) == self.size, "one count a worker"
         assert sum(send_counts) == rows.shape[0], "rows and their counts disagree"
-        shape = torch.Size((sum(receive_counts), *rows.shape[1:]))
-        # As bytes: so every element type travels, whatever the transport knows to add up.
-        sent = rows.detach().reshape(rows.shape[0], math.prod(rows.shape[1:])).contiguous().view(torch.uint8)
+        rows = rows.detach().contiguous()
         if self.size == 1:
-            return Pending(self, sent.view(rows.dtype), shape, None, purpose)
-        received = sent.new_empty((shape[0], sent.shape[1]))
+            return Pending(self, rows, None, purpose)
+        received = rows.new_empty((sum(receive_counts), *rows.shape[1:]))
+        sent = _as_bytes(rows)
         with self.guard(purpose):
-            work = dist.all_to_all_single(received, sent, receive_counts, send_counts, async_op=True)
-        self.count(purpose, (sent.shape[0] - send_counts[self.rank]) * sent.shape[1])
-        return Pending(self, received.view(rows.dtype), shape, work, purpose)
+            work = dist.all_to_all_single(_as_bytes(received), sent, receive_counts, send_counts, async_op=True)
+        self.count(purpose, (len(sent) - send_counts[self.rank]) * sent.shape[1])
+        return Pending(self, received, work, purpose)
 
     def exchange_counts(self, send_counts: list[int] | Tensor, purpose: str = "frontier") -> list[int]:
         """What every worker will send to this one, given what this one will send to every worker."""
         return [row[0] for row in self.exchange_counts_many([[count] for count in _numbers(send_counts)], purpose)]
 
     def exchange_counts_many(self, send_counts: list[list[int]], purpose: str = "frontier") -> list[list[int]]:
-        """Several numbers for every worker at once: row r of the argument goes to worker r; row r of the answer is its."""
+        """Several numbers for every worker at once: row r given goes to worker r, row r of the answer came from it."""
         numbers = torch.tensor(send_counts, dtype=torch.int64)
         ones = [1] * self.size
         received: list[list[int]] = self.exchange(numbers, ones, ones, purpose).tolist()
@@ -181,12 +178,9 @@ class Group:
 
     def broadcast_bytes(self, data: bytes | None, source: int, purpose: str) -> bytes:
         """The bytes of worker `source` to all, in chunks; the others pass None."""
+        assert (data is not None) == (self.rank == source), "the source alone has something to send"
         length = int(self.broadcast(torch.tensor([len(data or b"")]), source, purpose))
-        if self.rank == source:
-            assert data is not None, "the source of a broadcast has something to send"
-            whole = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
-        else:
-            whole = torch.empty(length, dtype=torch.uint8)
+        whole = as_tensor(data) if data is not None else torch.empty(length, dtype=torch.uint8)
         for begin in range(0, length, CHUNK):
             self.broadcast(whole[begin : begin + CHUNK], source, purpose)
         return whole.numpy().tobytes()
@@ -195,7 +189,7 @@ class Group:
         """The value of every worker, in order of rank; anything JSON holds. Large tensors do not belong here."""
         if self.size == 1:
             return [json.loads(json.dumps(value))]
-        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        text = as_tensor(json.dumps(value).encode())
         lengths = self.exchange_counts([text.numel()] * self.size, purpose)
         # Every worker gets the same bytes: an exchange with one copy for each.
         received = self.exchange(text.repeat(self.size), [text.numel()] * self.size, lengths, purpose)
@@ -240,6 +234,19 @@ class Group:
             f"{self.deadline:g} s: {reason.rstrip('.')}. A worker, its host or its link is gone, or slower than "
             "--deadline allows; start the run again with the same --out and it resumes from its last checkpoint."
         )
+
+
+def as_tensor(data: bytes) -> Tensor:
+    """A copy of `data` as uint8 [n]."""
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+
+
+def _as_bytes(rows: Tensor) -> Tensor:
+    """The same memory as uint8 [n, bytes of a row]: so rows of every type travel, whatever the transport can add up."""
+    width = math.prod(rows.shape[1:])
+    if rows.numel() == 0:
+        return rows.new_empty((len(rows), width * rows.element_size()), dtype=torch.uint8)
+    return rows.view(len(rows), width).view(torch.uint8)
 
 
 def _numbers(counts: list[int] | Tensor) -> list[int]:

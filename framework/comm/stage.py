@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from framework.comm.group import Group
+from framework.comm.group import Group, as_tensor
 from framework.errors import StoreError
 
 MANIFEST = "manifest.json"
@@ -120,7 +120,7 @@ class _Copy:
         except OSError as error:
             self._note(f"cannot be read: '{name}': {error.strerror}.")
             data = b""
-        return torch.frombuffer(bytearray(data.ljust(length, b"\0")), dtype=torch.uint8)
+        return as_tensor(data.ljust(length, b"\0"))
 
     def _write(self, target: Path, chunk: Tensor) -> None:
         try:

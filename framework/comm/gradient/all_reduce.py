@@ -37,26 +37,30 @@ class AllReduce:
             yield model
             return
         reduction = _Reduction(group, parameters=sum(1 for weight in model.parameters() if weight.requires_grad))
-        # Searching for unused parameters is what keeps the buckets as they are from the first step on. Otherwise they
-        # are rebuilt after it, the order of the ring's sums changes, and a resumed run would differ in the last bit.
-        wrapped = DistributedDataParallel(
-            model,
-            broadcast_buffers=False,
-            init_sync=False,
-            find_unused_parameters=True,
-            bucket_cap_mb=self.bucket_megabytes,
-        )
+        wrapped = self._replica(model)
         wrapped.register_comm_hook(None, reduction.hook)
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-                yield wrapped
+            yield wrapped
         except RuntimeError as error:
             if reduction.failure is None:
                 raise
             raise group.lost("gradient", reduction.failure, reduction.seconds) from error
         finally:
             wrapped.reducer._remove_autograd_hooks()
+
+    def _replica(self, model: nn.Module) -> DistributedDataParallel:
+        with warnings.catch_warnings():
+            # Its successor, forward_sync_buffers, is unknown to the older torch that we also work with.
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+            return DistributedDataParallel(
+                model,
+                broadcast_buffers=False,
+                init_sync=False,
+                # Keeps the buckets as they are from the first step on. They would be rebuilt after it otherwise, the
+                # order of the ring's sums would change, and a resumed run would differ in the last bit.
+                find_unused_parameters=True,
+                bucket_cap_mb=self.bucket_megabytes,
+            )
 
 
 class _Reduction:

@@ -1,0 +1,131 @@
+"""The all-reduce strategy: the gradients of one process on the whole batch, whatever the number of workers."""
+
+import os
+
+import pytest
+import torch
+from torch import Tensor, nn
+from worker_processes import together
+
+from framework.comm.gradient.all_reduce import AllReduce
+from framework.comm.gradient.strategy import GradientStrategy
+from framework.comm.group import Group
+from framework.config import decode, encode
+from framework.errors import LostWorkerError
+
+SAMPLES, STEPS = 7, 3
+
+
+class Net(nn.Module):
+    """Two layers that are used, one that is not, one that only the first sample's worker uses, and a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 40), nn.Linear(40, 3)
+        self.unused, self.sometimes = nn.Linear(2, 2), nn.Linear(3, 3)
+        self.register_buffer("calls", torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, rows: Tensor, ids: Tensor) -> Tensor:
+        self.calls += 1
+        out: Tensor = self.second(torch.tanh(self.first(rows)))
+        return torch.where((ids == 0).unsqueeze(1), self.sometimes(out), out) if 0 in ids.tolist() else out
+
+
+def trained(group: Group) -> dict[str, list[float]]:
+    """The weights after some steps on this worker's share of the samples; the last worker's share is empty."""
+    torch.manual_seed(5)
+    model = Net().double()
+    rows, targets = torch.randn(SAMPLES, 5, dtype=torch.float64), torch.randn(SAMPLES, 3, dtype=torch.float64)
+    ids = torch.arange(SAMPLES)
+    if group.size > 1:
+        ids = ids[torch.arange(SAMPLES) % (group.size - 1) == group.rank]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    before = group.snapshot()
+    with AllReduce().wrap(model, optimizer, group) as replica:
+        for _ in range(STEPS):
+            optimizer.zero_grad(set_to_none=True)
+            (((replica(rows[ids], ids) - targets[ids]) ** 2).sum() / SAMPLES).backward()
+            optimizer.step()
+    if group.size > 1:
+        parameters = list(model.parameters())
+        step = sum(2 * (group.size - 1) * payload // group.size for payload in sizes(parameters))
+        assert group.since(before) == {"gradient": STEPS * step}
+        assert float(model.calls) == STEPS, "buffers stay a worker's own"
+    sent = group.snapshot()
+    model(rows[ids], ids).sum().backward()
+    assert group.snapshot() == sent, "the hooks are off again"
+    model.zero_grad()
+    return {name: weight.detach().flatten().tolist() for name, weight in model.named_parameters()}
+
+
+def sizes(parameters: list[nn.Parameter]) -> list[int]:
+    """Bytes of each all-reduce of a step: the gradients in one bucket, and a number a parameter."""
+    return [8 * sum(weight.numel() for weight in parameters), 4 * len(parameters)]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_any_number_of_workers_takes_the_steps_of_one(size: int) -> None:
+    alone = trained(Group.alone())
+    answers = together(size, trained)
+    assert all(answer == answers[0] for answer in answers), "the same bits on every worker"
+    for name, values in alone.items():
+        torch.testing.assert_close(
+            torch.tensor(answers[0][name], dtype=torch.float64),
+            torch.tensor(values, dtype=torch.float64),
+            rtol=1e-12,
+            atol=1e-14,
+        )
+
+
+def absent(group: Group) -> list[bool]:
+    """Which parameters have a gradient after one step: those that some worker has used."""
+    model = Net()
+    ids = torch.tensor([0]) if group.rank == 1 else torch.tensor([1])
+    with AllReduce().wrap(model, torch.optim.SGD(model.parameters()), group) as replica:
+        replica(torch.ones(1, 5), ids).sum().backward()
+    return [weight.grad is not None for weight in model.parameters()]
+
+
+def test_a_parameter_nobody_used_has_no_gradient() -> None:
+    for answer in together(2, absent):
+        assert answer == [True, True, True, True, False, False, True, True]
+
+
+def abandoned(group: Group) -> str | None:
+    model = Net()
+    try:
+        with AllReduce().wrap(model, torch.optim.SGD(model.parameters()), group) as replica:
+            for step in range(5):
+                if group.rank == 1 and step == 2:
+                    os.kill(os.getpid(), 9)
+                replica(torch.ones(1, 5), torch.tensor([1])).sum().backward()
+    except LostWorkerError as error:
+        return str(error)
+    return None
+
+
+def test_a_lost_worker_is_named_in_the_backward_pass() -> None:
+    first, second = together(2, abandoned)
+    assert second is None
+    assert first is not None
+    assert "worker 0 of 2 lost the others (gradient)" in first
+
+
+def failing(group: Group) -> str:
+    model = Net()
+    with (
+        pytest.raises(RuntimeError, match="the model's own") as caught,
+        AllReduce().wrap(model, torch.optim.SGD(model.parameters()), group),
+    ):
+        raise RuntimeError("the model's own")
+    return type(caught.value).__name__
+
+
+def test_an_error_of_the_model_stays_what_it_is() -> None:
+    assert together(2, failing) == ["RuntimeError", "RuntimeError"]
+
+
+def test_the_strategy_is_a_value() -> None:
+    assert isinstance(AllReduce(), GradientStrategy)
+    assert encode(AllReduce()) == {"plugin": "gradient:all-reduce", "bucket_megabytes": 25}
+    assert decode(encode(AllReduce(bucket_megabytes=1))) == AllReduce(bucket_megabytes=1)

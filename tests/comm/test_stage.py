@@ -1,0 +1,110 @@
+"""Staging: the folder arrives whole on hosts without it, once a host, checked; or nowhere, with one error."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+from worker_processes import together
+
+from framework.comm import stage as staging
+from framework.comm.group import Group
+from framework.comm.stage import stage
+from framework.errors import StoreError
+
+FILES = {"part-0/a.arrow": b"x" * 5000, "part-1/b.arrow": os.urandom(70_001), "part-1/empty.arrow": b""}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Folder:
+    path: Path
+
+
+def make(path: Path, extra: str = "") -> None:
+    """A prepared folder."""
+    facts = {}
+    for name, content in FILES.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(content)
+        facts[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (path / "manifest.json").write_text(json.dumps({"files": facts, "extra": extra}))
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def on_hosts(group: Group, root: Path, hosts: list[int], fault: str = "") -> tuple[str, int]:
+    """Stages as if worker r were on host hosts[r], each with a folder of its own. The error, and the bytes sent."""
+    group.hosts = tuple(f"host{number}/0" for number in hosts)
+    staging._CHUNK = 4096
+    mine = root / f"host{hosts[group.rank]}" / "store"
+    if fault == "altered" and group.rank == 0:
+        file = mine / "part-0/a.arrow"
+        file.write_bytes(b"y" + file.read_bytes()[1:])
+    try:
+        assert stage(group, Folder(path=mine)).path == mine
+    except StoreError as error:
+        return str(error), group.sent.get("stage", 0)
+    return "", group.sent.get("stage", 0)
+
+
+def test_hosts_without_the_folder_receive_it_once(tmp_path: Path) -> None:
+    source = tmp_path / "host1" / "store"
+    make(source)
+    torn = tmp_path / "host2" / "store"
+    make(torn)
+    (torn / "part-0/a.arrow").write_bytes(b"torn")
+    answers = together(4, on_hosts, tmp_path, [0, 1, 2, 2])
+    assert [error for error, _ in answers] == [""] * 4
+    for number in (0, 2):
+        folder = tmp_path / f"host{number}"
+        assert content(folder / "store") == content(source)
+        assert [entry.name for entry in folder.iterdir()] == ["store"], "no scratch is left"
+    payload = sum(len(data) for data in FILES.values())
+    assert 2 * payload < answers[1][1] < 2 * payload + 5000, "two hosts took the files, the manifest is small"
+    assert max(sent for rank, (_, sent) in enumerate(answers) if rank != 1) < 1000
+
+
+def test_nothing_is_sent_where_every_host_has_it(tmp_path: Path) -> None:
+    for number in (0, 1):
+        make(tmp_path / f"host{number}" / "store")
+    for error, sent in together(2, on_hosts, tmp_path, [0, 1]):
+        assert error == ""
+        assert sent < 200
+
+
+def test_without_any_manifest_nothing_happens(tmp_path: Path) -> None:
+    assert [error for error, _ in together(2, on_hosts, tmp_path, [0, 1])] == ["", ""]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_altered_file_is_refused_by_all(tmp_path: Path) -> None:
+    make(tmp_path / "host0" / "store")
+    answers = together(2, on_hosts, tmp_path, [0, 1], "altered")
+    assert answers[0][0] == answers[1][0]
+    assert "'part-0/a.arrow' altered" in answers[0][0]
+    assert "host1" in answers[0][0]
+    assert list((tmp_path / "host1").iterdir()) == []
+
+
+def test_a_host_that_cannot_write_is_named(tmp_path: Path) -> None:
+    make(tmp_path / "host0" / "store")
+    (tmp_path / "host1").write_text("a file where a folder is wanted")
+    answers = together(2, on_hosts, tmp_path, [0, 1])
+    assert answers[0][0] == answers[1][0]
+    assert "on host host1 cannot be written" in answers[0][0]
+
+
+def test_two_different_folders_are_not_mixed(tmp_path: Path) -> None:
+    make(tmp_path / "host0" / "store")
+    make(tmp_path / "host1" / "store", extra="another")
+    for error, _ in together(3, on_hosts, tmp_path, [0, 1, 2]):
+        assert "not the same on all hosts" in error
+
+
+def test_a_name_that_leads_out_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="inside its folder"):
+        staging._files({"files": {"../outside": {"bytes": 0, "sha256": ""}}})
