@@ -161,6 +161,18 @@ def test_without_a_compiler_the_answers_are_the_same(monkeypatch: pytest.MonkeyP
         assert np.array_equal(ours.replicas, twin.replicas)
 
 
+@pytest.mark.parametrize("name", ["dbh", "fennel", "hdrf", "ldg", "metis", "random", "range", "spinner"])
+def test_nothing_and_many_parts_are_no_limit(name: str) -> None:
+    empty = np.empty(0, np.int64)
+    nothing = place(PARTITIONERS.get(name)(), ArrayEdges(source=empty, target=empty, num_nodes=0), 3)
+    assert nothing.owners.shape == (0,)
+    stream = Planted(nodes=3_000, edges=40_000, blocks=16, classes=4, features=0).open().stream()
+    placement = place(PARTITIONERS.get(name)(), stream, 130)
+    assert len(np.unique(placement.owners)) == 130
+    rows = sum(len(placement.replicated(part)) for part in range(130))
+    assert rows == placement.quality.communication_volume > 0
+
+
 @pytest.mark.parametrize(
     ("plugin", "words"),
     [
