@@ -190,7 +190,8 @@ ones of `framework/data/generators.py`: *planted* has 200 thousand nodes and 4 m
 *cut*: share of edges between parts (dbh, hdrf: share of nodes on several parts). *replication*: rows held over nodes.
 *nodes, edges, training*: the largest part over the mean. *worst halo*: rows that a part holds and does not own, over
 those it owns. *added MB*: what the partitioner adds to the resident memory at its peak. `metis, nodes` balances nodes
-only, `metis` nodes, edges and training nodes at once; ldg, fennel and spinner balance edges.
+only, `metis` nodes, edges and training nodes at once; ldg, fennel and spinner balance edges. Compare *CPU s*: the wall
+time holds whatever else ran on the machine (its load is in the rows).
 """
 
 
