@@ -12,6 +12,7 @@ from scipy.sparse.linalg import eigsh
 
 from framework.errors import InputError
 
+_GRID = 256
 
 def tf_idf(counts: Any) -> Any:
     """Counts of terms (scipy CSR [documents, terms]) weighted by rarity, rows of length 1; a row of zeros stays one.
@@ -27,8 +28,8 @@ def tf_idf(counts: Any) -> Any:
     return csr_matrix((weights / lengths[rows], counts.indices, counts.indptr), shape=counts.shape)
 
 
-def truncated_svd(matrix: Any, columns: int) -> NDArray[np.float32]:
-    """`matrix` (scipy CSR [n, terms]) along its `columns` strongest right singular vectors: float32 [n, columns].
+def truncated_svd(matrix: Any, columns: int) -> NDArray[np.float64]:
+    """`matrix` (scipy CSR [n, terms]) along its `columns` strongest right singular vectors: float64 [n, columns].
 
     The vectors are eigenvectors of the Gram matrix, sought from a fixed start; the entry of each that is the largest in
     size is made positive. So the same matrix gives the same rows. Raises InputError for more columns than there are."""
@@ -39,12 +40,14 @@ def truncated_svd(matrix: Any, columns: int) -> NDArray[np.float32]:
     _, vectors = eigsh(gram, k=columns, v0=np.full(terms, terms**-0.5))
     vectors = vectors[:, ::-1]  # the strongest first
     largest = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
-    rows: NDArray[np.float32] = (matrix @ (vectors * np.sign(largest))).astype(np.float32)
+    rows: NDArray[np.float64] = matrix @ (vectors * np.sign(largest))
     return rows
 
 
-def standardized(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Every column of `rows` [n, columns] moved to mean 0 and scaled to variance 1; a constant column becomes zeros."""
-    spread = rows.std(axis=0, dtype=np.float64)
-    moved: NDArray[np.float64] = (rows - rows.mean(axis=0, dtype=np.float64)) / np.where(spread > 0, spread, 1)
-    return moved.astype(np.float32)
+def standardized(rows: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Every column of `rows` [n, columns] moved to mean 0 and scaled to variance 1; a constant column becomes zeros.
+
+    Rounded to multiples of 1/256: an algebra library's last bits, which depend on its number of threads, do not show."""
+    spread = rows.std(axis=0)
+    moved: NDArray[np.float64] = (rows - rows.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    return (np.round(moved * _GRID) / _GRID).astype(np.float32)

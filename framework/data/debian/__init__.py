@@ -25,7 +25,7 @@ from framework.graph.edges import ArrayEdges, both_directions
 from framework.registry import DATASETS
 
 TRAINING_SHARE, VALIDATION_SHARE = 0.5, 0.2
-_FEATURES = "tf-idf, truncated svd, standardized"  # what makes the features: to be changed with it
+_FEATURES = "tf-idf, truncated svd, standardized to 1/256"  # what makes the features: to be changed with it
 _TERMS = b"terms"  # the key of the number of terms in the metadata of nodes.parquet
 
 
