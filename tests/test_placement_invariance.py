@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as parquet
 import pytest
-from node_runs import blocks_and_report, small_run
+from node_runs import GRAPH, blocks_and_report, small_run
 
+from framework.engine.evaluate import predict
 from framework.errors import InputError
 from framework.models.nodes import GAT, GCN
 from framework.registry import LAUNCHERS, PARTITIONERS
@@ -104,3 +106,15 @@ def test_float32_agrees_over_the_first_epoch(folder: Path) -> None:
 def test_a_vertex_cut_is_refused_with_its_reason(folder: Path) -> None:
     with pytest.raises(InputError, match=r"'hdrf' is a vertex-cut.*Choose an edge-cut: .*metis"):
         start(small_run(folder / "cut", partitioner=HighDegreeReplicatedFirst()), ignore)
+
+
+def test_predictions_cover_every_node_once_whoever_makes_them(folder: Path, alone: dict[str, Any]) -> None:
+    tables = []
+    for workers, parts in ((1, 1), (2, 4)):
+        run = small_run(folder / "alone", epochs=EPOCHS, parts=parts, workers=workers, reach="owned")
+        answer = start(run, ignore, predict)
+        tables.append(parquet.read_table(answer["path"]))
+    one, two = tables
+    assert one["id"].to_pylist() == two["id"].to_pylist() == list(range(GRAPH.nodes))
+    assert one["class"] == two["class"]
+    assert one["score"].to_numpy() == pytest.approx(two["score"].to_numpy(), rel=1e-9)

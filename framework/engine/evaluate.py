@@ -64,7 +64,7 @@ def _column(values: Any) -> pa.Array:
     """A column of numbers or text, or of rows of numbers."""
     if getattr(values, "ndim", 1) == 2:
         return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-    return pa.array(values)
+    return values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values)
 
 
 def _at_first(group: Group, table: pa.Table) -> list[pa.Table]:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
@@ -161,9 +162,9 @@ class NodeTask:
         if embeddings:
             return {"id": ids, "embedding": self._embeddings(model).cpu().numpy()}
         probability, best = self._scores(model).softmax(1).max(1)
-        names = self.shards.store.class_names
         columns = {"id": ids, "class": best.cpu().numpy(), "score": probability.cpu().numpy()}
-        return {**columns, "class_name": [names[number] for number in best.tolist()]} if names else columns
+        names = self.shards.store.class_names
+        return {**columns, "class_name": pa.array(names).take(pa.array(columns["class"]))} if names else columns
 
     @cached_property
     def local(self) -> LocalGraph:
@@ -239,9 +240,11 @@ class NodeTask:
             raise InputError(f"{self.shards.store.path} has no {column}; node classification needs them.")
         return torch.cat([torch.empty(0, dtype=torch.int64), *(values.long() for values in columns)])
 
-    def _raw_ids(self) -> Any:
-        """The raw ids of the owned nodes."""
-        raise NotImplementedError
+    def _raw_ids(self) -> pa.ChunkedArray:
+        """The ids that the raw data knows the owned nodes by."""
+        store, owned = self.shards.store, self.shards.owned
+        none = store.raw_ids(0)[:0]  # gives a worker without shards the type of the others' column
+        return pa.chunked_array([none, *(store.raw_ids(part) for part in owned)])
 
 
 @contextmanager
