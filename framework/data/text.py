@@ -14,6 +14,7 @@ from framework.errors import InputError
 
 _GRID = 256
 
+
 def tf_idf(counts: Any) -> Any:
     """Counts of terms (scipy CSR [documents, terms]) weighted by rarity, rows of length 1; a row of zeros stays one.
 
@@ -47,7 +48,7 @@ def truncated_svd(matrix: Any, columns: int) -> NDArray[np.float64]:
 def standardized(rows: NDArray[np.float64]) -> NDArray[np.float32]:
     """Every column of `rows` [n, columns] moved to mean 0 and scaled to variance 1; a constant column becomes zeros.
 
-    Rounded to multiples of 1/256: an algebra library's last bits, which depend on its number of threads, do not show."""
+    Rounded to multiples of 1/_GRID: a library's last bits, which depend on its number of threads, do not show."""
     spread = rows.std(axis=0)
     moved: NDArray[np.float64] = (rows - rows.mean(axis=0)) / np.where(spread > 0, spread, 1)
     return (np.round(moved * _GRID) / _GRID).astype(np.float32)
