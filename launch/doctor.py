@@ -200,7 +200,7 @@ def _ask_ray(address: str, deadline: float) -> tuple[Literal["good", "silent", "
             output, complaint = process.communicate(timeout=max(deadline, 0.1))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            return "silent", f"did not answer within {DEADLINE:.0f} s"
+            return "silent", f"did not answer within {deadline:.0f} s; a busy machine may need longer"
     if process.returncode == 0:
         facts = json.loads(output.strip().splitlines()[-1])
         return "good", f"answers: {facts['hosts']} hosts, {facts['cpus']:.0f} cores"
