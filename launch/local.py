@@ -83,7 +83,7 @@ class _Crew:
         self._selector = selectors.DefaultSelector()
         self._heard: dict[int, bytes] = {}
         self._results: dict[int, dict[str, Any]] = {}
-        self._errors: list[ShardyardError] = []
+        self._errors: dict[int, ShardyardError] = {}
 
     def start(self, rank: int, job: dict[str, Any]) -> None:
         """Starts worker `rank`."""
@@ -114,23 +114,22 @@ class _Crew:
             process.stdin.flush()
 
     def result(self) -> dict[str, Any]:
-        """What the first worker's main returned, once all have ended. Raises the error that caused the others."""
-        waiting_until: float | None = None
-        while self._running() or self._selector.get_map():
-            for key, _ in self._selector.select(_POLL):
+        """What the first worker's main returned, once all have returned. Raises the error that caused the others."""
+        give_up = float("inf")
+        while len(self._results) < len(self._processes):
+            ended = {rank for rank, process in enumerate(self._processes) if process.poll() is not None}
+            ready = self._selector.select(_POLL)
+            for key, _ in ready:
                 self._read(key.fd, key.data)
-            died = self._died()
-            cause = next((error for error in self._errors if not isinstance(error, LostWorkerError)), died)
+            # What a worker has written before its end is in its pipe: without any, it has said all it had to say.
+            died = self._died(ended - {key.data for key, _ in ready})
+            cause = next((error for error in self._errors.values() if not isinstance(error, LostWorkerError)), died)
             if cause is not None:
                 raise cause
-            if self._errors and waiting_until is None:
-                waiting_until = time.monotonic() + GRACE
-            if waiting_until is not None and time.monotonic() > waiting_until:
-                raise self._errors[0]
-            if len(self._results) == len(self._processes) and not self._running():
-                break
-        if self._errors:
-            raise self._errors[0]
+            if self._errors:
+                give_up = min(give_up, time.monotonic() + GRACE)
+            if time.monotonic() > give_up:
+                raise min(self._errors.items())[1]
         return self._results[0]
 
     def end(self) -> None:
@@ -147,9 +146,6 @@ class _Crew:
             os.close(key.fd)
         self._selector.close()
 
-    def _running(self) -> bool:
-        return any(process.poll() is None for process in self._processes)
-
     def _read(self, pipe: int, rank: int) -> None:
         data = os.read(pipe, 1 << 16)
         if not data:
@@ -162,21 +158,17 @@ class _Crew:
             if "result" in told:
                 self._results[rank] = told["result"]
             elif "error" in told:
-                self._errors.append(restore(told["error"]))
+                self._errors[rank] = restore(told["error"])
             else:
                 self._watch(told)
 
-    def _died(self) -> LostWorkerError | None:
-        """The loss of a worker that ended without a result and without a word, if there is one."""
-        reading = {key.data for key in self._selector.get_map().values()}
-        for rank, process in enumerate(self._processes):
-            code = process.poll()
-            if code is None or rank in self._results or (rank in reading and code >= 0):
-                continue
+    def _died(self, silent: set[int]) -> LostWorkerError | None:
+        """The loss of a worker, one of `silent`, that ended without a result and without a word; if there is one."""
+        for rank in sorted(silent - self._results.keys() - self._errors.keys()):
+            code = self._processes[rank].returncode
             if code < 0:
                 return self._loss(rank, f"was ended by {signal.Signals(-code).name}")
-            if not self._errors:
-                return self._loss(rank, f"ended with exit code {code} and no word")
+            return self._loss(rank, f"ended with exit code {code} and no word")
         return None
 
     def _loss(self, rank: int, how: str) -> LostWorkerError:

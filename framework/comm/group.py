@@ -228,7 +228,8 @@ class Group:
 
     def lost(self, purpose: str, error: BaseException, seconds: float) -> LostWorkerError:
         """What to say when a collective has failed with `error` after `seconds`."""
-        reason = re.sub(r"^\[[^\]]*\]\s*", "", str(error).strip().partition("\n")[0])
+        # Of torch's text, the first sentence, without the place in its source that it begins with.
+        reason = re.sub(r"^\[[^\]]*\]\s*", "", str(error).strip().partition("\n")[0]).partition(". ")[0]
         return LostWorkerError(
             f"worker {self.rank} of {self.size} lost the others ({purpose}) after {seconds:.1f} s of at most "
             f"{self.deadline:g} s: {reason.rstrip('.')}. A worker, its host or its link is gone, or slower than "
