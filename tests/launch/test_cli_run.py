@@ -1,6 +1,8 @@
 """A run from the command line: trained, resumed, inspected, measured again, and asked what it predicts."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +191,46 @@ def test_check_passes_a_built_in_and_fails_a_bad_one(capsys: pytest.CaptureFixtu
     found = json.loads(capsys.readouterr().out)
     assert not found["passed"]
     assert any("parts from 0 to 1" in check["detail"] for check in found["checks"])
+
+
+OUTSIDE = '''
+"""A recipe and a partitioner of somebody else."""
+
+import dataclasses
+
+import numpy as np
+
+from framework.engine.run import Run
+from launch.recipes.nodes import sage_debian
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stripes:
+    """Nodes in turn."""
+
+    first: int
+    """The part of node 0."""
+
+    def owners(self, graph, parts):
+        return ((np.arange(graph.num_nodes) + self.first) % parts).astype(np.int32)
+
+
+def mine() -> Run:
+    return dataclasses.replace(sage_debian(), epochs=1)
+'''
+
+
+def test_a_recipe_and_a_plug_in_of_the_current_folder_run_on_two_workers(tmp_path: Path) -> None:
+    (tmp_path / "outside.py").write_text(OUTSIDE)
+    flags = [*SMALL, "--partitioner", "outside:Stripes", "--partitioner.first", "1", "--workers", "2", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "launch.cli", "train", "outside:mine", *flags],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads(done.stdout)
+    assert (report["partitioner"], report["workers"], report["epochs"]) == ("outside:Stripes", 2, 1)
+    assert (tmp_path / "runs" / "outside.mine" / "report.json").exists()
