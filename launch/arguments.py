@@ -76,9 +76,13 @@ def parse_plugin(
         ],
         kw_only=True,
     )
+    known = usage.flag_names(flags)
+    twice = sorted({flag for flag in known if known.count(flag) > 1})
+    if twice:
+        raise InputError(f"{', '.join(twice)}: a run has a field of this name too; rename the workload's.")
     filled, unknown = usage.parse_known(flags, arguments, command=command, example=example, about=about)
     _refuse_unchosen(unknown, twin.unchosen)
-    usage.refuse_unknown(unknown, usage.flag_names(flags), command=command)
+    usage.refuse_unknown(unknown, known, command=command)
     return twin.build(plugin, filled.settings, value), filled.options
 
 

@@ -74,6 +74,22 @@ class Mean:
         raise InputError("this workload is a stand-in")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ambiguous:
+    """A workload with a field that a run has too."""
+
+    epochs: int = 3
+    """Not the run's."""
+
+    def prepare(self, root: Path, mapper: Mapper, watch: Callable[[Event], None]) -> Prepared:
+        """Nothing to do."""
+        raise InputError("this workload is a stand-in")
+
+    def open(self, run: Run, worker: Worker) -> Task:
+        """Cannot be learned."""
+        raise InputError("this workload is a stand-in")
+
+
 def small() -> Run:
     """The stand-in's run."""
     return Run(workload=Mean(), epochs=2)

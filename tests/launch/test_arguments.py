@@ -123,6 +123,7 @@ def test_hidden_fields_have_no_flag() -> None:
         (["--partitioner", "launch_standins:Halves"], "--partitioner.share: no value was given"),
         (["--launcher.address", "here"], "sets a launcher that was not chosen"),
         (["--address", "host:1", "--launcher", "local"], "--address is of the launcher 'ray'"),
+        (["--workload", "launch_standins:Ambiguous"], "--epochs: a run has a field of this name too"),
         (["--workers", "0"], "--workers is 0"),
         (["--epochs", "-1"], "--epochs is -1"),
     ],
