@@ -222,7 +222,8 @@ def _mapped(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[An
     """Results in the items' order, with a bounded number of tasks ahead. Raises what `function` raises."""
     import ray
 
-    task = ray.remote(function).options(label_selector=_this_host(), max_retries=0)
+    paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}  # they run on this host: its paths are right
+    task = ray.remote(function).options(label_selector=_this_host(), runtime_env=paths, max_retries=0)
     ahead = 2 * max(1, int(_cpus()))
     under_way: collections.deque[Any] = collections.deque()
     waiting = iter(items)

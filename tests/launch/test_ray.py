@@ -1,0 +1,166 @@
+"""The Ray launcher: the same runs, placed and restarted by Ray Train; one error, soon, and nothing printed."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import launch_mains
+import pytest
+from line_workload import Line
+
+from framework.engine.run import Event, Main, Run
+from framework.engine.train import train
+from framework.errors import InputError, LostWorkerError, ShardyardError, StoreError
+from launch.local import Local
+from launch.ray import Ray
+from launch.start import start
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """One Ray of this machine for all tests."""
+    import ray
+
+    Ray()._connect()
+    yield
+    ray.shutdown()
+
+
+def run_of(folder: Path, workers: int, launcher: Ray | Local) -> Run:
+    return Run(
+        workload=Line(),
+        epochs=3,
+        workers=workers,
+        dtype="float64",
+        out=str(folder / "run"),
+        store=str(folder / "stores"),
+        launcher=launcher,
+    )
+
+
+def started(folder: Path, workers: int, main: Main, events: list[Event], *, max_failures: int = 3) -> dict[str, Any]:
+    return start(run_of(folder, workers, Ray(max_failures=max_failures)), events.append, main)
+
+
+def test_workers_meet_and_the_first_one_is_heard(
+    ray_here: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    events: list[Event] = []
+    answer = started(tmp_path, 2, launch_mains.meet, events)
+    assert len({*answer["pids"], os.getpid()}) == 3
+    assert answer["total"] == 3
+    assert answer["rank"] == 0
+    assert answer["out"] == str(tmp_path / "run")
+    assert answer["dtype"] == "float64"
+    assert events == [{"event": "started"}, {"event": "epoch", "epoch": 1}]
+    assert 0 < answer["seconds"]["start"] < answer["seconds"]["total"]
+    assert [file.name for file in (tmp_path / "run").iterdir()] == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_error_of_the_user_is_told_once_and_not_tried_again(ray_here: None, tmp_path: Path) -> None:
+    begin = time.monotonic()
+    with pytest.raises(StoreError, match="^the store is torn$"):
+        started(tmp_path, 2, launch_mains.refused, [])
+    assert time.monotonic() - begin < 60
+    log = (tmp_path / "run" / "worker-1.log").read_text()
+    assert log.count("StoreError: the store is torn") == 1
+
+
+@pytest.mark.slow
+def test_a_defect_is_told_once_with_its_place(ray_here: None, tmp_path: Path) -> None:
+    with pytest.raises(ShardyardError, match=r"worker 1 failed: ValueError: of this and that \(launch_mains.py:"):
+        started(tmp_path, 2, launch_mains.broken, [])
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced(ray_here: None, tmp_path: Path) -> None:
+    events: list[Event] = []
+    answer = started(tmp_path, 2, launch_mains.killed_once, events)
+    assert answer["first"] is False
+    assert [event["event"] for event in events] == ["started", "started"]
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_be_replaced_is_named(ray_here: None, tmp_path: Path) -> None:
+    with pytest.raises(LostWorkerError, match="worker 1 was lost: .*gave up after 0 restarts") as caught:
+        started(tmp_path, 2, launch_mains.killed, [], max_failures=0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_the_result_is_that_of_local_processes(ray_here: None, tmp_path: Path) -> None:
+    under_ray = started(tmp_path / "ray", 2, train, [])
+    local = start(run_of(tmp_path / "local", 2, Local()), lambda event: None)
+    assert under_ray["weights_digest"] == local["weights_digest"]
+    assert under_ray["loss"] == local["loss"]
+    assert under_ray["run_digest"] == local["run_digest"]
+    assert under_ray["bytes"] == local["bytes"]
+
+
+def doubled(item: int) -> int:
+    time.sleep(0.01 * (item % 3))
+    return 2 * item
+
+
+def picky(item: int) -> int:
+    if item == 3:
+        raise StoreError("item 3 is torn")
+    if item == 7:
+        raise ValueError("a defect")
+    return item
+
+
+def test_items_are_mapped_in_order_and_errors_are_themselves(ray_here: None) -> None:
+    mapper = Ray().mapper()
+    assert list(mapper(doubled, list(range(12)))) == [2 * item for item in range(12)]
+    assert list(mapper(doubled, [])) == []
+    with pytest.raises(StoreError, match="^item 3 is torn$"):
+        list(mapper(picky, [1, 2, 3, 4]))
+    with pytest.raises(ShardyardError, match="^preparing the data failed: ValueError: a defect$"):
+        list(mapper(picky, [7]))
+
+
+def connect(address: str) -> tuple[str, float]:
+    """What a process that has no Ray yet says of `address`, and after how many seconds."""
+    script = (
+        "import sys, time; from launch.ray import Ray; begin = time.monotonic()\n"
+        "try: Ray(address=sys.argv[1], deadline=3.0)._connect()\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+        "print(time.monotonic() - begin, flush=True); import os; os._exit(0)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script, address], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    message, seconds = done.stdout.strip().splitlines()
+    return message, float(seconds)
+
+
+def test_an_address_where_nothing_listens_is_named_soon() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    message, seconds = connect(f"127.0.0.1:{port}")
+    assert message.startswith(f"InputError --address is 127.0.0.1:{port}, but nothing answers there")
+    assert seconds < 15
+
+
+def test_an_address_where_no_ray_answers_is_named_soon() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        message, seconds = connect(f"127.0.0.1:{port}")
+    assert message.startswith(f"InputError --address is 127.0.0.1:{port}")
+    assert seconds < 15
+
+
+@pytest.mark.parametrize("address", ["host", "ray://host:10001", "host:port"])
+def test_a_wrong_address_is_named(address: str) -> None:
+    from launch.ray import _probe
+
+    with pytest.raises(InputError, match="expected HOST:PORT"):
+        _probe(address, 1.0)
