@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from framework.comm.gradient.strategy import GradientStrategy
+from framework.comm.halo.strategy import HaloStrategy
 from framework.data.dataset import Dataset
 from framework.engine.optimize import Optimizer, Schedule
 from framework.engine.run import Launcher, Workload
@@ -23,6 +24,7 @@ from framework.partition import EdgeCut, VertexCut
 from framework.registry import (
     DATASETS,
     GRADIENTS,
+    HALOS,
     LAUNCHERS,
     MODELS,
     OPTIMIZERS,
@@ -38,6 +40,7 @@ PROTOCOLS: tuple[tuple[type, Registry], ...] = (
     (EdgeCut, PARTITIONERS),
     (VertexCut, PARTITIONERS),
     (Sampler, SAMPLERS),
+    (HaloStrategy, HALOS),
     (GradientStrategy, GRADIENTS),
     (NodeModel, MODELS),
     (Dataset, DATASETS),

@@ -1,16 +1,19 @@
 """`shardyard demo`: a real graph cut in two ways, and a network trained on two workers, told step by step."""
 
+import contextlib
 import dataclasses
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from framework.engine.run import Event, Prepared, Run
+from framework.engine.run import Prepared, Run
 from framework.graph.store import ShardStore
 from framework.workloads.nodes import NodeClassification
 from launch import tables, usage
 from launch.commands.prepare import prepared_data
 from launch.commands.train import summary, trained
+from launch.progress import showing
 from launch.recipes.nodes import sage_debian
 from partitioners.fennel import Fennel
 from partitioners.metis import Metis
@@ -39,32 +42,35 @@ class Flags:
 def command(arguments: list[str]) -> int:
     """Runs the demo."""
     flags = usage.parse(Flags, arguments, command="demo", example="shardyard demo")
-    say = _silent if flags.json else _say
-    run = dataclasses.replace(
-        sage_debian(), workers=flags.workers, store=flags.store, out=flags.out or str(_new_folder(Path("runs")))
-    )
-    say("1. The packages of Debian 12, who depends on whom, and the section each one is in.")
-    compared = {name: _prepared(run, plugin) for name, plugin in (("metis", Metis()), ("fennel", Fennel()))}
-    graph = _facts(next(iter(compared.values())))
-    if not flags.json:
-        tables.facts(graph)
-    say("2. Two ways to cut it: METIS sees the whole graph, Fennel a stream of nodes. Lower is better everywhere.")
-    partitions = [{"partitioner": name, **data.facts["quality"]} for name, data in compared.items()]
-    if not flags.json:
-        tables.show(["partitioner", *_QUALITY, "added memory"], [_row(quality) for quality in partitions])
-    say(f"3. GraphSAGE on {run.workers} workers, on METIS's parts; neighbours are sampled across them.")
-    report = trained(_with_partitioner(run, Metis()), script=flags.json)
+    out = flags.out or str(_new_folder(Path("runs")))
+    run = dataclasses.replace(sage_debian(), workers=flags.workers, store=flags.store, out=out)
+    with contextlib.redirect_stdout(io.StringIO()) if flags.json else contextlib.nullcontext():
+        told = _tell(run, script=flags.json)
     if flags.json:
-        tables.show_json({"graph": graph, "partitions": partitions, "report": report})
-        return 0
-    tables.facts(summary(run, report))
-    say(f"Test accuracy {report['metrics']['test_accuracy']:.4f}; text alone, without the graph, gives about 0.81.")
-    say(_NEXT)
+        tables.show_json(told)
     return 0
 
 
-def _prepared(run: Run, partitioner: Metis | Fennel) -> Prepared:
-    return prepared_data(_with_partitioner(run, partitioner), _ignore)
+def _tell(run: Run, *, script: bool) -> dict[str, Any]:
+    """Goes through the demo's steps and says what each shows. Returns the same as values."""
+    _say("1. The packages of Debian 12, who depends on whom, and the section each is in; cut in two ways.")
+    compared: dict[str, Prepared] = {}
+    with showing(script=script) as show:
+        for name, partitioner in (("metis", Metis()), ("fennel", Fennel())):
+            compared[name] = prepared_data(_with_partitioner(run, partitioner), show)
+    graph = _facts(compared["metis"])
+    tables.facts(graph)
+
+    _say("2. METIS sees the whole graph at once, Fennel a stream of nodes. Lower is better everywhere.")
+    partitions = [{"partitioner": name, **prepared.facts["quality"]} for name, prepared in compared.items()]
+    tables.show(["partitioner", *_QUALITY, "added memory"], [_row(quality) for quality in partitions])
+
+    _say(f"3. GraphSAGE on {run.workers} workers, on METIS's parts; neighbours are sampled across them.")
+    report = trained(_with_partitioner(run, Metis()), script=script)
+    tables.facts(summary(run, report))
+    _say(f"Test accuracy {report['metrics']['test_accuracy']:.4f}; text alone, without the graph, gives about 0.81.")
+    _say(_NEXT)
+    return {"graph": graph, "partitions": partitions, "report": report}
 
 
 def _with_partitioner(run: Run, partitioner: Metis | Fennel) -> Run:
@@ -76,9 +82,9 @@ def _facts(prepared: Prepared) -> dict[str, Any]:
     store = ShardStore.open(prepared.path)
     return {
         "packages": store.num_nodes,
-        "dependencies, both ways": store.num_edges,
+        "dependencies": store.num_edges // 2,  # stored in both directions
         "sections": store.num_classes,
-        "feature columns": store.num_features,
+        "feature_columns": store.num_features,
         "parts": store.parts,
     }
 
@@ -98,11 +104,3 @@ def _new_folder(runs: Path) -> Path:
 
 def _say(text: str) -> None:
     print(text, flush=True)
-
-
-def _silent(text: str) -> None:
-    pass
-
-
-def _ignore(event: Event) -> None:
-    pass

@@ -234,3 +234,12 @@ def test_a_recipe_and_a_plug_in_of_the_current_folder_run_on_two_workers(tmp_pat
     report = json.loads(done.stdout)
     assert (report["partitioner"], report["workers"], report["epochs"]) == ("outside:Stripes", 2, 1)
     assert (tmp_path / "runs" / "outside.mine" / "report.json").exists()
+
+
+@pytest.mark.slow
+def test_the_demo_compares_two_partitioners_and_reaches_its_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, "demo")
+    assert [row["partitioner"] for row in found["partitions"]] == ["metis", "fennel"]
+    assert (found["graph"]["packages"], found["graph"]["dependencies"]) == (63_436, 327_212)
+    assert found["report"]["workers"] == 2
+    assert found["report"]["metrics"]["test_accuracy"] >= 0.84
