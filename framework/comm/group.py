@@ -256,10 +256,12 @@ def _numbers(counts: list[int] | Tensor) -> list[int]:
 
 def _choose_interface(rendezvous: str) -> None:
     """Tells gloo, which would trust /etc/hosts, the interface that leads to the others. A user's choice stays."""
+    if os.environ.get("GLOO_SOCKET_IFNAME"):
+        return
     address = urlsplit(rendezvous).hostname
     interface = host.interface_towards(address) if address else host.loopback()
     if interface:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ["GLOO_SOCKET_IFNAME"] = interface
 
 
 def _store(rank: int, size: int, rendezvous: str, deadline: float, listener: socket.socket | None) -> Store:
