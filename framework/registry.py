@@ -133,6 +133,7 @@ def load(reference: str, kind: str) -> Callable[..., Any]:
 
 PARTITIONERS = Registry("partitioner", builtin="partitioners")
 SAMPLERS = Registry("sampler", builtin="framework.sample")
+HALOS = Registry("halo", builtin="framework.comm.halo")
 GRADIENTS = Registry("gradient", builtin="framework.comm.gradient")
 MODELS = Registry("model", builtin="framework.models")
 DATASETS = Registry("dataset", builtin="framework.data")
@@ -147,6 +148,7 @@ REGISTRIES = {
     for registry in (
         PARTITIONERS,
         SAMPLERS,
+        HALOS,
         GRADIENTS,
         MODELS,
         DATASETS,

@@ -1,24 +1,69 @@
-"""Neighbours of any nodes: sampled from a mapped shard where there is one, by the owner through the group elsewhere.
+"""The graph as one worker reaches it: all it owns, as layers of one block; and neighbours of any nodes.
 
-A frontier is sorted by where it is read, each run is sampled where it lies, and the answers are put back into the
-frontier's order. A draw depends on the node's original id, so it does not matter who makes it.
+Neighbours are sampled from a mapped shard where there is one, by the owner through the group elsewhere. A frontier is
+sorted by where it is read, each run is sampled where it lies, and the answers are put back into the frontier's order. A
+draw depends on the node's original id, so it does not matter who makes it.
 """
+
+from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from framework.comm.group import CPU
+from framework.comm.halo.block import OwnedBlock
+from framework.comm.halo.exact import Exact
+from framework.comm.halo.plan import HaloPlan
+from framework.comm.halo.strategy import HaloExchange, HaloStrategy
 from framework.comm.reach import Shards
-from framework.graph.block import Nodes
+from framework.graph.block import Block, Nodes
+from framework.graph.local import LocalGraph
 from framework.kernels.sample import sample_neighbors
 from framework.random import Key
 from framework.sample.sampler import Neighbors
+
+EXACT = Exact()
 
 
 class Topology:
     """The graph as one worker reaches it (a GraphView)."""
 
-    def __init__(self, shards: Shards) -> None:
-        self.shards = shards
+    def __init__(self, shards: Shards, halo: HaloStrategy = EXACT, device: torch.device = CPU) -> None:
+        self.shards, self.strategy, self.device = shards, halo, device
+
+    @cached_property
+    def local(self) -> LocalGraph:
+        """All this worker owns, as one block."""
+        return LocalGraph.join([self.shards.mapped[part] for part in self.shards.owned])
+
+    @cached_property
+    def plan(self) -> HaloPlan:
+        """Who sends which rows to whom. All workers make it together."""
+        return HaloPlan.open(self.shards, self.local)
+
+    @cached_property
+    def exchange(self) -> HaloExchange:
+        """Brings the halo's rows of hidden layers. All workers make it together."""
+        return self.strategy.open(self.plan)
+
+    @cached_property
+    def exact(self) -> HaloExchange:
+        """The same, every row as it is now: for evaluation, whatever training makes do with."""
+        return EXACT.open(self.plan)
+
+    def whole(self, keys: Sequence[Key | None], *, exact: bool = False) -> Sequence[OwnedBlock]:
+        """One layer over all owned nodes for every key; the first one's sources are the halo's nodes, too."""
+        exchange = None if len(keys) == 1 else self.exact if exact else self.exchange
+        return [
+            OwnedBlock(local=self._placed, exchange=exchange if layer else None, layer=layer, key=key)
+            for layer, key in enumerate(keys)
+        ]
+
+    @cached_property
+    def _placed(self) -> Block:
+        """The local block on this worker's device, kept with its transpose for all steps."""
+        return self.local.block.to(self.device)
 
     def neighbors(self, nodes: Nodes, fanout: int, key: Key) -> Neighbors:
         """At most `fanout` in-neighbours of every node, by original id; -1: all. All workers call this together."""

@@ -1,18 +1,24 @@
 """Blocks: what a sampler hands to a model.
 
-A block is one bipartite layer: its targets gather from its sources along in-edges. The targets are the first of the
-sources, so a model finds a target's own row at the target's own place. The edges of a target stand in the order of
-their sources' original ids, which no partition changes: sums over a neighbourhood are the same sums everywhere.
+A block is one bipartite layer: its targets gather from its sources along in-edges. Layers see it as a GraphBlock: they
+ask it for sums over neighbourhoods and for attention over them, and do not know where the neighbours' rows are. The
+targets are the first of the sources, so a model finds a target's own row at the target's own place. The edges of a
+target stand in the order of their sources' original ids, which no partition changes: sums over a neighbourhood are the
+same sums everywhere.
 """
 
 import dataclasses
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from framework.graph.shard import GraphShard
-from framework.kernels.csr import CSR, transpose
+from framework.kernels.aggregate import spmm
+from framework.kernels.attention import attention
+from framework.kernels.csr import CSR, row_of_entries, transpose
+from framework.kernels.dropout import edge_dropout_scale
 from framework.random import Key
 
 
@@ -68,6 +74,47 @@ class Nodes:
         )
 
 
+class GraphBlock(Protocol):
+    """One layer of a graph as a network sees it, whoever holds the rows of its neighbours."""
+
+    @property
+    def sources(self) -> Nodes:
+        """The nodes whose rows go in; the first `num_targets` of them are the targets."""
+
+    @property
+    def num_targets(self) -> int:
+        """The nodes whose rows come out."""
+
+    @property
+    def targets(self) -> Nodes:
+        """The nodes whose rows come out."""
+
+    @property
+    def key(self) -> Key | None:
+        """What this layer's draws (dropout) are keyed by. None where nothing is drawn: evaluation."""
+
+    @property
+    def drawn(self) -> Tensor:
+        """Edges that stand for each target's neighbourhood: int64 [targets]; at most the target's degree."""
+
+    def sum(self, x: Tensor, *, mean: bool = False) -> Tensor:
+        """Sum, or mean, over each target's edges, times their weights: [sources, columns] -> [targets, columns]."""
+
+    def attend(
+        self, values: Tensor, source_scores: Tensor, target_scores: Tensor, *, negative_slope: float, dropout: float
+    ) -> Tensor:
+        """Attention of each target over its neighbours and itself, with keyed dropout of the attention weights.
+
+        `values` [sources, heads, columns], scores [sources, heads] and [targets, heads] -> [targets, heads, columns].
+        """
+
+    def whole(self, x: Tensor) -> "tuple[Block, Tensor]":
+        """The layer as an edge list with every source's row, for layers that are written on edges."""
+
+
+_ATTENTION = 1  # the purpose a block's key is folded by for its attention weights; layers use others
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Block:
     """One bipartite layer: `num_targets` targets, the first of the sources, and their in-edges as a CSR."""
@@ -110,6 +157,60 @@ class Block:
         )
         indices[moved] = self.indices
         return Block(sources=self.sources, num_targets=self.num_targets, indptr=indptr, indices=indices, key=self.key)
+
+    @property
+    def drawn(self) -> Tensor:
+        """Edges that stand for each target's neighbourhood: int64 [targets]."""
+        return self.indptr.diff()
+
+    def sum(self, x: Tensor, *, mean: bool = False) -> Tensor:
+        """As GraphBlock's."""
+        transposed = self.transposed if x.requires_grad else None
+        return spmm(self.indptr, self.indices, x, self.edge_weights, mean=mean, transposed=transposed)
+
+    def attend(
+        self, values: Tensor, source_scores: Tensor, target_scores: Tensor, *, negative_slope: float, dropout: float
+    ) -> Tensor:
+        """As GraphBlock's."""
+        return self.attend_keyed(
+            self.key, values, source_scores, target_scores, negative_slope=negative_slope, dropout=dropout
+        )
+
+    def attend_keyed(
+        self,
+        key: Key | None,
+        values: Tensor,
+        source_scores: Tensor,
+        target_scores: Tensor,
+        *,
+        negative_slope: float,
+        dropout: float,
+    ) -> Tensor:
+        """`attend` with another key than the block's own, for a block that serves many steps."""
+        looped = self.with_self_loops
+        return attention(
+            looped.indptr,
+            looped.indices,
+            values,
+            source_scores,
+            target_scores,
+            negative_slope=negative_slope,
+            edge_scale=looped.dropped_edges(key, values.shape[1], dropout, values),
+            transposed=looped.transposed if values.requires_grad else None,
+        )
+
+    def dropped_edges(self, key: Key | None, heads: int, p: float, like: Tensor) -> Tensor | None:
+        """Keyed dropout of attention weights: 0 or 1 / (1 - p), [edges, heads], of the type and place of `like`."""
+        if key is None or p == 0:
+            return None
+        indices = self.indices.cpu()
+        targets = self.targets.original[row_of_entries(self.indptr.cpu(), len(indices))]
+        sources = self.sources.original[indices.long()]
+        return edge_dropout_scale(targets, sources, heads, p, key.fold(_ATTENTION), like.dtype).to(like.device)
+
+    def whole(self, x: Tensor) -> "tuple[Block, Tensor]":
+        """Itself: a block of edges has the rows of all its sources."""
+        return self, x
 
     def to(self, device: torch.device) -> "Block":
         """The same block with its edges on `device`; names of nodes stay on the host."""

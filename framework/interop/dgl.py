@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.errors import InputError
-from framework.graph.block import Block
+from framework.graph.block import Block, GraphBlock
 
 os.environ.setdefault("DGLBACKEND", "pytorch")  # else importing DGL writes a settings file and prints about it
 try:
@@ -39,8 +39,9 @@ class DglLayer(nn.Module):
             )
         self.layer, self.self_loops = layer, self_loops
 
-    def forward(self, block: Block, x: Tensor) -> Tensor:
+    def forward(self, block: GraphBlock, x: Tensor) -> Tensor:
         """[sources, columns] -> [targets, out], heads side by side."""
+        block, x = block.whole(x)
         out: Tensor = self.layer(dgl_block(block.with_self_loops if self.self_loops else block), x)
         return out.flatten(1)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.errors import InputError
-from framework.graph.block import Block
+from framework.graph.block import Block, GraphBlock
 from framework.kernels.csr import row_of_entries
 
 try:
@@ -41,8 +41,9 @@ class PygLayer(nn.Module):
         self.layer = layer
         self._weighted = "edge_weight" in arguments
 
-    def forward(self, block: Block, x: Tensor) -> Tensor:
+    def forward(self, block: GraphBlock, x: Tensor) -> Tensor:
         """[sources, columns] -> [targets, out]."""
+        block, x = block.whole(x)
         edges = edge_index(block)
         if isinstance(self.layer, GCNConv) and self.layer.normalize:
             return self._normalized(block, edges, x)

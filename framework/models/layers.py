@@ -7,11 +7,8 @@ neighbourhood's true size, so that it stays unbiased whatever was drawn.
 import torch
 from torch import Tensor, nn
 
-from framework.graph.block import Block
-from framework.kernels.aggregate import spmm
-from framework.kernels.attention import attention
-from framework.kernels.csr import CSR
-from framework.kernels.dropout import dropout, edge_dropout_scale, relu_dropout
+from framework.graph.block import GraphBlock
+from framework.kernels.dropout import dropout, relu_dropout
 
 
 class SAGEConv(nn.Module):
@@ -22,10 +19,9 @@ class SAGEConv(nn.Module):
         self.neighbors = nn.Linear(columns, out)
         self.own = nn.Linear(columns, out, bias=False)
 
-    def forward(self, block: Block, x: Tensor) -> Tensor:
+    def forward(self, block: GraphBlock, x: Tensor) -> Tensor:
         """[sources, columns] -> [targets, out]."""
-        mean = spmm(block.indptr, block.indices, x, block.edge_weights, mean=True, transposed=_transposed(block, x))
-        out: Tensor = self.neighbors(mean) + self.own(x[: block.num_targets])
+        out: Tensor = self.neighbors(block.sum(x, mean=True)) + self.own(x[: block.num_targets])
         return out
 
 
@@ -38,16 +34,15 @@ class GCNConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out))
         nn.init.xavier_uniform_(self.linear.weight)
 
-    def forward(self, block: Block, x: Tensor) -> Tensor:
+    def forward(self, block: GraphBlock, x: Tensor) -> Tensor:
         """[sources, columns] -> [targets, out]."""
         narrowing = self.linear.out_features < self.linear.in_features
         if narrowing:  # aggregate whichever side of W is narrower
             x = self.linear(x)
         scale = (block.sources.degree.to(x.device) + 1).to(x.dtype).rsqrt().unsqueeze(1)
         scaled = x * scale
-        total = spmm(block.indptr, block.indices, scaled, block.edge_weights, transposed=_transposed(block, x))
         own = scale[: block.num_targets]
-        out = own * (total * _inverse_share(block, x) + scaled[: block.num_targets])
+        out = own * (block.sum(scaled) * _inverse_share(block, x) + scaled[: block.num_targets])
         if not narrowing:
             out = self.linear(out)
         return out + self.bias
@@ -70,58 +65,38 @@ class GATConv(nn.Module):
         for parameter in (self.linear.weight, self.source_attention, self.target_attention):
             nn.init.xavier_uniform_(parameter)
 
-    def forward(self, block: Block, x: Tensor) -> Tensor:
+    def forward(self, block: GraphBlock, x: Tensor) -> Tensor:
         """[sources, columns] -> [targets, heads * out], or [targets, out] where heads are averaged."""
-        looped = block.with_self_loops
         values = self.linear(x).view(-1, self.heads, self.out)
-        source_scores = (values * self.source_attention).sum(2)
-        target_scores = (values[: block.num_targets] * self.target_attention).sum(2)
-        out = attention(
-            looped.indptr,
-            looped.indices,
+        out = block.attend(
             values,
-            source_scores,
-            target_scores,
+            (values * self.source_attention).sum(2),
+            (values[: block.num_targets] * self.target_attention).sum(2),
             negative_slope=self.slope,
-            edge_scale=self._edge_scale(looped, x),
-            transposed=_transposed(looped, x),
+            dropout=self.attention_dropout if self.training else 0.0,
         )
         return (out.flatten(1) if self.join else out.mean(1)) + self.bias
 
-    def _edge_scale(self, block: Block, x: Tensor) -> Tensor | None:
-        if not self.training or block.key is None or self.attention_dropout == 0:
-            return None
-        counts = block.indptr[1:] - block.indptr[:-1]
-        targets = torch.repeat_interleave(block.targets.original, counts.cpu())
-        sources = block.sources.original[block.indices.cpu().long()]
-        key = block.key.fold(_ATTENTION)
-        return edge_dropout_scale(targets, sources, self.heads, self.attention_dropout, key, x.dtype).to(x.device)
+
+_INPUT, _OUTPUT = 0, 2  # which of a layer's draws a block's key is folded by; 1 is the block's own, attention
 
 
-_INPUT, _ATTENTION, _OUTPUT = 0, 1, 2  # which of a layer's draws a block's key is folded by
-
-
-def dropped_input(module: nn.Module, block: Block, x: Tensor, p: float) -> Tensor:
+def dropped_input(module: nn.Module, block: GraphBlock, x: Tensor, p: float) -> Tensor:
     """Keyed dropout of a layer's input rows [sources, columns], in training only."""
     if not module.training or block.key is None or p == 0:
         return x
     return dropout(x, p, block.key.fold(_INPUT), block.sources.original.to(x.device))
 
 
-def activated(module: nn.Module, block: Block, x: Tensor, p: float) -> Tensor:
+def activated(module: nn.Module, block: GraphBlock, x: Tensor, p: float) -> Tensor:
     """ReLU and, in training, keyed dropout of a layer's output rows [targets, columns], in one pass."""
     if not module.training or block.key is None or p == 0:
         return torch.relu(x)
     return relu_dropout(x, p, block.key.fold(_OUTPUT), block.targets.original.to(x.device))
 
 
-def _transposed(block: Block, x: Tensor) -> CSR | None:
-    """The block's transpose where a backward pass through its sources will want it."""
-    return block.transposed if x.requires_grad else None
-
-
-def _inverse_share(block: Block, x: Tensor) -> Tensor:
+def _inverse_share(block: GraphBlock, x: Tensor) -> Tensor:
     """[targets, 1]: how many in-edges of the whole graph each drawn one stands for."""
-    drawn = block.indptr[1:] - block.indptr[:-1]
+    drawn = block.drawn
     degree = block.targets.degree.to(drawn.device)
     return (degree.to(x.dtype) / drawn.clamp(min=1).to(x.dtype)).unsqueeze(1)

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from framework.errors import InputError
-from framework.graph.block import Block
+from framework.graph.block import GraphBlock
 from framework.registry import MODELS, load
 
 
@@ -27,7 +27,7 @@ class NodeModel(Protocol):
 class LayerwiseNetwork(Protocol):
     """A network whose layers can be run one by one."""
 
-    def forward_layer(self, depth: int, block: Block, x: Tensor) -> Tensor:
+    def forward_layer(self, depth: int, block: GraphBlock, x: Tensor) -> Tensor:
         """Layer `depth`, with all that stands around it: [sources, in] -> [targets, out]."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from framework.graph.block import Block
+from framework.graph.block import GraphBlock
 from framework.models.layers import GATConv, GCNConv, SAGEConv, activated, dropped_input
 from framework.registry import MODELS
 
@@ -20,7 +20,7 @@ class NodeNetwork(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.input_dropout, self.dropout, self.elu = input_dropout, dropout, elu
 
-    def forward_layer(self, depth: int, block: Block, x: Tensor) -> Tensor:
+    def forward_layer(self, depth: int, block: GraphBlock, x: Tensor) -> Tensor:
         """Layer `depth` with its dropout and activation: [sources, in] -> [targets, out]."""
         if depth == 0:
             x = dropped_input(self, block, x, self.input_dropout)
@@ -31,7 +31,7 @@ class NodeNetwork(nn.Module):
             return out
         return nn.functional.elu(out) if self.elu else activated(self, block, out, self.dropout)
 
-    def forward(self, blocks: Sequence[Block], x: Tensor) -> Tensor:
+    def forward(self, blocks: Sequence[GraphBlock], x: Tensor) -> Tensor:
         """Rows of the first block's sources -> class scores of the last block's targets."""
         for depth, block in enumerate(blocks):
             x = self.forward_layer(depth, block, x)

@@ -13,9 +13,7 @@ from framework.graph.block import Block, Nodes
 from framework.kernels.sample import unique_relabel
 from framework.random import Key
 from framework.registry import SAMPLERS
-from framework.sample.sampler import GraphView
-
-SAMPLING, DRAWING = 1, 2  # the two purposes a step's key is folded by: which neighbours, and what the layers draw
+from framework.sample.sampler import DRAWING, SAMPLING, GraphView
 
 
 @SAMPLERS.register("neighbor")
@@ -34,6 +32,11 @@ class Neighbor:
     def depth(self) -> int:
         """One block a hop."""
         return len(self.fanouts)
+
+    @property
+    def whole(self) -> bool:
+        """Blocks end at the seeds."""
+        return False
 
     def sample(self, graph: GraphView, seeds: Nodes, key: Key) -> list[Block]:
         """The blocks of `seeds`, the input layer's first."""

@@ -1,12 +1,15 @@
 """The contract of a sampler, and what it sees of the graph."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from framework.graph.block import Block, Nodes
+from framework.graph.block import GraphBlock, Nodes
 from framework.random import Key
+
+SAMPLING, DRAWING = 1, 2  # the two purposes a step's key is folded by: which neighbours, and what the layers draw
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,9 @@ class GraphView(Protocol):
 
         Which ones depends on the key and the node's original id alone. All workers call this together."""
 
+    def whole(self, keys: Sequence[Key | None]) -> Sequence[GraphBlock]:
+        """One layer over all nodes of each worker for every key, which its draws are keyed by."""
+
 
 @runtime_checkable
 class Sampler(Protocol):
@@ -38,5 +44,9 @@ class Sampler(Protocol):
     def depth(self) -> int:
         """Number of blocks that `sample` makes."""
 
-    def sample(self, graph: GraphView, seeds: Nodes, key: Key) -> list[Block]:
+    @property
+    def whole(self) -> bool:
+        """Whether the last block's targets are all nodes that a worker owns, rather than the seeds."""
+
+    def sample(self, graph: GraphView, seeds: Nodes, key: Key) -> Sequence[GraphBlock]:
         """The blocks of `seeds`, the input layer's first. All workers call this together, with or without seeds."""

@@ -6,7 +6,7 @@ alone, and the loss is a sum over the global batch divided by its size: so neith
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from framework.comm.features import Features
-from framework.comm.halo.plan import HaloPlan
+from framework.comm.halo.exact import Exact
+from framework.comm.halo.strategy import HaloStrategy
 from framework.comm.reach import Reach, Shards
 from framework.comm.rows import all_rows, share_out
 from framework.comm.topology import Topology
@@ -25,8 +26,7 @@ from framework.config import placement, plugin_name
 from framework.data.dataset import NO_LABEL, TEST, TRAIN, VALIDATION, Dataset
 from framework.engine.run import Event, Mapper, Prepared, Run, Worker
 from framework.errors import InputError
-from framework.graph.block import Block, Nodes
-from framework.graph.local import LocalGraph
+from framework.graph.block import Block, GraphBlock, Nodes
 from framework.graph.store import ShardStore
 from framework.models.node_model import LayerwiseNetwork, NodeModel
 from framework.partition import EdgeCut, VertexCut
@@ -37,6 +37,7 @@ from framework.sample.neighbor import Neighbor
 from framework.sample.sampler import Sampler
 from partitioners.metis import Metis
 
+WHOLE_BATCH = 4096  # nodes evaluated at a time where every layer has to be gathered for them, and no size is given
 SHUFFLING, STEPPING = 1, 2  # the purposes that a run's key is folded by: the order of the samples, and a step's draws
 
 
@@ -52,7 +53,9 @@ class NodeClassification:
     sampler: Sampler = Neighbor()
     """How a batch's neighbourhood is drawn."""
     batch_size: int = 1024
-    """Training nodes in a global batch, over all workers."""
+    """Training nodes in a global batch, over all workers. 0: all of them."""
+    halo: HaloStrategy = Exact()
+    """How full-graph training (`--sampler full`) has the rows of other workers' nodes."""
     partitioner: EdgeCut | VertexCut = placement(Metis())
     """Who decides which part owns a node."""
     parts: int = placement(4)
@@ -86,10 +89,12 @@ class NodeClassification:
 class NodeBatch:
     """One worker's share of a global batch of nodes."""
 
-    blocks: list[Block]
+    blocks: Sequence[GraphBlock]
     """The seeds' neighbourhood, the input layer's block first."""
     x: Tensor
     """[sources of the first block, columns]."""
+    rows: Tensor | None
+    """int64 [seeds]: the seeds' places among the last block's targets. None: they are those targets."""
     labels: Tensor
     """int64 [seeds]."""
     size: int
@@ -105,7 +110,8 @@ class NodeTask:
         self.key = Key.root(run.seed)
         store = ShardStore.open(worker.prepared.path)
         self.shards = Shards.open(store, worker.group, workload.reach)
-        self.topology, self.features = Topology(self.shards), Features(self.shards)
+        self.topology = Topology(self.shards, workload.halo, worker.device)
+        self.features = Features(self.shards)
         self.seeds, self.seed_labels = self._training_nodes()
 
     def model(self) -> nn.Module:
@@ -115,26 +121,32 @@ class NodeTask:
 
     def batches(self, epoch: int, first_step: int) -> Iterator[NodeBatch]:
         """This worker's share of every batch of an epoch."""
-        size, group = self.workload.batch_size, self.shards.group
+        size, group = self.workload.batch_size or len(self.seed_labels), self.shards.group
         order = shuffled(self.key.fold(SHUFFLING, epoch), self.seeds.original)
         for step, chosen in enumerate(torch.split(order, size)):
             if step < first_step:
                 continue
             chosen = chosen.sort().values
-            taker = share_out(self.shards.worker_of(self.seeds.ids[chosen]), group.size)
-            mine = chosen[taker == group.rank]
-            key = self.key.fold(STEPPING, epoch, step)
-            blocks = self.workload.sampler.sample(self.topology, self.seeds[mine], key)
-            yield NodeBatch(
-                blocks=[block.to(self.device) for block in blocks],
-                x=self._rows(blocks[0].sources),
-                labels=self.seed_labels[mine].to(self.device),
-                size=len(chosen),
+            owner = self.shards.worker_of(self.seeds.ids[chosen])
+            mine = chosen[(owner if self.workload.sampler.whole else share_out(owner, group.size)) == group.rank]
+            yield self._batch(
+                self.seeds[mine], self.seed_labels[mine], len(chosen), self.key.fold(STEPPING, epoch, step)
             )
+
+    def _batch(self, seeds: Nodes, labels: Tensor, size: int, key: Key) -> NodeBatch:
+        blocks = self.workload.sampler.sample(self.topology, seeds, key)
+        if self.workload.sampler.whole:
+            x, rows = self.local_rows, torch.searchsorted(blocks[-1].targets.ids, seeds.ids).to(self.device)
+        else:
+            x, rows = self._rows(blocks[0].sources), None
+        placed = [block.to(self.device) if isinstance(block, Block) else block for block in blocks]
+        return NodeBatch(blocks=placed, x=x, rows=rows, labels=labels.to(self.device), size=size)
 
     def loss(self, model: nn.Module, batch: NodeBatch) -> Tensor:
         """The seeds' cross-entropy, summed here and divided by the global batch's size."""
         scores = model(batch.blocks, batch.x)
+        if batch.rows is not None:
+            scores = scores[batch.rows]
         return nn.functional.cross_entropy(scores, batch.labels, reduction="sum") / batch.size
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -167,19 +179,9 @@ class NodeTask:
         return {**columns, "class_name": pa.array(names).take(pa.array(columns["class"]))} if names else columns
 
     @cached_property
-    def local(self) -> LocalGraph:
-        """All this worker owns, as one block."""
-        return LocalGraph.join([self.shards.mapped[part] for part in self.shards.owned])
-
-    @cached_property
     def local_rows(self) -> Tensor:
         """Features of the owned nodes and of the halo, which never change: fetched once and kept."""
-        return self._rows(self.local.block.sources)
-
-    @cached_property
-    def halo(self) -> HaloPlan:
-        """Who sends which rows of a hidden layer to whom."""
-        return HaloPlan.open(self.shards, self.local)
+        return self._rows(self.topology.local.block.sources)
 
     def _scores(self, model: nn.Module) -> Tensor:
         """Class scores of the owned nodes, every neighbour counted: float [n, classes]."""
@@ -195,25 +197,22 @@ class NodeTask:
             return self._layers(model, self.workload.sampler.depth - 1)
 
     def _layers(self, model: LayerwiseNetwork, depth: int) -> Tensor:
-        """The first `depth` layers over all owned nodes; the halo's rows are fetched before each but the first."""
-        block = self.local.block.to(self.device)
+        """The first `depth` layers over all owned nodes: float [n, columns]."""
         x = self.local_rows
-        for number in range(depth):
-            if number > 0:
-                x = torch.cat([x, self.halo.halo_rows(x, "halo")])
+        for number, block in enumerate(self.topology.whole([None] * depth, exact=True)):
             x = model.forward_layer(number, block, x)
-        return x[: block.num_targets]
+        return x[: len(self.topology.local.owned)]
 
     def _sampled_whole(self, model: nn.Module) -> Tensor:
         """For a network without `forward_layer`: whole neighbourhoods of batches of owned nodes."""
-        owned, size = self.local.owned, self.workload.batch_size
+        owned, size = self.topology.local.owned, self.workload.batch_size or WHOLE_BATCH
         steps = max(self.shards.group.gather_json(-(-len(owned) // size)))
         whole = Neighbor(fanouts=(-1,) * self.workload.sampler.depth)
         scores = []
         for step in range(steps):
             blocks = whole.sample(self.topology, owned[step * size : (step + 1) * size], self.key)
-            blocks = [dataclasses.replace(block, key=None).to(self.device) for block in blocks]
-            scores.append(model(blocks, self._rows(blocks[0].sources)))
+            placed = [dataclasses.replace(block, key=None).to(self.device) for block in blocks]
+            scores.append(model(placed, self._rows(placed[0].sources)))
         return torch.cat(scores)
 
     def _rows(self, nodes: Nodes) -> Tensor:
@@ -222,7 +221,7 @@ class NodeTask:
     def _training_nodes(self) -> tuple[Nodes, Tensor]:
         """The training nodes of all workers, by original id, and their labels."""
         mine = torch.nonzero(self._owned("split") == TRAIN).squeeze(1)
-        nodes = self.local.owned[mine]
+        nodes = self.topology.local.owned[mine]
         table = torch.stack([nodes.original, nodes.ids, nodes.degree, self._owned("labels")[mine]], dim=1)
         table = all_rows(self.shards.group, table, "state")
         if len(table) == 0:
