@@ -10,15 +10,14 @@ from node_runs import GRAPH, small_run
 from torch import Tensor, nn
 from torch_geometric.nn import GATConv, GCNConv, SAGEConv
 
-from framework.comm.group import Group
 from framework.engine.optimize import Adam
-from framework.engine.run import Run, Worker
+from framework.engine.run import Run
 from framework.engine.train import INITIAL
 from framework.kernels.dropout import dropout
 from framework.models.nodes import GAT, GCN, SAGE
 from framework.random import Key
 from framework.sample.full import Full
-from framework.workloads.nodes import STEPPING, NodeTask
+from framework.workloads.nodes import STEPPING
 from launch.start import start
 from partitioners.metis import Metis
 from partitioners.random import Random

@@ -5,7 +5,6 @@ namespace and mount namespace. Containers and network namespaces of one machine 
 """
 
 import hashlib
-import os
 import socket
 import struct
 import uuid
@@ -57,6 +56,6 @@ def _boot() -> str:
 
 def _namespace(kind: str) -> str:
     try:
-        return os.readlink(f"/proc/self/ns/{kind}")
+        return str(Path(f"/proc/self/ns/{kind}").readlink())
     except OSError:
         return ""

@@ -13,5 +13,7 @@ from framework.comm.group import Group
 class GradientStrategy(Protocol):
     """How the workers agree on a gradient. The loss of a worker is its part of the global mean: parts are added."""
 
-    def wrap(self, model: nn.Module, optimizer: torch.optim.Optimizer, group: Group) -> AbstractContextManager[nn.Module]:
+    def wrap(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, group: Group
+    ) -> AbstractContextManager[nn.Module]:
         """The module to call in the training loop; on leaving, hooks on model and optimiser are taken off."""
