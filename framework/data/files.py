@@ -99,9 +99,7 @@ class Files:
         if labels is not None and not num_classes:
             num_classes = int(labels.max(initial=-1)) + 1
         return RawGraph(
-            edges=PairFiles(
-                files=tuple(job.pairs for job in jobs), num_nodes=num_nodes, batch_size=self.batch_size
-            ),
+            edges=PairFiles(files=tuple(job.pairs for job in jobs), num_nodes=num_nodes, batch_size=self.batch_size),
             ids=None if ids is None or _is_dense(ids) else ids,
             features=features,
             labels=labels,

@@ -1,5 +1,6 @@
-"""Recipes of node classification: GraphSAGE, GCN and GAT on the Debian package graph, GraphSAGE on Cora."""
+"""Recipes of node classification on the Debian package graph and on Cora: sampled, and `-full` for full-graph."""
 
+import dataclasses
 import os
 
 from framework.data.debian import Debian
@@ -9,6 +10,7 @@ from framework.engine.run import Run
 from framework.models.node_model import NodeModel
 from framework.models.nodes import GAT, GCN, SAGE
 from framework.registry import RECIPES
+from framework.sample.full import Full
 from framework.sample.neighbor import Neighbor
 from framework.workloads.nodes import NodeClassification
 from partitioners.metis import Metis
@@ -35,17 +37,46 @@ def gat_debian() -> Run:
     return _debian(GAT(hidden=32, heads=8, dropout=0.5))
 
 
+@RECIPES.register("gcn-debian-full")
+def gcn_debian_full() -> Run:
+    """GCN on the whole Debian package graph in every step."""
+    return _whole(gcn_debian(), layers=2)
+
+
+@RECIPES.register("gat-debian-full")
+def gat_debian_full() -> Run:
+    """GAT on the whole Debian package graph in every step."""
+    return _whole(gat_debian(), layers=2)
+
+
 @RECIPES.register("sage-cora")
 def sage_cora() -> Run:
     """GraphSAGE on Cora with the Planetoid split; its file is `--data.path`, $SHARDYARD_CORA or ./cora.npz."""
+    return _cora(SAGE(hidden=64, dropout=0.5, input_dropout=0.5))
+
+
+@RECIPES.register("gcn-cora-full")
+def gcn_cora_full() -> Run:
+    """GCN, 2 layers of 64, on the whole of Cora in every step; its file as for `sage-cora`."""
+    return _whole(_cora(GCN(hidden=64, dropout=0.5, input_dropout=0.5)), layers=2)
+
+
+def _cora(model: NodeModel) -> Run:
     workload = NodeClassification(
         data=Npz(path=os.environ.get(CORA, "cora.npz")),
-        model=SAGE(hidden=64, dropout=0.5, input_dropout=0.5),
+        model=model,
         sampler=Neighbor(fanouts=(10, 10)),
         batch_size=140,
         partitioner=Metis(),
     )
     return Run(workload=workload, epochs=50, optimizer=Adam(lr=0.01, weight_decay=5e-4), keep="best")
+
+
+def _whole(run: Run, layers: int) -> Run:
+    """The same run, full-graph: an epoch is one step, so there are more of them."""
+    assert isinstance(run.workload, NodeClassification)
+    workload = dataclasses.replace(run.workload, sampler=Full(layers=layers), batch_size=0)
+    return dataclasses.replace(run, workload=workload, epochs=200, evaluate_every=10)
 
 
 def _debian(model: NodeModel) -> Run:

@@ -13,7 +13,10 @@ from framework.registry import RECIPES
 from launch.commands.runs import recipe
 from launch.recipes.nodes import CORA
 
-EXPECTED = {"sage-debian", "gcn-debian", "gat-debian", "sage-cora"}
+EXPECTED = {
+    *("sage-debian", "gcn-debian", "gat-debian", "sage-cora"),
+    *("gcn-debian-full", "gat-debian-full", "gcn-cora-full"),
+}
 
 
 def test_the_promised_recipes_are_there() -> None:
