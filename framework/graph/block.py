@@ -166,7 +166,8 @@ class Block:
     def sum(self, x: Tensor, *, mean: bool = False) -> Tensor:
         """As GraphBlock's."""
         transposed = self.transposed if x.requires_grad else None
-        return spmm(self.indptr, self.indices, x, self.edge_weights, mean=mean, transposed=transposed)
+        weights = None if self.edge_weights is None else self.edge_weights.to(x.dtype)
+        return spmm(self.indptr, self.indices, x, weights, mean=mean, transposed=transposed)
 
     def attend(
         self, values: Tensor, source_scores: Tensor, target_scores: Tensor, *, negative_slope: float, dropout: float

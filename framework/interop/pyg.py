@@ -48,10 +48,11 @@ class PygLayer(nn.Module):
         if isinstance(self.layer, GCNConv) and self.layer.normalize:
             return self._normalized(block, edges, x)
         pair = (x, x[: block.num_targets])
+        weights = None if block.edge_weights is None else block.edge_weights.to(x.dtype)
         if isinstance(self.layer, GCNConv):
-            out: Tensor = self.layer(x, edges, block.edge_weights)[: block.num_targets]
-        elif self._weighted and block.edge_weights is not None:
-            out = self.layer(pair, edges, edge_weight=block.edge_weights)
+            out: Tensor = self.layer(x, edges, weights)[: block.num_targets]
+        elif self._weighted and weights is not None:
+            out = self.layer(pair, edges, edge_weight=weights)
         else:
             out = self.layer(pair, edges)
         return out

@@ -95,14 +95,15 @@ def test_layers_one_by_one_over_the_whole_graph_are_the_network(make: Callable[[
 
 
 def weighted() -> Block:
-    return dataclasses.replace(GRAPH.block, edge_weights=random_rows(len(GRAPH.source), 1).detach().flatten())
+    """The whole graph with edge weights of a store's type."""
+    return dataclasses.replace(GRAPH.block, edge_weights=random_rows(len(GRAPH.source), 1).detach().flatten().float())
 
 
 def test_edge_weights_reach_a_layer_that_takes_them() -> None:
     layer = pyg.GraphConv(COLUMNS, OUT).double()
     x, block = random_rows(GRAPH.num_nodes, COLUMNS).detach(), weighted()
-    in_input_order = torch.empty_like(block.edge_weights)
-    in_input_order[GRAPH.csr.edges] = block.edge_weights
+    in_input_order = x.new_empty(len(GRAPH.source))
+    in_input_order[GRAPH.csr.edges] = block.edge_weights.double()
     expected = layer(x, GRAPH.edge_index, in_input_order)
     torch.testing.assert_close(PygLayer(layer)(block, x), expected, rtol=1e-10, atol=1e-12)
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 import pytest
+import scipy.sparse
 import torch
 from torch import nn
 from whole_graph import WholeGraph, random_graph, random_rows
@@ -105,6 +106,19 @@ def test_whole_neighbourhoods_of_some_seeds_are_rows_of_the_whole_graph(make: Ca
     (block,) = Neighbor(fanouts=(-1,)).sample(graph, graph.nodes[seeds], Key.root(0))
     found = layer(block, x[block.sources.ids])
     torch.testing.assert_close(found, layer(graph.block, x)[seeds], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sums_are_weighted_whatever_type_the_run_has(dtype: torch.dtype) -> None:
+    """A store's edge weights are float32; rows may be either."""
+    graph = random_graph(40, 200, isolated=6)
+    weights = random_rows(len(graph.source), 1).detach().flatten().float()
+    x = random_rows(graph.num_nodes, COLUMNS).detach().to(dtype)
+    found = dataclasses.replace(graph.block, edge_weights=weights[graph.csr.edges]).sum(x)
+    entries = (weights.double().numpy(), (graph.target.numpy(), graph.source.numpy()))
+    matrix = scipy.sparse.coo_matrix(entries, shape=(graph.num_nodes, graph.num_nodes))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), torch.from_numpy(matrix @ x.double().numpy()), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [sage, lambda: gcn(OUT)], ids=["sage", "gcn"])
