@@ -38,6 +38,7 @@ _QUIET = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what they mean in the command's folder
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # what the cluster has to tell us, it would print into our output
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray would warn of otherwise
 }
 
@@ -58,9 +59,9 @@ class Ray:
 
     def launch(self, main: Main, run: Run, prepared: Prepared, watch: Callable[[Event], None]) -> dict[str, Any]:
         """What `main` returns on the first worker. Raises one ShardyardError, once no worker is left running."""
-        import ray
-
         self._connect()
+        import ray  # after _connect, which silences it first
+
         cpus = self._cpus_of_each(run.workers)
         job = Job.of(main, run, prepared, max(1, int(cpus)) if self.address else threads_for(run.workers))
         here = _this_host()
@@ -90,12 +91,12 @@ class Ray:
 
     def _connect(self) -> None:
         """Connects this process, once. Raises InputError for a cluster that does not answer in time."""
+        for name, value in _QUIET.items():
+            os.environ.setdefault(name, value)
         import ray
 
         if ray.is_initialized():
             return
-        for name, value in _QUIET.items():
-            os.environ.setdefault(name, value)
         for name in ("ray", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
         join = functools.partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
