@@ -96,6 +96,12 @@ class Ray:
         import ray
 
         if ray.is_initialized():
+            connected = ray.get_runtime_context().gcs_address
+            if self.address is not None and _resolved(self.address) != _resolved(connected):
+                raise InputError(
+                    f"--address is {self.address}, but this process is connected to the Ray at {connected}; "
+                    "call ray.shutdown() first."
+                )
             return
         for name in ("ray", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -103,7 +109,7 @@ class Ray:
         if self.address is None:
             join(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE)
             return
-        _probe(self.address, self.deadline)
+        _probe(*_resolved(self.address), min(5.0, self.deadline))
         connecting = _in_thread(lambda: join(address=self.address))
         try:
             connecting.result(timeout=self.deadline)
@@ -279,16 +285,24 @@ def _first_host(cpus: float) -> dict[str, str]:
     return here if node["Resources"].get("CPU", 0.0) >= cpus else {}
 
 
-def _probe(address: str, deadline: float) -> None:
-    """Raises InputError, soon, where nothing listens at `address`: Ray itself would say nothing for minutes."""
+def _resolved(address: str) -> tuple[str, int]:
+    """IP address and port of HOST:PORT. Raises InputError for anything else."""
     name, _, port = address.rpartition(":")
     if not name or not port.isdecimal() or "/" in name:
         raise InputError(f"--address is '{address}'; expected HOST:PORT, as `ray start --head` showed it.")
     try:
-        socket.create_connection((name.strip("[]"), int(port)), timeout=min(5.0, deadline)).close()
+        return socket.gethostbyname(name), int(port)
     except OSError as error:
+        raise InputError(f"--address is '{address}', but no host is called '{name}' ({error}).") from error
+
+
+def _probe(ip: str, port: int, deadline: float) -> None:
+    """Raises InputError, soon, where nothing listens: Ray itself would say nothing for minutes."""
+    try:
+        socket.create_connection((ip, port), timeout=deadline).close()
+    except (OSError, OverflowError) as error:
         raise InputError(
-            f"--address is {address}, but nothing answers there ({error}). Is the head running, and is this its port?"
+            f"--address is {ip}:{port}, but nothing answers there ({error}). Is the head running, and is this its port?"
         ) from error
 
 

@@ -10,6 +10,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,12 @@ if what == "staged":
     run = Run(workload=Line(), workers=workers, out="/dev/shm/run", store="/dev/shm/store", launcher=ray, deadline=60.0)
     main = launch_mains.staged
 else:
-    run = node_runs.small_run(Path("/dev/shm/trained/run"), workers=workers, epochs=3, launcher=ray, deadline=60.0)
+    out, epochs = Path("/dev/shm") / what / "run", int(what.removeprefix("train"))
+    run = node_runs.small_run(out, workers=workers, epochs=epochs, launcher=ray, deadline=60.0)
     main = train
-print("ANSWER", json.dumps(start(run, lambda event: None, main)))
+events = []
+answer = start(run, lambda event: events.append(event["event"]), main)
+print("ANSWER", json.dumps({**answer, "attempts": events.count("started")}))
 """
 
 
@@ -73,6 +77,17 @@ class Hosts:
         )
         assert done.returncode == 0, f"{words[0]}: {done.stdout}{done.stderr}"
         return done.stdout
+
+    def lose(self, number: int, once: Path) -> threading.Thread:
+        """Crashes a host as soon as host 0 has a file `once`; returns the thread that does so."""
+
+        def crash() -> None:
+            self.do("exec", "0", "sh", "-c", f"until test -e {once}; do sleep 0.1; done")
+            self.do("kill", str(number))
+
+        thread = threading.Thread(target=crash)
+        thread.start()
+        return thread
 
     def inside(self, number: int, script: str, *arguments: str) -> Any:
         """What a Python script on a host prints as its answer."""
@@ -121,7 +136,7 @@ def test_a_group_spans_the_hosts_and_they_receive_the_data(hosts: Hosts) -> None
 
 
 def test_a_run_has_the_losses_it_has_on_one_host(hosts: Hosts, tmp_path: Path) -> None:
-    spread = hosts.inside(0, DRIVER, "train", HEAD, "3")
+    spread = hosts.inside(0, DRIVER, "train3", HEAD, "3")
     here = start(small_run(tmp_path / "run", workers=1, epochs=3), lambda event: None)
     assert spread["workers"] == 3
     assert spread["loss"] == pytest.approx(here["loss"], rel=1e-9)
@@ -133,4 +148,13 @@ def test_a_run_has_the_losses_it_has_on_one_host(hosts: Hosts, tmp_path: Path) -
 
 def test_too_many_workers_for_the_cluster_are_refused(hosts: Hosts) -> None:
     with pytest.raises(AssertionError, match="the cluster at .* has 6 CPUs. Use fewer workers"):
-        hosts.inside(0, DRIVER, "train", HEAD, "7")
+        hosts.inside(0, DRIVER, "train3", HEAD, "7")
+
+
+def test_a_run_goes_on_when_a_host_is_lost(hosts: Hosts, tmp_path: Path) -> None:
+    crashing = hosts.lose(2, Path("/dev/shm/train40/run/checkpoints/000002-00000000"))
+    survived = hosts.inside(0, DRIVER, "train40", HEAD, "3")
+    crashing.join()
+    here = start(small_run(tmp_path / "run", workers=1, epochs=40), lambda event: None)
+    assert survived["loss"] == pytest.approx(here["loss"], rel=1e-9)
+    assert survived["attempts"] == 2

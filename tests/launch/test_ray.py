@@ -158,9 +158,24 @@ def test_an_address_where_no_ray_answers_is_named_soon() -> None:
     assert seconds < 15
 
 
-@pytest.mark.parametrize("address", ["host", "ray://host:10001", "host:port"])
-def test_a_wrong_address_is_named(address: str) -> None:
-    from launch.ray import _probe
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("host", "expected HOST:PORT"),
+        ("ray://host:10001", "expected HOST:PORT"),
+        ("host:port", "expected HOST:PORT"),
+        ("no-such-host.invalid:1", "no host is called 'no-such-host.invalid'"),
+    ],
+)
+def test_a_wrong_address_is_named(ray_here: None, address: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Ray(address=address)._connect()
 
-    with pytest.raises(InputError, match="expected HOST:PORT"):
-        _probe(address, 1.0)
+
+def test_another_cluster_is_not_taken_for_the_one_asked_for(ray_here: None) -> None:
+    import ray
+
+    connected = ray.get_runtime_context().gcs_address
+    Ray(address=connected)._connect()
+    with pytest.raises(InputError, match=f"connected to the Ray at {connected}"):
+        Ray(address="127.0.0.1:1")._connect()
