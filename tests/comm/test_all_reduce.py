@@ -77,6 +77,27 @@ def test_any_number_of_workers_takes_the_steps_of_one(size: int) -> None:
         )
 
 
+def wrapped_often(group: Group, splits: list[int]) -> list[float]:
+    """Weights after eight steps, wrapped anew before the steps `splits`, in many small buckets."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Linear(128, 128) for _ in range(24)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = torch.randn(8, 16, 128, generator=torch.Generator().manual_seed(group.rank))
+    for part in torch.tensor_split(batches, splits):
+        with AllReduce(bucket_megabytes=1).wrap(model, optimizer, group) as replica:
+            for batch in part:
+                optimizer.zero_grad(set_to_none=True)
+                replica(batch).square().mean().backward()
+                optimizer.step()
+    weights: list[float] = torch.cat([weight.detach().flatten() for weight in model.parameters()]).tolist()
+    return weights
+
+
+def test_wrapping_anew_in_the_middle_changes_no_bit() -> None:
+    straight, resumed = together(3, wrapped_often, []), together(3, wrapped_often, [3])
+    assert straight[0] == resumed[0]
+
+
 def absent(group: Group) -> list[bool]:
     """Which parameters have a gradient after one step: those that some worker has used."""
     model = Net()
