@@ -1,10 +1,12 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped, in a folder that appears whole.
 
-A checkpoint holds tensors as safetensors and all else as JSON, with a digest a file; nothing of it depends on how many
-workers wrote it. The first worker of every host keeps one, so a host that is lost takes no checkpoint with it; on a
-start the newest one any worker sees is read there and sent to those who lack it.
+A checkpoint holds tensors as safetensors and all else as JSON, each file with a digest; nothing of it depends on how
+many workers wrote it. The first worker of every host keeps one, so a host that is lost takes no checkpoint with it; on
+a start the newest one any worker sees is read there and sent to those who lack it. One that cannot be read is set
+aside, never deleted.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -19,10 +21,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from framework.comm.group import Group
-from framework.errors import InputError, StoreError
+from framework.engine.files import named_errors, replacing
+from framework.errors import StoreError
 
 FORMAT, VERSION = "shardyard-checkpoint", 1
 KEPT = 2  # so that a checkpoint torn by a dying disk still leaves the one before
+
+
+class DamagedError(StoreError):
+    """A checkpoint whose bytes are not those that were written."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +37,9 @@ class Checkpoint:
     """A point of a run."""
 
     run_digest: str
-    """What the run learns: Run.digest() without its number of epochs."""
+    """What the run learns: the digest of Run.continued()."""
+    data_digest: str
+    """What it learns it from."""
     epoch: int
     """Epochs completed."""
     step: int
@@ -52,38 +61,46 @@ class Checkpoint:
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Writes `checkpoint` into a folder of its own beneath `folder`, whole or not at all, and drops old ones."""
+    """Writes `checkpoint` into a folder of its own beneath `folder`, whole or not at all, and drops older ones."""
     final = folder / checkpoint.name
-    if final.exists():
+    if final.exists():  # another host's leader, on a file system that both see; `tidy` has read what was there before
         return final
     torn = folder / f".{checkpoint.name}.{uuid.uuid4().hex}"
-    torn.mkdir(parents=True)
     try:
-        for name, data in files_of(checkpoint).items():
-            with (torn / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        torn.rename(final)
-    except OSError as error:
+        with named_errors(final):
+            torn.mkdir(parents=True)
+            for name, data in files_of(checkpoint).items():
+                with (torn / name).open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            _publish(torn, final)
+    finally:
         shutil.rmtree(torn, ignore_errors=True)
-        if final.exists():  # a worker of another host that shares this file system was first: the bytes are the same
-            return final
-        raise InputError(
-            f"checkpoint {final} could not be written: {error.strerror}; free space or change --out."
-        ) from error
-    for old in places(folder)[:-KEPT]:
+    before = [name for name in places(folder) if name < checkpoint.name]
+    for old in before[: len(before) - KEPT + 1]:
         shutil.rmtree(folder / old, ignore_errors=True)
     return final
 
 
 def write_weights(folder: Path, weights: dict[str, Tensor]) -> Path:
     """Writes a run's result as `model.safetensors` in its folder, whole or not at all."""
-    final, torn = folder / "model.safetensors", folder / f".model.{uuid.uuid4().hex}"
-    folder.mkdir(parents=True, exist_ok=True)
-    torn.write_bytes(save(weights))
-    torn.replace(final)
-    return final
+    with replacing(folder / "model.safetensors") as torn:
+        torn.write_bytes(save(weights))
+    return folder / "model.safetensors"
+
+
+def tidy(folder: Path) -> None:
+    """Removes what a killed writer left, and sets aside what cannot be read. While nobody writes, once a host.
+
+    Raises StoreError for a checkpoint of a newer version, which is neither."""
+    for torn in folder.glob(".[0-9]*"):
+        shutil.rmtree(torn, ignore_errors=True)
+    for name in places(folder):
+        try:
+            read(folder / name)
+        except (DamagedError, OSError):
+            _set_aside(folder / name)
 
 
 def read(folder: Path) -> Checkpoint:
@@ -100,10 +117,12 @@ def places(folder: Path) -> list[str]:
 
 
 def newest(folder: Path, group: Group) -> Checkpoint | None:
-    """The newest whole checkpoint that any worker sees in its `folder`. All workers call this together.
-
-    A damaged one is passed over for the one before it."""
-    mine = _newest_readable(folder)
+    """The newest whole checkpoint that any worker sees in its `folder`. All workers call this together."""
+    if group.leader:
+        tidy(folder)
+    group.barrier()
+    names = places(folder)
+    mine = read(folder / names[-1]) if names else None
     seen: list[list[int] | None] = group.gather_json(list(mine.place) if mine else None)
     places_seen = [tuple(place) for place in seen if place is not None]
     if not places_seen:
@@ -126,46 +145,66 @@ def files_of(checkpoint: Checkpoint) -> dict[str, bytes]:
         "format": FORMAT,
         "version": VERSION,
         "run_digest": checkpoint.run_digest,
+        "data_digest": checkpoint.data_digest,
         "epoch": checkpoint.epoch,
         "step": checkpoint.step,
         "facts": checkpoint.facts,
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
-    return {**files, "checkpoint.json": json.dumps(index, sort_keys=True).encode()}
+    return {**files, "checkpoint.json": json.dumps({**index, "sha256": _digest(index)}, sort_keys=True).encode()}
 
 
 def parse(files: dict[str, bytes], where: str) -> Checkpoint:
     """The checkpoint that `files_of` wrote. Raises StoreError; `where` names it in the message."""
     try:
         index = json.loads(files["checkpoint.json"])
-        version = index["version"]
         if index["format"] != FORMAT:
             raise KeyError("format")
-        if version > VERSION:
-            raise StoreError(f"{where} has version {version}; this Shardyard reads up to {VERSION}: upgrade it.")
+        if index["version"] > VERSION:
+            raise StoreError(
+                f"{where} has version {index['version']}; this Shardyard reads up to {VERSION}: upgrade it."
+            )
+        if index.pop("sha256") != _digest(index):
+            raise DamagedError(f"{where}/checkpoint.json is damaged: its digest differs; remove the checkpoint.")
         tensors = {}
         for name, sha256 in index["files"].items():
             if hashlib.sha256(files[name]).hexdigest() != sha256:
-                raise StoreError(f"{where}/{name} is damaged: its digest differs; remove the checkpoint.")
+                raise DamagedError(f"{where}/{name} is damaged: its digest differs; remove the checkpoint.")
             tensors[name.removesuffix(".safetensors")] = load(files[name])
         return Checkpoint(
             run_digest=index["run_digest"],
+            data_digest=index["data_digest"],
             epoch=index["epoch"],
             step=index["step"],
             facts=index["facts"],
             tensors=tensors,
         )
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
-        raise StoreError(f"{where} is damaged ({type(error).__name__}: {error}); remove the checkpoint.") from error
+        raise DamagedError(f"{where} is damaged ({type(error).__name__}: {error}); remove the checkpoint.") from error
 
 
-def _newest_readable(folder: Path) -> Checkpoint | None:
-    for name in reversed(places(folder)):
-        try:
-            return read(folder / name)
-        except StoreError:
-            continue
-    return None
+def _publish(torn: Path, final: Path) -> None:
+    """Gives a written folder its name, unless another host's leader was first, and makes the name last."""
+    try:
+        torn.rename(final)
+    except OSError:
+        if not final.exists():
+            raise
+    descriptor = os.open(final.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # or a power cut could take the name back
+    finally:
+        os.close(descriptor)
+
+
+def _set_aside(folder: Path) -> None:
+    """Takes a checkpoint out of the line, kept for whoever wants to look."""
+    with contextlib.suppress(OSError):
+        folder.rename(folder.with_name(f"damaged-{folder.name}-{uuid.uuid4().hex[:8]}"))
+
+
+def _digest(index: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
 def _framed(files: dict[str, bytes]) -> bytes:

@@ -12,9 +12,10 @@ from torch import nn
 from framework.comm.group import Group
 from framework.comm.stage import stage
 from framework.engine import checkpoint as checkpoints
+from framework.engine.files import replacing
 from framework.engine.run import Run, Task, Worker
 from framework.engine.state import weights_digest
-from framework.engine.train import first_model
+from framework.engine.train import first_model, require_same_run
 from framework.errors import InputError
 
 
@@ -38,9 +39,11 @@ def trained(run: Run, worker: Worker) -> tuple[Task, nn.Module]:
     """The opened task and the model with the run's weights: the best ones where it keeps those, else the last."""
     worker = dataclasses.replace(worker, prepared=stage(worker.group, worker.prepared))
     task = run.workload.open(run, worker)
-    found = checkpoints.newest(Path(run.out) / "checkpoints", worker.group)
+    folder = Path(run.out) / "checkpoints"
+    found = checkpoints.newest(folder, worker.group)
     if found is None:
         raise InputError(f"{run.out} holds no checkpoint; train the run first.")
+    require_same_run(found, run, worker, folder)
     model = first_model(run, worker, task)
     best = found.tensors.get("best") if run.keep == "best" else None
     model.load_state_dict(best or found.tensors["model"])
@@ -54,9 +57,8 @@ def _predicted(run: Run, worker: Worker, *, embeddings: bool) -> dict[str, Any]:
     tables = _at_first(worker.group, table)
     path = Path(run.out) / ("embeddings.parquet" if embeddings else "predictions.parquet")
     if worker.group.rank == 0:
-        torn = path.with_suffix(".torn")
-        pq.write_table(pa.concat_tables(tables).sort_by("id"), torn)
-        torn.replace(path)
+        with replacing(path) as torn:
+            pq.write_table(pa.concat_tables(tables).sort_by("id"), torn)
     return {"path": str(path), "rows": sum(worker.group.gather_json(table.num_rows)), "columns": list(columns)}
 
 

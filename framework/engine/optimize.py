@@ -24,6 +24,10 @@ class Optimizer(Protocol):
 class Schedule(Protocol):
     """How the learning rate changes."""
 
+    @property
+    def horizon(self) -> bool:
+        """Whether the rate of an epoch depends on how many there will be."""
+
     def attach(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
         """The torch scheduler, stepped once an epoch."""
 
@@ -92,6 +96,11 @@ class SGD:
 class Constant:
     """The same learning rate throughout."""
 
+    @property
+    def horizon(self) -> bool:
+        """An epoch's rate is the same however many follow."""
+        return False
+
     def attach(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
         """A factor of one."""
         return LambdaLR(optimizer, lambda epoch: 1.0)
@@ -106,6 +115,11 @@ class Cosine:
     """Epochs of linear rise."""
     last: float = 0.0
     """The final rate as a share of the full one."""
+
+    @property
+    def horizon(self) -> bool:
+        """It ends with the last epoch."""
+        return True
 
     def attach(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
         """The factor of epoch e: (e + 1) / (warmup + 1) while warming up, then the cosine over what is left."""
@@ -128,6 +142,11 @@ class Step:
     """Epochs between drops."""
     gamma: float = 0.1
     """Factor of one drop."""
+
+    @property
+    def horizon(self) -> bool:
+        """An epoch's rate is the same however many follow."""
+        return False
 
     def attach(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
         """torch.optim.lr_scheduler.StepLR."""

@@ -131,20 +131,34 @@ class Run:
     """Seconds a worker waits for the others before it gives up."""
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 0), ("workers", 1), ("evaluate_every", 0), ("checkpoint_every", 0)):
+        least_values = {"epochs": 0, "workers": 1, "evaluate_every": 0, "checkpoint_every": 0, "patience": 1}
+        for name, least in least_values.items():
             value = getattr(self, name)
+            if value is None and name == "patience":
+                continue
             if not isinstance(value, int) or value < least:
                 raise InputError(
                     f"--{name.replace('_', '-')} is {value!r}; expected a whole number of at least {least}."
                 )
-        if self.dtype not in ("float32", "float64"):
-            raise InputError(f"--dtype is {self.dtype!r}; expected float32 or float64.")
+        choices = {"dtype": ("float32", "float64"), "keep": ("last", "best"), "device": ("cpu", "cuda")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"--{name} is {getattr(self, name)!r}; expected {' or '.join(known)}.")
+        if not self.deadline > 0:
+            raise InputError(f"--deadline is {self.deadline!r}; expected seconds, more than 0.")
         if not isinstance(self.workload, Workload):
             raise InputError(f"a run's workload is a {type(self.workload).__name__}; expected prepare() and open().")
 
     def digest(self) -> str:
         """SHA-256 over everything that the result depends on, and nothing that it does not."""
         return digest(self, result_only=True)
+
+    def continued(self) -> "Run":
+        """This run as its checkpoints know it: what may not change when it is resumed.
+
+        The number of epochs may, as long as nothing that was done depends on it: then it is zero here."""
+        depends = self.schedule.horizon or self.patience is not None or self.keep == "best"
+        return self if depends else dataclasses.replace(self, epochs=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

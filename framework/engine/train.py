@@ -7,13 +7,13 @@ started again, on as many workers or not, goes on with the checkpoint's place an
 import dataclasses
 import statistics
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from framework.comm.group import Group
 from framework.comm.stage import stage
 from framework.engine import checkpoint as checkpoints
 from framework.engine.checkpoint import Checkpoint
@@ -23,6 +23,7 @@ from framework.engine.versions import versions
 from framework.errors import InputError
 from framework.random import Key
 
+REPORTED_PURPOSES = ("frontier", "features", "halo", "gradient")  # in every report, sent or not
 INITIAL, FOREIGN = 3, 4  # purposes of the run's key: first weights, and the draws of modules that know no keys
 
 
@@ -36,8 +37,9 @@ class Progress:
     """Steps completed of the epoch after."""
     losses: list[float] = dataclasses.field(default_factory=list)
     """Mean loss of every completed epoch."""
-    loss_sum: float = 0.0
-    """Of the epoch under way: the sum over steps of mean loss times samples, over all workers at a checkpoint."""
+    loss_sum: float | Tensor = 0.0
+    """Of the epoch under way: this worker's part of the sum over steps of mean loss times samples, float64. After a
+    checkpoint the first worker's part is the sum of all, which is what the checkpoint holds."""
     samples: int = 0
     """Of the epoch under way: samples seen."""
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -48,10 +50,14 @@ class Progress:
     """Evaluations since then."""
     best_weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     """The weights it was made with, where the run keeps the best."""
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    """Training time of every completed epoch; of one that was cut, since its last start."""
+    sent: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Payload bytes that all workers sent before this start, by purpose."""
 
     def facts(self) -> dict[str, Any]:
-        """Everything but the place and the tensors, for a checkpoint."""
-        kept = ("losses", "loss_sum", "samples", "metrics", "best", "since_best")
+        """Everything but the place, the tensors, and what is summed over workers first; for a checkpoint."""
+        kept = ("losses", "samples", "metrics", "best", "since_best", "seconds")
         return {name: getattr(self, name) for name in kept}
 
 
@@ -63,11 +69,10 @@ def train(run: Run, worker: Worker) -> dict[str, Any]:
     task = run.workload.open(run, worker)
     learner = Learner(run, worker, task)
     learner.resume()
-    seconds = []
     with run.gradient.wrap(learner.model, learner.optimizer, worker.group) as replica:
         while learner.progress.epoch < run.epochs and not learner.patience_ended():
-            seconds.append(learner.epoch(replica))
-    return learner.report(seconds, time.perf_counter() - began)
+            learner.epoch(replica)
+    return learner.report(time.perf_counter() - began)
 
 
 class Learner:
@@ -81,10 +86,10 @@ class Learner:
         self.schedule = run.schedule.attach(self.optimizer, run.epochs)
         self.progress = Progress()
         self.folder = Path(run.out) / "checkpoints"
-        self.identity = dataclasses.replace(run, epochs=0).digest()
+        self.run_digest = run.continued().digest()
 
-    def epoch(self, replica: nn.Module) -> float:
-        """The rest of the current epoch, its evaluation and its checkpoint. Returns its training seconds."""
+    def epoch(self, replica: nn.Module) -> None:
+        """The rest of the current epoch, its evaluation and its checkpoint."""
         now, run = self.progress, self.run
         began = time.perf_counter()
         replica.train()
@@ -92,12 +97,11 @@ class Learner:
             self.step(replica, batch)
             if run.checkpoint_every and now.step % run.checkpoint_every == 0:
                 self.save()
-        self._sum_loss()
-        self.schedule.step()
-        now.losses.append(now.loss_sum / max(1, now.samples))
+        now.losses.append(self._summed_loss() / max(1, now.samples))
         now.epoch, now.step, now.loss_sum, now.samples = now.epoch + 1, 0, 0.0, 0
-        seconds = time.perf_counter() - began
-        self.evaluate()
+        self.schedule.step()
+        now.seconds.append(time.perf_counter() - began)
+        measured = self.evaluate()
         self.save()
         self.worker.watch(
             {
@@ -105,12 +109,11 @@ class Learner:
                 "epoch": now.epoch,
                 "epochs": run.epochs,
                 "loss": now.losses[-1],
-                "seconds": seconds,
-                "metrics": now.metrics,
+                "seconds": now.seconds[-1],
+                "metrics": now.metrics if measured else {},
                 "bytes": dict(self.group.sent),
             }
         )
-        return seconds
 
     def step(self, replica: nn.Module, batch: Any) -> None:
         """One step of the optimiser."""
@@ -121,20 +124,20 @@ class Learner:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         now.step += 1
-        now.loss_sum += float(loss.detach()) * batch.size
+        now.loss_sum = now.loss_sum + loss.detach().to(torch.float64) * batch.size
         now.samples += batch.size
-        self.worker.watch({"event": "step", "epoch": now.epoch, "step": now.step})
+        self.worker.watch({"event": "step", "epoch": now.epoch + 1, "step": now.step})
 
-    def evaluate(self) -> None:
-        """Metrics where this epoch is due for them; remembers the best."""
+    def evaluate(self) -> bool:
+        """Metrics where this epoch is due for them; remembers the best. Returns whether it was due."""
         now, run = self.progress, self.run
         due = run.evaluate_every and now.epoch % run.evaluate_every == 0
         if not due and now.epoch < run.epochs:
-            return
+            return False
         now.metrics = self.task.evaluate(self.model)
         if run.monitor not in now.metrics:
             if run.patience is None and run.keep == "last":
-                return
+                return True
             raise InputError(f"--monitor is '{run.monitor}'; this run measures {', '.join(sorted(now.metrics))}.")
         if not now.best or now.metrics[run.monitor] > now.best[run.monitor]:
             now.best, now.since_best = dict(now.metrics), 0
@@ -142,6 +145,7 @@ class Learner:
                 now.best_weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         else:
             now.since_best += 1
+        return True
 
     def patience_ended(self) -> bool:
         """Whether the monitored metric has not risen for as long as the run waits."""
@@ -149,19 +153,20 @@ class Learner:
 
     def save(self) -> None:
         """A checkpoint of this place, on every host."""
-        self._sum_loss()
+        sums = {"loss_sum": self._summed_loss(), "sent": self._sent()}
         if not self.group.leader:
             return
         groups, optimizer = optimizer_state(self.optimizer)
         tensors = {"model": on_host(self.model.state_dict()), "optimizer": optimizer}
         if self.progress.best_weights:
             tensors["best"] = on_host(self.progress.best_weights)
-        facts = {**self.progress.facts(), "optimizer": groups, "schedule": self.schedule.state_dict()}
+        plain = {"optimizer": groups, "schedule": self.schedule.state_dict()}
         checkpoint = Checkpoint(
-            run_digest=self.identity,
+            run_digest=self.run_digest,
+            data_digest=self.worker.prepared.data_digest,
             epoch=self.progress.epoch,
             step=self.progress.step,
-            facts=facts,
+            facts={**self.progress.facts(), **sums, **plain},
             tensors=tensors,
         )
         checkpoints.write(self.folder, checkpoint)
@@ -171,10 +176,7 @@ class Learner:
         found = checkpoints.newest(self.folder, self.group)
         if found is None:
             return
-        if found.run_digest != self.identity:
-            raise InputError(
-                f"{self.folder} holds checkpoints of another run (other settings); choose another --out or remove it."
-            )
+        require_same_run(found, self.run, self.worker, self.folder)
         facts = dict(found.facts)
         self.model.load_state_dict(found.tensors["model"])
         load_optimizer_state(self.optimizer, facts.pop("optimizer"), found.tensors["optimizer"])
@@ -186,12 +188,13 @@ class Learner:
             self.progress.loss_sum = 0.0  # the checkpoint's sum is over all workers already
         self.worker.watch({"event": "resumed", "epoch": found.epoch, "step": found.step})
 
-    def report(self, seconds: list[float], total: float) -> dict[str, Any]:
-        """What the run came to."""
+    def report(self, seconds: float) -> dict[str, Any]:
+        """What the run came to; `seconds` since this start."""
         now, run, prepared = self.progress, self.run, self.worker.prepared
         weights = now.best_weights if run.keep == "best" and now.best_weights else self.model.state_dict()
         if self.group.leader:
             checkpoints.write_weights(Path(run.out), on_host(weights))
+        sent = self._sent()
         return {
             "workload": type(run.workload).__name__,
             "workers": self.group.size,
@@ -199,18 +202,44 @@ class Learner:
             "epochs": now.epoch,
             "loss": now.losses,
             "metrics": now.best if run.keep == "best" and now.best else now.metrics,
-            "seconds": {"epoch_median": statistics.median(seconds) if seconds else 0.0, "train": total},
-            "bytes": total_bytes(self.group),
+            "seconds": {"epoch_median": statistics.median(now.seconds) if now.seconds else 0.0, "train": seconds},
+            "bytes": {**sent, "total": sum(sent.values())},
             "run_digest": run.digest(),
             "data_digest": prepared.data_digest,
             "weights_digest": weights_digest(weights),
             "versions": versions(),
         }
 
-    def _sum_loss(self) -> None:
-        """Makes the first worker's loss the sum of all workers', and the others' zero."""
-        total = self.group.all_reduce(torch.tensor(self.progress.loss_sum, dtype=torch.float64), "loss")
-        self.progress.loss_sum = float(total) if self.group.rank == 0 else 0.0
+    def _summed_loss(self) -> float:
+        """All workers' loss sum; the first worker's becomes it, and the others' zero, so that nothing counts twice."""
+        mine = torch.as_tensor(self.progress.loss_sum, dtype=torch.float64).cpu().clone()
+        total = float(self.group.all_reduce(mine, "loss"))
+        self.progress.loss_sum = total if self.group.rank == 0 else 0.0
+        return total
+
+    def _sent(self) -> dict[str, int]:
+        """Payload bytes that all workers sent in all starts of this run, by purpose. All workers call this together."""
+        workers: list[dict[str, int]] = self.group.gather_json(dict(self.group.sent))
+        total = Counter(dict.fromkeys(REPORTED_PURPOSES, 0))
+        for sent in (self.progress.sent, *workers):
+            total.update(sent)
+        return dict(sorted(total.items()))
+
+
+def require_same_run(found: Checkpoint, run: Run, worker: Worker, folder: Path) -> None:
+    """Raises InputError where a checkpoint is of another run, of other data, or further than the run goes."""
+    if found.run_digest != run.continued().digest():
+        raise InputError(
+            f"{folder} holds checkpoints of another run (other settings); choose another --out or remove it."
+        )
+    if found.data_digest != worker.prepared.data_digest:
+        raise InputError(
+            f"{folder} holds checkpoints of other data than is there now; choose another --out or remove it."
+        )
+    if found.epoch > run.epochs:
+        raise InputError(
+            f"{folder} holds {found.epoch} epochs, --epochs is {run.epochs}; choose another --out or more."
+        )
 
 
 def first_model(run: Run, worker: Worker, task: Task) -> nn.Module:
@@ -218,11 +247,3 @@ def first_model(run: Run, worker: Worker, task: Task) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(Key.root(run.seed).fold(INITIAL).value >> 1)
         return task.model().to(worker.device, getattr(torch, run.dtype))
-
-
-def total_bytes(group: Group) -> dict[str, int]:
-    """Payload bytes that all workers sent, by purpose, and in all."""
-    sent: list[dict[str, int]] = group.gather_json(dict(group.sent))
-    purposes = {"frontier", "features", "halo", "gradient", *(purpose for worker in sent for purpose in worker)}
-    by_purpose = {purpose: sum(worker.get(purpose, 0) for worker in sent) for purpose in sorted(purposes)}
-    return {**by_purpose, "total": sum(by_purpose.values())}

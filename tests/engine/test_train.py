@@ -45,7 +45,7 @@ def test_resumed_equals_never_stopped(tmp_path: Path, optimizer: Any, schedule: 
     settings = {"optimizer": optimizer, "schedule": schedule}
     whole = train(run(tmp_path / "whole", **settings), worker())
     with pytest.raises(StoppedError):
-        train(run(tmp_path / "cut", **settings), worker(stop_at(2, 3)))
+        train(run(tmp_path / "cut", **settings), worker(stop_at(3, 3)))
     events: list[Event] = []
     resumed = train(run(tmp_path / "cut", **settings), worker(events.append))
     # The step that was cut had no checkpoint yet; the one before had.
@@ -69,10 +69,22 @@ def test_a_finished_run_only_reports(tmp_path: Path) -> None:
     assert (again["weights_digest"], again["loss"]) == (first["weights_digest"], first["loss"])
 
 
+def test_more_epochs_are_another_run_where_the_rate_looks_ahead(tmp_path: Path) -> None:
+    train(run(tmp_path, epochs=2, schedule=Cosine()), worker())
+    with pytest.raises(InputError, match="another run"):
+        train(run(tmp_path, epochs=4, schedule=Cosine()), worker())
+
+
 def test_another_run_s_checkpoints_are_refused(tmp_path: Path) -> None:
     train(run(tmp_path), worker())
     with pytest.raises(InputError, match="another run"):
         train(run(tmp_path, seed=1), worker())
+    with pytest.raises(InputError, match="holds 4 epochs, --epochs is 2"):
+        train(run(tmp_path, epochs=2), worker())
+    elsewhere = dataclasses.replace(worker(), prepared=dataclasses.replace(worker().prepared, data_digest="other"))
+    for main in (train, evaluate):
+        with pytest.raises(InputError, match="other data"):
+            main(run(tmp_path), elsewhere)
 
 
 def test_patience_stops_and_best_weights_are_kept(tmp_path: Path) -> None:
@@ -118,6 +130,26 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"model.safetensors is damaged"):
         checkpoints.read(last)
     assert train(run(tmp_path / "cut"), worker())["weights_digest"] == whole["weights_digest"]
+    # The damaged one was set aside and made again, so that whoever reads next has the right one.
+    assert checkpoints.read(last).tensors["model"].keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    assert evaluate(run(tmp_path / "cut"), worker())["weights_digest"] == whole["weights_digest"]
+    assert len(list(folder.glob("damaged-*"))) == 1
+
+
+def test_every_checkpoint_damaged_is_a_new_beginning(tmp_path: Path) -> None:
+    whole = train(run(tmp_path), worker())
+    for name in checkpoints.places(tmp_path / "checkpoints"):
+        index = tmp_path / "checkpoints" / name / "checkpoint.json"
+        index.write_text(index.read_text().replace('"since_best": ', '"since_best": 1'))
+    assert train(run(tmp_path), worker())["weights_digest"] == whole["weights_digest"]
+    assert evaluate(run(tmp_path), worker())["weights_digest"] == whole["weights_digest"]
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    torn = tmp_path / "checkpoints" / ".000001-00000000.0123"
+    torn.mkdir(parents=True)
+    train(run(tmp_path), worker())
+    assert not torn.exists()
 
 
 def test_a_newer_checkpoint_and_a_missing_one_are_named(tmp_path: Path) -> None:
@@ -128,6 +160,8 @@ def test_a_newer_checkpoint_and_a_missing_one_are_named(tmp_path: Path) -> None:
     (last / "checkpoint.json").write_text(json.dumps({**index, "version": 99}))
     with pytest.raises(StoreError, match="version 99"):
         checkpoints.read(last)
+    with pytest.raises(StoreError, match="version 99"):
+        train(run(tmp_path), worker())  # and does not begin anew beside it
     with pytest.raises(StoreError, match=r"no checkpoint\.json"):
         checkpoints.read(tmp_path)
 
@@ -140,3 +174,11 @@ def test_a_full_disk_leaves_no_checkpoint_behind(tmp_path: Path, monkeypatch: py
     with pytest.raises(InputError, match="No space left on device"):
         train(run(tmp_path), worker())
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("patience", 0), ("deadline", 0.0), ("keep", "all"), ("device", "tpu"), ("epochs", 1.5)]
+)
+def test_a_setting_out_of_range_is_named(tmp_path: Path, field: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"--{field} is"):
+        run(tmp_path, **{field: value})

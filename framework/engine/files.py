@@ -1,0 +1,32 @@
+"""Files that appear whole, and errors of a disk as one line."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from framework.errors import InputError
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Turns a disk's refusal (full, not writable) into one InputError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"'{path}' could not be written: {error.strerror}; free space or change --out.") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write to; when that is done, it becomes `path`. Nothing is left of what was not finished."""
+    torn = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with named_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for left in path.parent.glob(f".{path.name}.*"):  # of a writer that was killed
+                left.unlink(missing_ok=True)
+            yield torn
+            torn.replace(path)
+    finally:
+        torn.unlink(missing_ok=True)
