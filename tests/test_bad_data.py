@@ -17,7 +17,7 @@ from framework.data.files import Files
 from framework.data.npz import Npz, Scipy
 from framework.errors import InputError, StoreError
 from framework.graph.edges import ArrayEdges
-from framework.graph.store import MANIFEST, ShardStore, column_file
+from framework.graph.store import MANIFEST, VERSION, ShardStore, column_file
 from framework.prepare import prepare
 from partitioners.random import Random
 
@@ -62,12 +62,12 @@ def test_altered_manifest(store):
     assert "its checksum is not that of its content" in said(lambda: ShardStore.open(store), StoreError)
 
 
-@pytest.mark.parametrize("version", [2, 99])
+@pytest.mark.parametrize("version", [VERSION + 1, 99])
 def test_newer_manifest(store, version):
     manifest = store / MANIFEST
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": version}))
     message = said(lambda: ShardStore.open(store), StoreError)
-    assert f"format version {version}; this program reads up to 1. Update shardyard" in message
+    assert f"format version {version}; this program reads up to {VERSION}. Update shardyard" in message
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '"text"', '{"format": "shardyard-store", "version": "x"}'])

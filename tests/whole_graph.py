@@ -41,7 +41,8 @@ class WholeGraph:
     def nodes(self) -> Nodes:
         """All nodes."""
         ids = torch.arange(self.num_nodes)
-        return Nodes(ids=ids, original=ids, degree=self.csr.indptr.diff())
+        degree = torch.bincount(self.target[self.source != self.target], minlength=self.num_nodes)
+        return Nodes(ids=ids, original=ids, degree=degree)
 
     @property
     def block(self) -> Block:
@@ -59,6 +60,16 @@ def random_graph(num_nodes: int, num_edges: int, *, isolated: int = 0, seed: int
     generator = torch.Generator().manual_seed(seed)
     pairs = torch.randint(num_nodes - isolated, (num_edges, 2), generator=generator).unique(dim=0)
     source, target = pairs[pairs[:, 0] != pairs[:, 1]].t().contiguous()
+    return WholeGraph(source=source, target=target, num_nodes=num_nodes)
+
+
+def looped_graph(num_nodes: int, num_edges: int, *, isolated: int = 0, seed: int = 0) -> WholeGraph:
+    """`random_graph` with loops on every second node, two on every fourth, and every third edge twice."""
+    graph = random_graph(num_nodes, num_edges, isolated=isolated, seed=seed)
+    loops = torch.cat([torch.arange(0, num_nodes, 2), torch.arange(0, num_nodes, 4)])
+    ends = torch.cat([graph.edge_index, graph.edge_index[:, ::3], loops.expand(2, -1)], dim=1)
+    order = torch.randperm(ends.shape[1], generator=torch.Generator().manual_seed(seed))
+    source, target = ends[:, order].contiguous()
     return WholeGraph(source=source, target=target, num_nodes=num_nodes)
 
 

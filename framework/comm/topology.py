@@ -19,6 +19,7 @@ from framework.comm.halo.strategy import HaloExchange, HaloStrategy
 from framework.comm.reach import Shards
 from framework.graph.block import Block, Nodes
 from framework.graph.local import LocalGraph
+from framework.kernels.csr import offsets
 from framework.kernels.sample import sample_neighbors
 from framework.random import Key
 from framework.sample.sampler import Neighbors
@@ -96,7 +97,7 @@ class Topology:
             weights = group.exchange(weights, drawn, coming, "frontier")
         ids, original, degree = rows.unbind(1)
         return Neighbors(
-            indptr=_offsets(degrees),
+            indptr=offsets(degrees),
             sources=Nodes(ids=ids.contiguous(), original=original.contiguous(), degree=degree.contiguous()),
             edge_weights=weights,
         )
@@ -111,13 +112,6 @@ class Topology:
         return _restored(_joined(found, self.shards.weighted), routes.order)
 
 
-def _offsets(counts: Tensor) -> Tensor:
-    """CSR offsets of rows with `counts` entries: int64 [n + 1]."""
-    offsets = torch.zeros(len(counts) + 1, dtype=torch.int64)
-    torch.cumsum(counts, 0, out=offsets[1:])
-    return offsets
-
-
 def _joined(several: list[Neighbors], weighted: bool = False) -> Neighbors:
     """The rows of several CSRs, one after the other."""
     if len(several) == 1:
@@ -128,7 +122,7 @@ def _joined(several: list[Neighbors], weighted: bool = False) -> Neighbors:
     counts = torch.cat([neighbors.indptr.diff() for neighbors in several])
     weights = [neighbors.edge_weights for neighbors in several if neighbors.edge_weights is not None]
     return Neighbors(
-        indptr=_offsets(counts),
+        indptr=offsets(counts),
         sources=Nodes.concatenate([neighbors.sources for neighbors in several]),
         edge_weights=torch.cat(weights) if weights else None,
     )
@@ -141,7 +135,7 @@ def _restored(sorted_rows: Neighbors, order: Tensor) -> Neighbors:
     position = torch.empty_like(order)
     position[order] = torch.arange(len(order))
     counts = sorted_rows.indptr.diff()[position]
-    indptr = _offsets(counts)
+    indptr = offsets(counts)
     shift = sorted_rows.indptr[:-1][position] - indptr[:-1]
     edges = torch.arange(int(indptr[-1])) + torch.repeat_interleave(shift, counts)
     weights = sorted_rows.edge_weights

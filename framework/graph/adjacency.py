@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from io import FileIO
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from framework.errors import InputError
 from framework.graph.edges import EdgeBatch, EdgeStream, Ids
 from framework.kernels import partition as kernels
+from framework.kernels.csr import offsets
 
 Nodes = NDArray[np.int32]
 
@@ -164,8 +166,7 @@ def _chunks(graph: EdgeStream) -> Iterator[EdgeBatch]:
 
 
 def _starts(counts: Ids) -> Ids:
-    starts = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=starts[1:])
+    starts: Ids = offsets(torch.from_numpy(counts)).numpy()
     return starts
 
 

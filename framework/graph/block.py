@@ -8,6 +8,7 @@ same sums everywhere.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from framework.graph.shard import GraphShard
 from framework.kernels.aggregate import spmm
 from framework.kernels.attention import attention
-from framework.kernels.csr import CSR, row_of_entries, transpose
+from framework.kernels.csr import CSR, offsets, row_of_entries, transpose
 from framework.kernels.dropout import edge_dropout_scale
 from framework.random import Key
 
@@ -31,7 +32,7 @@ class Nodes:
     original: Tensor
     """int64 [n]: what a node is: its id in the raw graph's order, which keys every random draw."""
     degree: Tensor
-    """int64 [n]: number of in-edges in the whole graph."""
+    """int64 [n]: number of in-edges from other nodes in the whole graph: duplicates count, self-loops do not."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -45,16 +46,18 @@ class Nodes:
         local = local.long()
         owned = local < shard.num_owned
         if bool(owned.all()):
-            indptr = shard.indptr
-            return cls(
-                ids=local + shard.first, original=shard.original[local], degree=indptr[local + 1] - indptr[local]
-            )
+            return cls(ids=local + shard.first, original=shard.original[local], degree=shard.degree[local])
         inside, outside = local.clamp(max=shard.num_owned - 1), (local - shard.num_owned).clamp(min=0)
         return cls(
             ids=torch.where(owned, local + shard.first, shard.halo[outside]),
             original=torch.where(owned, shard.original[inside], shard.halo_original[outside]),
-            degree=torch.where(owned, shard.indptr[inside + 1] - shard.indptr[inside], shard.halo_degree[outside]),
+            degree=torch.where(owned, shard.degree[inside], shard.halo_degree[outside]),
         )
+
+    @classmethod
+    def owned_by(cls, shards: Sequence[GraphShard]) -> "Nodes":
+        """All nodes that some shards own, shard by shard."""
+        return cls.concatenate([cls.of_shard(shard, torch.arange(shard.num_owned)) for shard in shards])
 
     @classmethod
     def none(cls) -> "Nodes":
@@ -65,6 +68,8 @@ class Nodes:
     @classmethod
     def concatenate(cls, several: list["Nodes"]) -> "Nodes":
         """One after the other."""
+        if not several:
+            return cls.none()
         if len(several) == 1:
             return several[0]
         return cls(
@@ -95,7 +100,15 @@ class GraphBlock(Protocol):
 
     @property
     def drawn(self) -> Tensor:
-        """Edges that stand for each target's neighbourhood: int64 [targets]; at most the target's degree."""
+        """Edges that stand for each target's neighbourhood: int64 [targets]."""
+
+    @property
+    def weighted(self) -> bool:
+        """Whether edges have weights."""
+
+    @property
+    def without_self_loops(self) -> "GraphBlock":
+        """The same layer without the edges from a node to itself, as `Nodes.degree` counts them."""
 
     def sum(self, x: Tensor, *, mean: bool = False) -> Tensor:
         """Sum, or mean, over each target's edges, times their weights: [sources, columns] -> [targets, columns]."""
@@ -103,8 +116,9 @@ class GraphBlock(Protocol):
     def attend(
         self, values: Tensor, source_scores: Tensor, target_scores: Tensor, *, negative_slope: float, dropout: float
     ) -> Tensor:
-        """Attention of each target over its neighbours and itself, with keyed dropout of the attention weights.
+        """Attention of each target over its neighbours and once itself, with keyed dropout of the attention weights.
 
+        Edge weights do not count, nor do self-loops of the graph.
         `values` [sources, heads, columns], scores [sources, heads] and [targets, heads] -> [targets, heads, columns].
         """
 
@@ -145,18 +159,44 @@ class Block:
     @cached_property
     def with_self_loops(self) -> "Block":
         """The same block with one edge from every target to itself, after its others. Drops the edge weights."""
-        device = self.indptr.device
-        rows = torch.arange(self.num_targets, dtype=torch.int64, device=device)
-        counts = self.indptr[1:] - self.indptr[:-1]
-        indptr = self.indptr.clone()
+        others = self.without_self_loops
+        rows = torch.arange(self.num_targets, dtype=torch.int64, device=self.indptr.device)
+        indptr = others.indptr.clone()
         indptr[1:] += rows + 1
-        indices = self.indices.new_empty(len(self.indices) + self.num_targets)
+        indices = others.indices.new_empty(len(others.indices) + self.num_targets)
         indices[indptr[1:] - 1] = rows.to(indices.dtype)
-        moved = torch.arange(len(self.indices), dtype=torch.int64, device=device) + torch.repeat_interleave(
-            rows, counts
-        )
-        indices[moved] = self.indices
+        entries = torch.arange(len(others.indices), dtype=torch.int64, device=self.indptr.device)
+        indices[entries + row_of_entries(others.indptr, len(entries))] = others.indices
         return Block(sources=self.sources, num_targets=self.num_targets, indptr=indptr, indices=indices, key=self.key)
+
+    @property
+    def without_self_loops(self) -> "Block":
+        """As GraphBlock's; the block itself where it has no self-loops."""
+        return self if self._loop_free is None else self._loop_free
+
+    @cached_property
+    def _loop_free(self) -> "Block | None":
+        """The block without its self-loops. None where it has none, for one that kept itself would outlive its step."""
+        kept = self.indices != row_of_entries(self.indptr, len(self.indices))
+        if bool(kept.all()):
+            return None
+        return dataclasses.replace(
+            self,
+            indptr=offsets(kept)[self.indptr],
+            indices=self.indices[kept],
+            edge_weights=None if self.edge_weights is None else self.edge_weights[kept],
+        )
+
+    @cached_property
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """The original ids of every edge's target and source: int64 [edges] each, on the host."""
+        rows = row_of_entries(self.indptr, len(self.indices)).cpu()
+        return self.targets.original[rows], self.sources.original[self.indices.cpu().long()]
+
+    @property
+    def weighted(self) -> bool:
+        """Whether edges have weights."""
+        return self.edge_weights is not None
 
     @property
     def drawn(self) -> Tensor:
@@ -204,9 +244,7 @@ class Block:
         """Keyed dropout of attention weights: 0 or 1 / (1 - p), [edges, heads], of the type and place of `like`."""
         if key is None or p == 0:
             return None
-        indices = self.indices.cpu()
-        targets = self.targets.original[row_of_entries(self.indptr.cpu(), len(indices))]
-        sources = self.sources.original[indices.long()]
+        targets, sources = self._ends
         return edge_dropout_scale(targets, sources, heads, p, key.fold(_ATTENTION), like.dtype).to(like.device)
 
     def whole(self, x: Tensor) -> "tuple[Block, Tensor]":

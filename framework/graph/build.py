@@ -47,6 +47,8 @@ class Adjacency:
     """int64 [n + 1]."""
     indices: NDArray[np.integer]
     """Local ids: int32 [e] where they fit, else int64."""
+    degree: Ids
+    """In-edges from other nodes. int64 [n]."""
     halo: Ids
     """Global ids, increasing. int64 [h]."""
     edges: Ids
@@ -58,9 +60,16 @@ def build_adjacency(numbering: Numbering, part: int, source: Ids, target: Ids) -
     first, last = numbering.offsets[part], numbering.offsets[part + 1]
     rows = torch.from_numpy(numbering.globals[target] - first)
     csr = build_csr(rows, torch.from_numpy(np.ascontiguousarray(source)), int(last - first))
+    degree = csr.indptr.diff() - torch.bincount(rows[torch.from_numpy(source == target)], minlength=int(last - first))
     columns = numbering.globals[csr.indices.numpy()]
     is_owned = (columns >= first) & (columns < last)
     halo = np.unique(columns[~is_owned])
     local = np.where(is_owned, columns - first, last - first + np.searchsorted(halo, columns))
     width = np.int32 if last - first + len(halo) <= np.iinfo(np.int32).max else np.int64
-    return Adjacency(indptr=csr.indptr.numpy(), indices=local.astype(width), halo=halo, edges=csr.edges.numpy())
+    return Adjacency(
+        indptr=csr.indptr.numpy(),
+        indices=local.astype(width),
+        degree=degree.numpy(),
+        halo=halo,
+        edges=csr.edges.numpy(),
+    )

@@ -19,8 +19,6 @@ class LocalGraph:
 
     block: Block
     """Sources: n owned nodes, then h halo nodes, each by increasing global id; targets: the owned nodes."""
-    shards: Sequence[GraphShard]
-    """The shards it was joined from, by part."""
 
     @property
     def owned(self) -> Nodes:
@@ -38,7 +36,7 @@ class LocalGraph:
         if not shards:
             empty = torch.zeros(1, dtype=torch.int64)
             block = Block(sources=Nodes.none(), num_targets=0, indptr=empty, indices=torch.empty(0, dtype=torch.int32))
-            return cls(block=block, shards=())
+            return cls(block=block)
         if len(shards) == 1:
             shard = shards[0]
             sources = Nodes.of_shard(shard, torch.arange(shard.num_owned + shard.num_halo))
@@ -49,13 +47,13 @@ class LocalGraph:
                 indices=shard.indices,
                 edge_weights=shard.edge_weights,
             )
-            return cls(block=block, shards=tuple(shards))
-        return cls(block=_joined(shards), shards=tuple(shards))
+            return cls(block=block)
+        return cls(block=_joined(shards))
 
 
 def _joined(shards: Sequence[GraphShard]) -> Block:
     first, count = shards[0].first, sum(shard.num_owned for shard in shards)
-    owned = Nodes.concatenate([Nodes.of_shard(shard, torch.arange(shard.num_owned)) for shard in shards])
+    owned = Nodes.owned_by(shards)
     outside = Nodes.concatenate(
         [Nodes.of_shard(shard, torch.arange(shard.num_halo) + shard.num_owned) for shard in shards]
     )

@@ -24,7 +24,7 @@ class PartCounts:
     def lengths(self) -> dict[str, int]:
         """The number of rows of every column of the part's shard."""
         return {
-            **dict.fromkeys(("original", "labels", "split", "features"), self.nodes),
+            **dict.fromkeys(("original", "degree", "labels", "split", "features"), self.nodes),
             "indptr": self.nodes + 1,
             **dict.fromkeys(("indices", "edge_weights"), self.edges),
             **dict.fromkeys(("halo", "halo_original", "halo_degree"), self.halo),
@@ -43,6 +43,8 @@ class GraphShard:
     """Number of nodes in the whole graph."""
     original: Tensor
     """Original ids of the owned nodes, increasing. int64 [n]."""
+    degree: Tensor
+    """In-edges of the owned nodes from other nodes: duplicates count, self-loops do not. int64 [n]."""
     indptr: Tensor
     """Where a node's in-edges begin. int64 [n + 1]."""
     indices: Tensor
@@ -53,7 +55,7 @@ class GraphShard:
     halo_original: Tensor
     """Original ids of the halo. int64 [h]."""
     halo_degree: Tensor
-    """In-degrees of the halo in the whole graph. int64 [h]."""
+    """The same of the halo, in the whole graph. int64 [h]."""
     labels: Tensor | None
     """Classes of the owned nodes, -1 for none. int64 [n]."""
     split: Tensor | None
@@ -77,8 +79,3 @@ class GraphShard:
     def num_halo(self) -> int:
         """Number of halo nodes, h."""
         return len(self.halo)
-
-    @property
-    def degrees(self) -> Tensor:
-        """In-degrees of the owned nodes. int64 [n]."""
-        return self.indptr.diff()

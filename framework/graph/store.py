@@ -20,7 +20,7 @@ from framework.graph.columns import REMEDY, FileFacts, map_column, read_column
 from framework.graph.shard import GraphShard, PartCounts
 
 FORMAT = "shardyard-store"
-VERSION = 1
+VERSION = 2
 """Of the format: raised whenever what is written changes, so that an older store is prepared again."""
 MANIFEST = "manifest.json"
 
@@ -94,6 +94,7 @@ class ShardStore:
             first=int(self.offsets[part]),
             num_nodes=self.num_nodes,
             original=columns["original"],
+            degree=columns["degree"],
             indptr=columns["indptr"],
             indices=columns["indices"],
             halo=columns["halo"],

@@ -44,9 +44,9 @@ class PygLayer(nn.Module):
     def forward(self, block: GraphBlock, x: Tensor) -> Tensor:
         """[sources, columns] -> [targets, out]."""
         block, x = block.whole(x)
-        edges = edge_index(block)
         if isinstance(self.layer, GCNConv) and self.layer.normalize:
-            return self._normalized(block, edges, x)
+            return self._normalized(block, x)
+        edges = edge_index(block)
         pair = (x, x[: block.num_targets])
         weights = None if block.edge_weights is None else block.edge_weights.to(x.dtype)
         if isinstance(self.layer, GCNConv):
@@ -57,16 +57,17 @@ class PygLayer(nn.Module):
             out = self.layer(pair, edges)
         return out
 
-    def _normalized(self, block: Block, edges: Tensor, x: Tensor) -> Tensor:
+    def _normalized(self, block: Block, x: Tensor) -> Tensor:
         """GCNConv finds each node's degree by summing weights of in-edges: this makes them add up to the true degrees.
 
-        A target's drawn edges together weigh its true degree; a source that is no target gets a loop that does."""
+        A target's drawn edges together weigh its true degree; a source that is no target gets a loop that does. The
+        graph's own self-loops are left out: PyG replaces them by one a node, unless `add_self_loops` is off."""
         if block.edge_weights is not None:
             raise InputError(
                 "GCNConv normalises by weighted degrees, which a block does not know; use edges of weight 1."
             )
-        layer = self.layer
-        drawn = block.indptr.diff()
+        layer, block = self.layer, block.without_self_loops
+        edges, drawn = edge_index(block), block.drawn
         degree = block.sources.degree.to(x.device, x.dtype)
         share = degree[: block.num_targets] / drawn.clamp(min=1)
         loops = torch.arange(block.num_targets, len(x), device=x.device)

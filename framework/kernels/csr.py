@@ -50,7 +50,7 @@ def _build_csr_torch(targets: Tensor, sources: Tensor, num_targets: int, order: 
     check.below("targets", targets, num_targets)
     by_source = torch.argsort(sources if order is None else order[sources], stable=True)
     edges = by_source[torch.argsort(targets[by_source], stable=True)]
-    return CSR(indptr=_starts(targets, num_targets), indices=sources[edges], edges=edges)
+    return CSR(indptr=offsets(torch.bincount(targets, minlength=num_targets)), indices=sources[edges], edges=edges)
 
 
 def transpose(indptr: Tensor, indices: Tensor, num_columns: int) -> CSR:
@@ -66,7 +66,7 @@ def transpose(indptr: Tensor, indices: Tensor, num_columns: int) -> CSR:
         check.below("indices", indices, num_columns)
         edges = torch.argsort(indices, stable=True)
         rows = row_of_entries(indptr, len(indices)).to(row_type)
-        return CSR(indptr=_starts(indices, num_columns), indices=rows[edges], edges=edges)
+        return CSR(indptr=offsets(torch.bincount(indices, minlength=num_columns)), indices=rows[edges], edges=edges)
     scratch = torch.empty(len(indices), dtype=row_type)
     rows = torch.empty_like(scratch)
     starts = torch.empty(num_columns + 1, dtype=torch.int64)
@@ -99,7 +99,8 @@ def row_of_entries(indptr: Tensor, num_entries: int) -> Tensor:
     return torch.repeat_interleave(rows, indptr.diff(), output_size=num_entries)
 
 
-def _starts(groups: Tensor, num_groups: int) -> Tensor:
-    """`indptr` of the counts of `groups`."""
-    counts = torch.bincount(groups, minlength=num_groups)
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+def offsets(counts: Tensor) -> Tensor:
+    """The `indptr` of rows with `counts` entries (int64 or bool [rows]): int64 [rows + 1]."""
+    starts = torch.zeros(len(counts) + 1, dtype=torch.int64, device=counts.device)
+    torch.cumsum(counts, 0, out=starts[1:])
+    return starts

@@ -1,18 +1,21 @@
 """Graph layers on the kernels: block and rows of its sources in, rows of its targets out.
 
-Each equals PyG's layer of the same name on a whole graph. On a sampled block, a sum over neighbours is scaled to the
-neighbourhood's true size, so that it stays unbiased whatever was drawn.
+Each equals PyG's layer of the same name on a whole graph, duplicate edges and self-loops included. On a sampled block,
+a sum over neighbours is scaled to the neighbourhood's true size, so that it stays unbiased.
 """
 
 import torch
 from torch import Tensor, nn
 
+from framework.errors import InputError
 from framework.graph.block import GraphBlock
 from framework.kernels.dropout import dropout, relu_dropout
 
 
 class SAGEConv(nn.Module):
-    """GraphSAGE with a mean: W1 mean of neighbours + W2 x (Hamilton et al., 2017)."""
+    """GraphSAGE with a mean: W1 mean of neighbours + W2 x (Hamilton et al., 2017).
+
+    With edge weights the mean is the sum of weight times row over the number of edges, not over the sum of weights."""
 
     def __init__(self, columns: int, out: int) -> None:
         super().__init__()
@@ -26,7 +29,10 @@ class SAGEConv(nn.Module):
 
 
 class GCNConv(nn.Module):
-    """Graph convolution, D^-1/2 (A + I) D^-1/2 x W + b (Kipf and Welling, 2017), degrees of the whole graph."""
+    """Graph convolution, D^-1/2 (A + I) D^-1/2 x W + b (Kipf and Welling, 2017), degrees of the whole graph.
+
+    A's own self-loops are left out, so that every node has one. A sample of a neighbourhood with self-loops is unbiased
+    where the fanout is above their number. Raises InputError for edges with weights."""
 
     def __init__(self, columns: int, out: int) -> None:
         super().__init__()
@@ -36,6 +42,7 @@ class GCNConv(nn.Module):
 
     def forward(self, block: GraphBlock, x: Tensor) -> Tensor:
         """[sources, columns] -> [targets, out]."""
+        block = _unweighted(block, "GCN").without_self_loops
         narrowing = self.linear.out_features < self.linear.in_features
         if narrowing:  # aggregate whichever side of W is narrower
             x = self.linear(x)
@@ -49,7 +56,9 @@ class GCNConv(nn.Module):
 
 
 class GATConv(nn.Module):
-    """Graph attention over neighbours and the node itself (Velickovic et al., 2018); heads joined or averaged."""
+    """Graph attention over neighbours and the node itself (Velickovic et al., 2018); heads joined or averaged.
+
+    The graph's own self-loops are left out, so that every node has one. Raises InputError for edges with weights."""
 
     def __init__(
         self, columns: int, out: int, *, heads: int, join: bool, slope: float, attention_dropout: float
@@ -67,6 +76,7 @@ class GATConv(nn.Module):
 
     def forward(self, block: GraphBlock, x: Tensor) -> Tensor:
         """[sources, columns] -> [targets, heads * out], or [targets, out] where heads are averaged."""
+        block = _unweighted(block, "GAT")
         values = self.linear(x).view(-1, self.heads, self.out)
         out = block.attend(
             values,
@@ -95,8 +105,15 @@ def activated(module: nn.Module, block: GraphBlock, x: Tensor, p: float) -> Tens
     return relu_dropout(x, p, block.key.fold(_OUTPUT), block.targets.original.to(x.device))
 
 
+def _unweighted(block: GraphBlock, layer: str) -> GraphBlock:
+    """`block`, where its edges have no weights. Raises InputError."""
+    if block.weighted:
+        raise InputError(f"{layer} was given edges with weights, which it does not use; take sage or drop the weights.")
+    return block
+
+
 def _inverse_share(block: GraphBlock, x: Tensor) -> Tensor:
-    """[targets, 1]: how many in-edges of the whole graph each drawn one stands for."""
+    """[targets, 1]: how many in-edges of the whole graph each drawn one of a block without self-loops stands for."""
     drawn = block.drawn
     degree = block.targets.degree.to(drawn.device)
     return (degree.to(x.dtype) / drawn.clamp(min=1).to(x.dtype)).unsqueeze(1)

@@ -35,7 +35,7 @@ def write_shards(
     for part in range(parts):
         column_file(folder, part, "original").parent.mkdir()
         columns = _edge_columns(raw, numbering, scratch, part) | _node_columns(raw, numbering, scratch, part)
-        degrees[numbering.offsets[part] : numbering.offsets[part + 1]] = np.diff(columns["indptr"])
+        degrees[numbering.offsets[part] : numbering.offsets[part + 1]] = columns["degree"]
         counts.append(
             PartCounts(nodes=len(columns["original"]), edges=len(columns["indices"]), halo=len(columns["halo"]))
         )
@@ -55,12 +55,12 @@ def _write(folder: Path, part: int, columns: Columns) -> dict[str, FileFacts]:
 
 
 def _edge_columns(raw: RawGraph, numbering: Numbering, scratch: Path, part: int) -> Columns:
-    """`indptr`, `indices`, `halo`, and `edge_weights` where the graph has them."""
+    """`indptr`, `indices`, `degree`, `halo`, and `edge_weights` where the graph has them."""
     pieces = sorted(buckets(scratch, part).glob("*.pairs"))
     pairs = [read_scratch(piece, np.int64, columns=2) for piece in pieces]
     source, target = np.concatenate([np.empty((0, 2), np.int64), *pairs]).T
     adjacency = build_adjacency(numbering, part, source, target)
-    columns: Columns = {"indptr": adjacency.indptr, "indices": adjacency.indices, "halo": adjacency.halo}
+    columns: Columns = {name: getattr(adjacency, name) for name in ("indptr", "indices", "degree", "halo")}
     if raw.edge_weights is not None:
         weights = [read_scratch(piece.with_suffix(".weights"), np.float32) for piece in pieces]
         columns["edge_weights"] = np.concatenate([np.empty(0, np.float32), *weights])[adjacency.edges]

@@ -7,8 +7,9 @@ import pytest
 import scipy.sparse
 import torch
 from torch import nn
-from whole_graph import WholeGraph, random_graph, random_rows
+from whole_graph import WholeGraph, looped_graph, random_graph, random_rows
 
+from framework.errors import InputError
 from framework.models.layers import GATConv, GCNConv, SAGEConv
 from framework.random import Key
 from framework.sample.neighbor import Neighbor
@@ -21,6 +22,8 @@ GRAPHS = {
     "one node": random_graph(1, 0),
     "no edges": random_graph(5, 0),
     "dense": random_graph(12, 400),
+    "self-loops and duplicates": looped_graph(30, 150, isolated=6),
+    "nothing but self-loops": looped_graph(5, 0),
 }
 
 
@@ -99,8 +102,11 @@ def test_a_layer_is_pygs(make: Callable[[], Pair], graph: WholeGraph) -> None:
 
 
 @every_pair
-def test_whole_neighbourhoods_of_some_seeds_are_rows_of_the_whole_graph(make: Callable[[], Pair]) -> None:
-    graph, layer = random_graph(40, 200, isolated=6), make().ours
+@pytest.mark.parametrize("graph_of", [random_graph, looped_graph])
+def test_whole_neighbourhoods_of_some_seeds_are_rows_of_the_whole_graph(
+    make: Callable[[], Pair], graph_of: Callable[..., WholeGraph]
+) -> None:
+    graph, layer = graph_of(40, 200, isolated=6), make().ours
     x = random_rows(graph.num_nodes, COLUMNS).detach()
     seeds = torch.tensor([3, 39, 17, 0])
     (block,) = Neighbor(fanouts=(-1,)).sample(graph, graph.nodes[seeds], Key.root(0))
@@ -122,9 +128,10 @@ def test_sums_are_weighted_whatever_type_the_run_has(dtype: torch.dtype) -> None
 
 
 @pytest.mark.parametrize("make", [sage, lambda: gcn(OUT)], ids=["sage", "gcn"])
-def test_a_sampled_sum_is_unbiased(make: Callable[[], Pair]) -> None:
+@pytest.mark.parametrize("graph_of", [random_graph, looped_graph])
+def test_a_sampled_sum_is_unbiased(make: Callable[[], Pair], graph_of: Callable[..., WholeGraph]) -> None:
     """Over many keys the mean of a sampled layer is the whole neighbourhood's, within five standard errors."""
-    graph, keys = random_graph(30, 300, isolated=2), 400
+    graph, keys = graph_of(30, 300, isolated=2), 400
     torch.manual_seed(0)
     layer, x = make().ours, random_rows(graph.num_nodes, COLUMNS).detach()
     sampler = Neighbor(fanouts=(3,))
@@ -138,6 +145,27 @@ def test_a_sampled_sum_is_unbiased(make: Callable[[], Pair]) -> None:
     error = drawn.std(0) / keys**0.5
     assert float(error.max()) > 0.01  # sampling does leave something out
     assert bool(((drawn.mean(0) - whole).abs() <= 5 * error + 1e-10).all())
+
+
+def test_a_weighted_mean_is_over_the_number_of_edges() -> None:
+    graph = looped_graph(20, 100)
+    weights = random_rows(len(graph.source), 1).detach().flatten()
+    x = random_rows(graph.num_nodes, COLUMNS).detach()
+    layer = SAGEConv(COLUMNS, OUT).double()
+    found = layer(dataclasses.replace(graph.block, edge_weights=weights[graph.csr.edges]), x)
+    mean = x.new_zeros(x.shape).index_add(0, graph.target, weights[:, None] * x[graph.source])
+    mean /= torch.bincount(graph.target, minlength=graph.num_nodes).clamp(min=1)[:, None]
+    torch.testing.assert_close(found, layer.neighbors(mean) + layer.own(x), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [lambda: gcn(OUT), lambda: gat(join=True)], ids=["GCN", "GAT"])
+def test_layers_without_use_for_edge_weights_refuse_them(
+    make: Callable[[], Pair], request: pytest.FixtureRequest
+) -> None:
+    graph = random_graph(40, 200)
+    block = dataclasses.replace(graph.block, edge_weights=torch.ones(len(graph.source)))
+    with pytest.raises(InputError, match=f"{request.node.callspec.id} was given edges with weights.*take sage"):
+        make().ours(block, random_rows(graph.num_nodes, COLUMNS))
 
 
 def test_attention_dropout_is_keyed_and_off_in_evaluation() -> None:

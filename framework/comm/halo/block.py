@@ -47,6 +47,16 @@ class OwnedBlock:
         """All edges: int64 [n]."""
         return self.local.drawn
 
+    @property
+    def weighted(self) -> bool:
+        """Whether edges have weights."""
+        return self.local.weighted
+
+    @property
+    def without_self_loops(self) -> "OwnedBlock":
+        """As GraphBlock's."""
+        return dataclasses.replace(self, local=self.local.without_self_loops)
+
     def sum(self, x: Tensor, *, mean: bool = False) -> Tensor:
         """As GraphBlock's."""
         return self.local.sum(self._filled(x), mean=mean)
