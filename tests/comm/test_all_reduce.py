@@ -11,7 +11,7 @@ from framework.comm.gradient.all_reduce import AllReduce
 from framework.comm.gradient.strategy import GradientStrategy
 from framework.comm.group import Group
 from framework.config import decode, encode
-from framework.errors import LostWorkerError
+from framework.errors import InputError, LostWorkerError
 
 SAMPLES, STEPS = 7, 3
 
@@ -144,6 +144,28 @@ def failing(group: Group) -> str:
 
 def test_an_error_of_the_model_stays_what_it_is() -> None:
     assert together(2, failing) == ["RuntimeError", "RuntimeError"]
+
+
+def wrapped(group: Group, layers: list[nn.Module]) -> list[str]:
+    """What wrapping a model with each of some layers says; nothing where it may be trained."""
+    said = []
+    for layer in layers:
+        model = nn.Sequential(nn.Linear(4, 4), layer)
+        try:
+            with AllReduce().wrap(model, torch.optim.SGD(model.parameters(), lr=0.1), group):
+                said.append("")
+        except InputError as error:
+            said.append(str(error))
+    return said
+
+
+def test_statistics_that_a_worker_would_keep_to_itself_are_refused() -> None:
+    layers = [nn.BatchNorm1d(4), nn.BatchNorm1d(4, track_running_stats=False), nn.GroupNorm(2, 4)]
+    (refused, *allowed), _ = together(2, wrapped, layers)
+    assert "layer '1' is a BatchNorm1d" in refused
+    assert "between the 2 workers; take GroupNorm" in refused
+    assert allowed == ["", ""]
+    assert wrapped(Group.alone(), layers) == ["", "", ""]
 
 
 def test_the_strategy_is_a_value() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
-from whole_graph import random_graph, random_rows
+from whole_graph import looped_graph, random_graph, random_rows
 
 from framework.errors import InputError
 from framework.graph.block import Block
@@ -18,7 +18,7 @@ pyg = pytest.importorskip("torch_geometric.nn", reason="needs the extra `pyg`")
 from framework.interop.pyg import PygLayer  # noqa: E402  # it refuses to be imported without PyG
 
 COLUMNS, OUT, DEPTH = 6, 4, 2
-GRAPH = random_graph(50, 300, isolated=4)
+GRAPH = looped_graph(50, 300, isolated=4)
 SEEDS = torch.tensor([3, 49, 17, 0])
 WHOLE = Neighbor(fanouts=(-1,) * DEPTH)
 
@@ -76,10 +76,10 @@ def test_a_sampled_gcn_is_ours() -> None:
 
 def test_an_improved_gcn_has_loops_of_weight_two() -> None:
     """The reference is given weights of 1: without any, PyG 2.8 forgets what `improved` asks for."""
-    layer = pyg.GCNConv(COLUMNS, OUT, improved=True).double()
-    x = random_rows(GRAPH.num_nodes, COLUMNS).detach()
-    expected = layer(x, GRAPH.edge_index, x.new_ones(len(GRAPH.source)))
-    torch.testing.assert_close(PygLayer(layer)(GRAPH.block, x), expected, rtol=1e-10, atol=1e-12)
+    graph, layer = random_graph(50, 300, isolated=4), pyg.GCNConv(COLUMNS, OUT, improved=True).double()
+    x = random_rows(graph.num_nodes, COLUMNS).detach()
+    expected = layer(x, graph.edge_index, x.new_ones(len(graph.source)))
+    torch.testing.assert_close(PygLayer(layer)(graph.block, x), expected, rtol=1e-10, atol=1e-12)
 
 
 @every_layer

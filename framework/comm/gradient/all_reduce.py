@@ -2,6 +2,7 @@
 
 Assumptions: a worker's loss is its part of the global mean, so gradients are summed, not averaged; every worker calls
 forward and backward once a step, even with no sample of its own; the models start equal, for the engine seeds them so.
+Buffers stay a worker's own, so a layer that learns in them, as batch normalisation does, is refused.
 """
 
 import contextlib
@@ -15,10 +16,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import GradBucket  # type: ignore[attr-defined]  # missing from torch's stubs alone
 from torch.futures import Future
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from framework.comm.group import Group
 from framework.config import placement
+from framework.errors import InputError
 from framework.registry import GRADIENTS
 
 
@@ -32,10 +35,13 @@ class AllReduce:
 
     @contextlib.contextmanager
     def wrap(self, model: nn.Module, optimizer: torch.optim.Optimizer, group: Group) -> Iterator[nn.Module]:
-        """The module to call: `model` itself in a group of one. Raises LostWorkerError out of its body."""
+        """The module to call: `model` itself in a group of one. Raises LostWorkerError out of its body.
+
+        Raises InputError for a model with batch normalisation, unless the workers share its statistics."""
         if group.size == 1:
             yield model
             return
+        _refuse_own_statistics(model, group)
         reduction = _Reduction(group, parameters=sum(1 for weight in model.parameters() if weight.requires_grad))
         wrapped = self._replica(model)
         wrapped.register_comm_hook(None, reduction.hook)
@@ -60,6 +66,16 @@ class AllReduce:
                 # order of the ring's sums would change, and a resumed run would differ in the last bit.
                 find_unused_parameters=True,
                 bucket_cap_mb=self.bucket_megabytes,
+            )
+
+
+def _refuse_own_statistics(model: nn.Module, group: Group) -> None:
+    """Raises InputError where a worker would normalise by its own share of a batch, and the models drift apart."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, _BatchNorm) and layer.track_running_stats and not isinstance(layer, nn.SyncBatchNorm):
+            raise InputError(
+                f"layer '{name}' is a {type(layer).__name__}, whose running statistics would differ between the "
+                f"{group.size} workers; take GroupNorm or LayerNorm, on GPUs torch.nn.SyncBatchNorm, or one worker."
             )
 
 
