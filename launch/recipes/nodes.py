@@ -21,8 +21,8 @@ CORA = "SHARDYARD_CORA"
 
 @RECIPES.register("sage-debian")
 def sage_debian() -> Run:
-    """GraphSAGE, 2 layers of 256, on the Debian package graph."""
-    return _debian(SAGE(hidden=256, dropout=0.5))
+    """GraphSAGE, 2 layers of 512, on the Debian package graph."""
+    return _debian(SAGE(hidden=512, dropout=0.5))
 
 
 @RECIPES.register("gcn-debian")
