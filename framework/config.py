@@ -1,24 +1,28 @@
 """A run and its plug-ins as values: object <-> dict <-> digest.
 
 A plug-in is a frozen, keyword-only dataclass; its fields are its whole configuration. As a dict it is its fields plus
-`plugin`, the name its registry finds it under (`partitioner:fennel`). Nothing here is ever pickled.
+`plugin`, the name its registry finds it under (`partitioner:fennel`). Nothing here is ever pickled, and what is read
+from a file can name nothing but such dataclasses: no function, and no module that was not installed as a plug-in.
 """
 
 import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from framework.errors import InputError
-from framework.registry import REGISTRIES, load
-
-T = TypeVar("T")
+from framework.registry import REGISTRIES, is_known, load
 
 
 def placement(default: Any) -> Any:
     """A dataclass field that says where or how fast, never what comes out: left out of the digest of a result."""
     return dataclasses.field(default=default, metadata={"result": False})
+
+
+def reference() -> Any:
+    """A required dataclass field that names a `module:attribute` to import: `decode` minds it as it does a plug-in."""
+    return dataclasses.field(metadata={"reference": True})
 
 
 def encode(value: Any, *, result_only: bool = False) -> Any:
@@ -41,20 +45,24 @@ def encode(value: Any, *, result_only: bool = False) -> Any:
     raise InputError(f"a field of a run holds a {type(value).__name__}; expected numbers, text, sequences, plug-ins.")
 
 
-def decode(data: Any) -> Any:
+def decode(data: Any, *, trusted: bool = False) -> Any:
     """The value that `encode` made `data` of; lists come back as tuples, so that the value stays hashable.
 
-    Raises InputError where a plug-in is not installed or has no such field."""
+    To import a module is to run it: `trusted` data, that is what this program wrote for itself, may name any; other
+    data only what `is_known`. Raises InputError where a plug-in is not installed, or is none, or has no such field."""
     if isinstance(data, list):
-        return tuple(decode(item) for item in data)
+        return tuple(decode(item, trusted=trusted) for item in data)
     if not isinstance(data, dict):
         return data
+    fields = {name: decode(item, trusted=trusted) for name, item in data.items() if name != "plugin"}
     if "plugin" not in data:
-        return {key: decode(item) for key, item in data.items()}
-    kind, _, name = data["plugin"].partition(":")
-    plugin = REGISTRIES[kind].get(name) if kind in REGISTRIES else load(data["plugin"], "class")
+        return fields
+    plugin = _plugin_class(data["plugin"], trusted)
+    for field in dataclasses.fields(plugin):
+        if field.metadata.get("reference") and not trusted and field.name in fields:
+            _refuse_unknown_module(fields[field.name])
     try:
-        return plugin(**{key: decode(item) for key, item in data.items() if key != "plugin"})
+        return plugin(**fields)
     except TypeError as error:
         raise InputError(f"{data['plugin']} cannot be made from {sorted(data)}: {error}") from error
 
@@ -66,6 +74,33 @@ def plugin_name(plugin: type) -> str:
         if ":" not in name:
             return f"{kind}:{name}"
     return f"{plugin.__module__}:{plugin.__qualname__}"
+
+
+def _plugin_class(name: str, trusted: bool) -> type[Any]:
+    """The frozen dataclass of a `plugin_name`: whatever else a name leads to is not called."""
+    kind, _, short = name.partition(":")
+    registered = kind in REGISTRIES and ":" not in short
+    if not registered and not trusted:
+        _refuse_unknown_module(name)
+    found: Any = REGISTRIES[kind].get(short) if registered else load(name, "class")
+    if not isinstance(found, type) or not dataclasses.is_dataclass(found) or not _is_frozen(found):
+        raise InputError(f"'{name}' is no plug-in; expected a frozen dataclass.")
+    if not registered and found.__module__ != kind:
+        raise InputError(f"'{name}' is not defined in module '{kind}' but in '{found.__module__}'; name that one.")
+    return found
+
+
+def _is_frozen(plugin: type[Any]) -> bool:
+    return bool(plugin.__dataclass_params__.frozen)
+
+
+def _refuse_unknown_module(name: str) -> None:
+    module = name.partition(":")[0]
+    if not is_known(module):
+        raise InputError(
+            f"'{name}' is of a module that no installed plug-in announces; module '{module}' was not imported. "
+            "If you trust it, `evaluate` and `predict` take --trust."
+        )
 
 
 def digest(value: Any, *, result_only: bool = False) -> str:

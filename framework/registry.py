@@ -6,10 +6,12 @@ name of a package, never its contents. A plug-in of somebody else is an entry po
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, distributions
 from typing import Any, TypeVar
 
 from framework.errors import InputError
@@ -26,7 +28,7 @@ class Entry:
     module: str
     """The module that defines it."""
     summary: str
-    """The first line of its docstring."""
+    """The first line of its docstring; of an installed plug-in that cannot be imported, why."""
     fields: dict[str, str]
     """Field name -> default value as text (`required` where there is none)."""
 
@@ -39,7 +41,9 @@ class Registry:
         self.kind = kind
         self.group = f"shardyard.{kind}s"
         self._builtin = builtin
+        self.package = builtin.partition(".")[0]
         self._classes: dict[str, Callable[..., Any]] = {}
+        self._names: dict[Callable[..., Any], str] = {}
         self._imported = False
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -48,6 +52,7 @@ class Registry:
         def keep(plugin: T) -> T:
             assert callable(plugin)
             self._classes[name] = plugin
+            self._names.setdefault(plugin, name)
             return plugin
 
         return keep
@@ -55,7 +60,11 @@ class Registry:
     def names(self) -> list[str]:
         """Every name that `get` answers, sorted."""
         self._import_builtin()
-        return sorted({*self._classes, *(point.name for point in entry_points(group=self.group))})
+        return sorted({*self._classes, *self.announced()})
+
+    def announced(self) -> dict[str, EntryPoint]:
+        """Name -> entry point of every plug-in of this kind that an installed package announces."""
+        return _entry_points().get(self.group, {})
 
     def get(self, name: str) -> Callable[..., Any]:
         """The class (or function) called `name`; or `module:attribute` for one that no package announces.
@@ -64,15 +73,8 @@ class Registry:
         self._import_builtin()
         if name in self._classes:
             return self._classes[name]
-        for point in entry_points(group=self.group):
-            if point.name == name:
-                try:
-                    loaded: Callable[..., Any] = point.load()
-                except Exception as error:
-                    raise InputError(
-                        f"{self.kind} '{name}' ({point.value}) could not be imported: {type(error).__name__}: {error}"
-                    ) from error
-                return loaded
+        if name in self.announced():
+            return self._load_announced(name)
         if ":" in name:
             return load(name, self.kind)
         near = difflib.get_close_matches(name, self.names(), n=1)
@@ -80,22 +82,33 @@ class Registry:
         raise InputError(f"no {self.kind} is called '{name}'.{guess} Known: {', '.join(self.names())}.")
 
     def name_of(self, plugin: type) -> str:
-        """The name that `get` would find `plugin` under: its registered name, else `module:Class`."""
-        self._import_builtin()
-        for name, known in self._classes.items():
-            if known is plugin:
-                return name
-        for point in entry_points(group=self.group):
-            if point.value == f"{plugin.__module__}:{plugin.__qualname__}":
-                return point.name
-        return f"{plugin.__module__}:{plugin.__qualname__}"
+        """The name that `get` would find `plugin` under: its registered name, else `module:Class`.
+
+        Imports nothing: a built-in was registered when the module that defines it was imported."""
+        if plugin in self._names:
+            return self._names[plugin]
+        reference = f"{plugin.__module__}:{plugin.__qualname__}"
+        return next((name for name, point in self.announced().items() if point.value == reference), reference)
 
     def entries(self) -> list[Entry]:
         """One Entry a plug-in, by name."""
         return [self._entry(name) for name in self.names()]
 
+    def _load_announced(self, name: str) -> Callable[..., Any]:
+        point = self.announced()[name]
+        try:
+            loaded: Callable[..., Any] = point.load()
+        except Exception as error:
+            raise InputError(
+                f"{self.kind} '{name}' ({point.value}) could not be imported: {type(error).__name__}: {error}"
+            ) from error
+        return loaded
+
     def _entry(self, name: str) -> Entry:
-        plugin = self.get(name)
+        try:
+            plugin = self.get(name)
+        except InputError as error:  # one broken package must not hide the others
+            return Entry(name=name, module=_module_of(self.announced()[name]), summary=f"broken: {error}", fields={})
         fields = {}
         if dataclasses.is_dataclass(plugin):
             for field in dataclasses.fields(plugin):
@@ -131,6 +144,15 @@ def load(reference: str, kind: str) -> Callable[..., Any]:
     return loaded
 
 
+@functools.cache
+def _entry_points() -> dict[str, dict[str, EntryPoint]]:
+    """Group -> name -> entry point. Asked once a process: the answer takes a look at every installed distribution."""
+    groups: dict[str, dict[str, EntryPoint]] = {}
+    for point in (point for distribution in distributions() for point in distribution.entry_points):
+        groups.setdefault(point.group, {}).setdefault(point.name, point)  # of two, the first on the path
+    return groups
+
+
 PARTITIONERS = Registry("partitioner", builtin="partitioners")
 SAMPLERS = Registry("sampler", builtin="framework.sample")
 HALOS = Registry("halo", builtin="framework.comm.halo")
@@ -159,3 +181,16 @@ REGISTRIES = {
         RECIPES,
     )
 }
+
+
+def is_known(module: str) -> bool:
+    """Whether a module is imported already, or belongs to a package of ours or of an installed plug-in."""
+    points = [point for registry in REGISTRIES.values() for point in registry.announced().values()]
+    packages = {registry.package for registry in REGISTRIES.values()}
+    packages |= {_module_of(point).partition(".")[0] for point in points}
+    return module in sys.modules or module.partition(".")[0] in packages
+
+
+def _module_of(point: EntryPoint) -> str:
+    """The module that an entry point names; its own `module` fails on one that is badly written."""
+    return point.value.partition(":")[0].strip()

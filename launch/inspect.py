@@ -11,12 +11,11 @@ from typing import Any, Literal
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from framework.config import encode
 from framework.engine import checkpoint as checkpoints
 from framework.engine.state import weights_digest
 from framework.errors import InputError, StoreError
 from framework.graph.store import MANIFEST, ShardStore
-from launch.record import CHECKPOINTS, REPORT, RUN, read_json, read_run
+from launch.record import CHECKPOINTS, REPORT, RUN, encoded_run, read_json
 
 _INDEX, _WEIGHTS = "checkpoint.json", "model.safetensors"
 _REMEDY = "Start the run again to write it anew."
@@ -98,7 +97,7 @@ def _checkpoint(folder: Path, verify: bool) -> Inspection:
 
 def _run(folder: Path, verify: bool) -> Inspection:
     report = read_json(folder / REPORT, _REMEDY) if (folder / REPORT).exists() else {}
-    facts = dict(_flat(encode(read_run(folder)))) if (folder / RUN).exists() else {}
+    facts = dict(_flat(encoded_run(folder))) if (folder / RUN).exists() else {}
     facts |= {"finished": bool(report), **{f"report.{name}": value for name, value in _flat(report)}}
     names = checkpoints.places(folder / CHECKPOINTS)
     if verify:

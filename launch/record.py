@@ -1,12 +1,15 @@
 """A run's folder as the starting process fills it: run.json, log.jsonl, TensorBoard, report.json.
 
-Assumption: one process starts a run; workers write nothing here but checkpoints and weights. A run that is started
-again in its folder goes on with the same log.
+Assumption: one process at a time starts a run in a folder, and holds the lock of it; workers write nothing here but
+checkpoints and weights. A run that is started again in its folder goes on with the same log.
 """
 
 import contextlib
 import dataclasses
+import fcntl
 import json
+import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +21,7 @@ from framework.engine.run import Event, Run
 from framework.errors import InputError, StoreError
 
 RUN, LOG, REPORT, BOARD, CHECKPOINTS = "run.json", "log.jsonl", "report.json", "tensorboard", "checkpoints"
+_LOCK = ".lock"
 
 
 class Recorder:
@@ -64,35 +68,66 @@ class Recorder:
 
 @contextmanager
 def recording(run: Run) -> Iterator[Recorder]:
-    """The recorder of a run's folder. Raises InputError where the folder is of another run, or cannot be written."""
+    """The recorder of a run's folder, which is locked meanwhile.
+
+    Raises InputError where the folder is of another run, is in use, or cannot be written."""
     folder = Path(run.out)
-    _refuse_another(folder, run)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / RUN, encode(run))
-        log = (folder / LOG).open("a")
-    except OSError as error:
-        text = f"the run's folder '{folder}' cannot be written: {error.strerror}. Give another --out."
-        raise InputError(text) from error
-    recorder = Recorder(folder, log)
-    try:
-        yield recorder
-    finally:
-        recorder.close()
-        with contextlib.suppress(OSError):  # what could not be written was told when it was
-            log.close()
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_locked(folder))
+            _refuse_another(folder, run)
+            write_json(folder / RUN, encode(run))
+            log = (folder / LOG).open("a")
+        except OSError as error:
+            text = f"the run's folder '{folder}' cannot be written: {error.strerror}. Give another --out."
+            raise InputError(text) from error
+        recorder = Recorder(folder, log)
+        try:
+            yield recorder
+        finally:
+            recorder.close()
+            with contextlib.suppress(OSError):  # what could not be written was told when it was
+                log.close()
 
 
-def read_run(folder: Path) -> Run:
-    """The run that a folder is of. Raises StoreError where it has none, InputError where a plug-in is not installed."""
-    data = read_json(folder / RUN, "Give the folder that `shardyard train --out` wrote.")
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds a run's folder for this process. Raises InputError where another one holds it; OSError."""
+    with (folder / _LOCK).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            text = f"'{folder}' is in use by {lock.read().strip() or 'another process'}, which trains a run in it."
+            raise InputError(f"{text} Wait for it, end it, or give another --out.") from error
+        except OSError:  # a file system without locks: two starts at once would not be noticed there
+            pass
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} of host {socket.gethostname()}\n")
+        lock.flush()
+        yield
+
+
+def read_run(folder: Path, *, trusted: bool = False) -> Run:
+    """The run that a folder is of; `trusted` as in framework.config.decode.
+
+    Raises StoreError where the folder has none, InputError where a plug-in is not installed."""
     try:
-        run = decode(data)
+        run = decode(encoded_run(folder), trusted=trusted)
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"'{folder / RUN}' is no run ({type(error).__name__}: {error}).") from error
     if not isinstance(run, Run):
         raise StoreError(f"'{folder / RUN}' holds a {type(run).__name__}; expected a run.")
     return run
+
+
+def encoded_run(folder: Path) -> dict[str, Any]:
+    """The run that a folder is of, as it is written there; nothing is imported. Raises StoreError."""
+    data = read_json(folder / RUN, "Give the folder that `shardyard train --out` wrote.")
+    if not isinstance(data, dict):
+        raise StoreError(f"'{folder / RUN}' is no run; expected an object.")
+    return data
 
 
 def read_json(path: Path, remedy: str) -> Any:

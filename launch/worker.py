@@ -63,7 +63,7 @@ class Job:
     ) -> dict[str, Any]:
         """Joins the group as worker `rank`; returns what the main returns. The first worker's events go to `tell`."""
         torch.set_num_threads(self.threads)
-        run = decode(self.run)
+        run = decode(self.run, trusted=True)  # by the process that started this one
         prepared = Prepared(**{**self.prepared, "path": Path(self.prepared["path"])})
         device = device_of(run, local_rank)
         with Group.join(

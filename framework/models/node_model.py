@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from framework.config import reference
 from framework.errors import InputError
 from framework.graph.block import GraphBlock
 from framework.registry import MODELS, load
@@ -36,7 +37,7 @@ class LayerwiseNetwork(Protocol):
 class Module:
     """A network of your own: any `nn.Module` class, called with (columns, classes, depth)."""
 
-    network: str
+    network: str = reference()
     """Where the class is: `module:Class`."""
 
     def build(self, columns: int, classes: int, depth: int) -> nn.Module:

@@ -12,6 +12,8 @@ from launch.start import start
 class Options:
     """Measure the trained weights of a run again."""
 
+    trust: bool = False
+    """Import the modules of your own that the run names. Importing a module runs it."""
     json: bool = False
     """Print {metrics, weights_digest, ...} as JSON, and nothing else."""
 

@@ -19,6 +19,8 @@ class Options:
     """The file to write. Without it: predictions.parquet or embeddings.parquet in the run's folder."""
     embeddings: bool = False
     """Embeddings (columns id, embedding) instead of classes (id, class, score, class_name)."""
+    trust: bool = False
+    """Import the modules of your own that the run names. Importing a module runs it."""
     json: bool = False
     """Print {path, rows, columns} as JSON, and nothing else."""
 

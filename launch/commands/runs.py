@@ -36,13 +36,15 @@ def from_recipe(arguments: Sequence[str], options: type[T], *, command: str, abo
 def from_folder(arguments: Sequence[str], options: type[T], *, command: str, about: str, example: str) -> tuple[Run, T]:
     """The run that the folder named first is of; the flags that follow may change where it runs, not what it learned.
 
+    With the flag `--trust`, which `options` has, the folder may name modules of no installed plug-in.
     Raises StoreError for a folder without a run, InputError for a flag that changes what was learned."""
     usage = f"shardyard {command} RUN_FOLDER [FLAGS]"
     if arguments[:1] in (["-h"], ["--help"]):
         print(f"usage: {usage}\n\n{about}\n\nExample: {example}")
         raise SystemExit(0)
     name, flags = _first(arguments, "run's folder", usage)
-    earlier = dataclasses.replace(read_run(Path(name)), out=name)  # the folder may have been moved since
+    earlier = read_run(Path(name), trusted="--trust" in flags)  # asked before the flags, which depend on the run
+    earlier = dataclasses.replace(earlier, out=name)  # the folder may have been moved since
     run, chosen = parse_run(
         earlier, flags, options, command=f"{command} {name}", about=about, example=example, hidden=["out"]
     )

@@ -220,20 +220,30 @@ def mine() -> Run:
 '''
 
 
-def test_a_recipe_and_a_plug_in_of_the_current_folder_run_on_two_workers(tmp_path: Path) -> None:
+def test_a_recipe_and_a_plug_in_of_the_current_folder_run_on_two_workers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "outside.py").write_text(OUTSIDE)
-    flags = [*SMALL, "--partitioner", "outside:Stripes", "--partitioner.first", "1", "--workers", "2", "--json"]
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "launch.cli", "train", "outside:mine", *flags],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    report = json.loads(done.stdout)
+
+    def shardyard(*arguments: str) -> dict[str, Any]:
+        command = [sys.executable, "-P", "-m", "launch.cli", *arguments, "--json"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        return dict(json.loads(done.stdout))
+
+    chosen = ["--partitioner", "outside:Stripes", "--partitioner.first", "1", "--workers", "2"]
+    report = shardyard("train", "outside:mine", *SMALL, *chosen)
     assert (report["partitioner"], report["workers"], report["epochs"]) == ("outside:Stripes", 2, 1)
-    assert (tmp_path / "runs" / "outside.mine" / "report.json").exists()
+    folder = tmp_path / "runs" / "outside.mine"
+    assert (folder / "report.json").exists()
+
+    # Whoever only has the folder imports nothing of it unasked.
+    assert cli.main(["evaluate", str(folder)]) == 2
+    assert "'outside:Stripes' is of a module that no installed plug-in announces" in capsys.readouterr().err
+    assert cli.main(["inspect", str(folder)]) == 0
+    assert "outside:Stripes" in capsys.readouterr().out
+    assert "outside" not in sys.modules
+    assert shardyard("evaluate", "runs/outside.mine", "--trust")["weights_digest"] == report["weights_digest"]
 
 
 @pytest.mark.slow

@@ -139,3 +139,13 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").symlink_to("/dev/full")
     with pytest.raises(InputError, match="cannot be written: No space left"):
         record(dataclasses.replace(small(), out=str(tmp_path)))
+
+
+def test_a_folder_in_use_is_refused_and_its_holder_named(tmp_path: Path) -> None:
+    run = dataclasses.replace(small(), out=str(tmp_path / "run"))
+    with recording(run) as recorder:
+        with pytest.raises(InputError, match=rf"run' is in use by process {os.getpid()} of host .*another --out"):
+            record(dataclasses.replace(run, seed=9))
+        recorder.report({"loss": [1.0]})
+    assert read_run(tmp_path / "run") == run, "the second start wrote nothing"
+    record(run)

@@ -1,0 +1,147 @@
+"""A run as a value: it comes back from its dict; a dict from elsewhere can neither call nor import what it likes."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+from line_workload import Line
+
+from framework import registry
+from framework.config import decode, encode
+from framework.engine.run import Run
+from framework.errors import InputError
+from framework.models.node_model import Module
+from framework.registry import PARTITIONERS, RECIPES
+from launch.record import read_run
+
+ROOT = Path(__file__).parents[1]
+
+STRANGER = """
+import dataclasses
+open("imported", "w").close()
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sized:
+    size: int = 1
+"""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Mutable:
+    """A dataclass that is no plug-in."""
+
+
+def harmless() -> None:
+    """A function that is no plug-in."""
+
+
+def test_a_run_comes_back_from_its_dict() -> None:
+    run = Run(workload=Line(), workers=3, seed=7)
+    assert decode(json.loads(json.dumps(encode(run)))) == run
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"plugin": "subprocess:run", "args": ["touch", "called"]},
+        {"plugin": "recipe:os:system", "command": "touch called"},
+        {"plugin": "partitioner:os:system", "command": "touch called"},
+        {"plugin": "os:system", "command": "touch called"},
+        {"plugin": "subprocess:Popen", "args": ["touch", "called"]},
+        {"plugin": "recipe:sage-debian"},
+        {"plugin": f"{__name__}:harmless"},
+        {"plugin": f"{__name__}:Mutable"},
+        {"plugin": f"{__name__}:Run", "workload": None},
+    ],
+)
+def test_what_is_no_plug_in_is_not_called(
+    payload: dict[str, Any], trusted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError):
+        decode(payload, trusted=trusted)
+    with pytest.raises(InputError):
+        decode({"plugin": "framework.engine.run:Run", "workload": [payload]}, trusted=trusted)
+    (tmp_path / "run.json").write_text(json.dumps(payload))
+    with pytest.raises(InputError):
+        read_run(tmp_path, trusted=trusted)
+    assert not (tmp_path / "called").exists()
+
+
+@pytest.mark.parametrize("plugin", ["stranger:Sized", "partitioner:stranger:Sized"])
+def test_a_strangers_module_is_imported_only_when_trusted(
+    plugin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stranger.py").write_text(STRANGER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError):
+        decode({"plugin": plugin, "size": 2})
+    assert not (tmp_path / "imported").exists()
+    if plugin == "stranger:Sized":
+        with pytest.raises(InputError, match="no installed plug-in announces.*--trust"):
+            decode({"plugin": plugin, "size": 2})
+        assert encode(decode({"plugin": plugin, "size": 2}, trusted=True)) == {"plugin": plugin, "size": 2}
+        assert decode({"plugin": plugin, "size": 3}).size == 3, "it is imported by now"
+        del sys.modules["stranger"]
+
+
+def test_a_network_of_a_strangers_module_is_refused_alike() -> None:
+    model = Module(network="stranger_networks:Net")
+    assert decode(encode(model), trusted=True) == model
+    with pytest.raises(InputError, match="'stranger_networks:Net' is of a module that no installed plug-in"):
+        decode(encode(model))
+    known = Module(network="torch.nn:Bilinear")
+    assert decode(encode(known)) == known
+
+
+def test_encoding_a_run_imports_no_kind_that_it_does_not_hold() -> None:
+    script = (
+        "import sys\nfrom framework.config import encode\nfrom partitioners.fennel import Fennel\n"
+        "assert encode(Fennel())['plugin'] == 'partitioner:fennel'\n"
+        "strange = sorted(name for name in sys.modules if name.partition('.')[0] == 'launch')\n"
+        "assert not strange, strange\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
+
+
+class _Distribution:
+    """An installed package that announces what cannot be imported, and something that can."""
+
+    entry_points = (
+        EntryPoint(name="broken", value="no_such_module:Thing", group="shardyard.partitioners"),
+        EntryPoint(name="whole", value="line_workload:Line", group="shardyard.partitioners"),
+        EntryPoint(name="whole", value="of_a_second_package:Line", group="shardyard.partitioners"),
+    )
+
+
+def test_a_broken_entry_point_is_listed_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "distributions", lambda: [_Distribution()])
+    registry._entry_points.cache_clear()
+    try:
+        entries = {entry.name: entry for entry in PARTITIONERS.entries()}
+        assert entries["broken"].summary.startswith("broken: partitioner 'broken' (no_such_module:Thing) could not be")
+        assert (entries["broken"].module, entries["broken"].fields) == ("no_such_module", {})
+        assert entries["whole"].module == "line_workload"
+        assert "fennel" in entries
+        assert PARTITIONERS.name_of(Line) == "whole"
+        assert encode(Line())["plugin"] == "partitioner:whole"
+        assert registry.is_known("no_such_module.inner")
+        assert not registry.is_known("another_module")
+        with pytest.raises(InputError, match="could not be imported: ModuleNotFoundError"):
+            PARTITIONERS.get("broken")
+    finally:
+        registry._entry_points.cache_clear()
+
+
+def test_entry_points_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    RECIPES.names()
+    monkeypatch.setattr(registry, "distributions", lambda: pytest.fail("read again"))
+    encode(Run(workload=Line()))
+    RECIPES.names()
