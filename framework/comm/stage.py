@@ -1,16 +1,16 @@
 """Staging: hosts that lack a prepared folder receive it from one that has it.
 
 Assumptions: the folder has the same path on every host; its `manifest.json` holds, under `files`, the bytes and SHA-256
-of every other file by its path inside; a folder appears whole or not at all. What holds no manifest anywhere is not
+of every other file by its path inside, beside facts of how it was made, which may differ between folders that hold the
+same; a folder appears whole or not at all. What holds no manifest anywhere is not
 ours to copy: the workload that opens it will say what is missing. Workers of a host share its files, so the host's
 leader receives for all of them.
 """
 
+import contextlib
 import hashlib
 import json
-import os
-import shutil
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 
 from framework.comm.group import Group, as_tensor
-from framework.errors import StoreError
+from framework.errors import InputError, StoreError
+from framework.graph.folder import publish, temporary_folder
 
 MANIFEST = "manifest.json"
 PURPOSE = "stage"
 _CHUNK = 16 << 20
+"""Bytes that the source holds at once, for all takers together."""
 
 
 class Located(Protocol):
@@ -43,10 +45,8 @@ def stage(group: Group, prepared: L) -> L:
     hold different ones under its path; LostWorkerError."""
     path = prepared.path
     held: list[str | None] = group.gather_json(_fingerprint(path), PURPOSE)
-    copies = {fingerprint for fingerprint in held if fingerprint is not None}
-    if len(copies) > 1:
-        raise StoreError(f"'{path}' is not the same on all hosts ({', '.join(sorted(set(group.hosts)))}); remove it.")
-    if not copies or None not in held:
+    _refuse_different(path, group.hosts, held)
+    if held.count(None) in (0, len(held)):
         return prepared
     source = next(rank for rank, fingerprint in enumerate(held) if fingerprint is not None)
     lacking = [rank for rank, fingerprint in enumerate(held) if fingerprint is None]
@@ -72,31 +72,28 @@ class _Copy:
         """Copies; returns this worker's trouble."""
         text = (self.path / MANIFEST).read_bytes() if self.sends else None
         manifest = self.group.broadcast_bytes(text, self.source, PURPOSE)
-        scratch = self._scratch() if self.takes else None
-        try:
+        with contextlib.ExitStack() as stack:
+            scratch = self._scratch(stack) if self.takes else None
             for name, facts in sorted(_files(json.loads(manifest)).items()):
                 self._file(name, facts, scratch)
             if scratch is not None and self.trouble is None:
                 self._publish(scratch, manifest)
-        finally:
-            if scratch is not None:
-                shutil.rmtree(scratch, ignore_errors=True)
         return self.trouble
 
-    def _scratch(self) -> Path | None:
+    def _scratch(self, stack: contextlib.ExitStack) -> Path | None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            return Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent))
-        except OSError as error:
-            self._note(f"cannot be written: {error.strerror}. Name another --store.")
+            return stack.enter_context(temporary_folder(self.path.parent, self.path.name))
+        except InputError as error:
+            self._note(f"cannot be written: {error}")
             return None
 
     def _file(self, name: str, facts: dict[str, Any], scratch: Path | None) -> None:
         """One file, chunk by chunk, checked at the end."""
         digest = hashlib.sha256()
         target = scratch / name if scratch is not None else None
-        for begin in range(0, max(1, facts["bytes"]), _CHUNK):  # an empty file is one empty chunk
-            length = min(_CHUNK, facts["bytes"] - begin)
+        step = max(1, _CHUNK // len(self.takers))
+        for begin in range(0, max(1, facts["bytes"]), step):  # an empty file is one empty chunk
+            length = min(step, facts["bytes"] - begin)
             chunk = self._chunk(self._read(name, begin, length) if self.sends else None, length)
             if target is not None and self.trouble is None:
                 digest.update(chunk.numpy().data)
@@ -105,7 +102,7 @@ class _Copy:
             self._note(f"arrived with '{name}' altered; its SHA-256 is not the manifest's. Prepare it again.")
 
     def _chunk(self, mine: Tensor | None, length: int) -> Tensor:
-        """A chunk from the source to the takers; empty on the others."""
+        """A chunk from the source to the takers, which all receive at once; empty on the others."""
         group = self.group
         sending = [length if mine is not None and rank in self.takers else 0 for rank in range(group.size)]
         coming = [length if self.takes and rank == self.source else 0 for rank in range(group.size)]
@@ -132,32 +129,46 @@ class _Copy:
 
     def _publish(self, scratch: Path, manifest: bytes) -> None:
         """Renames the finished folder into place; a torn one that was there goes, a whole one stays."""
-        (scratch / MANIFEST).write_bytes(manifest)
-        scratch.chmod(0o755)  # mkdtemp made it private
         try:
-            _to_disk(scratch)
-            if self.path.exists() and _fingerprint(self.path) is None:
-                shutil.rmtree(self.path)
-            scratch.rename(self.path)
+            (scratch / MANIFEST).write_bytes(manifest)
+            publish(scratch, self.path, whole=_fingerprint)
         except OSError as error:
             if _fingerprint(self.path) is None:  # else another host that shares our disk was faster
                 self._note(f"cannot be put in place: {error.strerror}.")
 
     def _note(self, text: str) -> None:
         if self.trouble is None:
-            self.trouble = f"'{self.path}' on host {self.group.hosts[self.group.rank].partition('/')[0]} {text}"
+            self.trouble = f"'{self.path}' on host {_host_name(self.group.hosts[self.group.rank])} {text}"
 
 
 def _fingerprint(path: Path) -> str | None:
-    """SHA-256 of a folder's manifest; None where there is none, or a file of it is missing or has another length."""
+    """SHA-256 of what a folder's manifest says of its content, times and hosts of its making left aside; None where
+    there is no manifest, or a file of it is missing or has another length."""
     try:
-        text = (path / MANIFEST).read_bytes()
-        for name, facts in _files(json.loads(text)).items():
-            if (path / name).stat().st_size != facts["bytes"]:
-                return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        files = {name: (facts["bytes"], facts["sha256"]) for name, facts in _files(manifest).items()}
+        if any((path / name).stat().st_size != size for name, (size, _) in files.items()):
+            return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StoreError):
         return None
-    return hashlib.sha256(text).hexdigest()
+    content = [files, *(manifest.get(name) for name in ("format", "version", "digest"))]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _refuse_different(path: Path, hosts: Sequence[str], held: Sequence[str | None]) -> None:
+    """Raises StoreError, naming who holds what, where folders of more than one content are held."""
+    holders: dict[str, set[str]] = {}
+    for host, fingerprint in zip(hosts, held, strict=True):
+        if fingerprint is not None:
+            holders.setdefault(fingerprint, set()).add(_host_name(host))
+    if len(holders) > 1:
+        copies = [f"{fingerprint[:8]} on {', '.join(sorted(names))}" for fingerprint, names in holders.items()]
+        raise StoreError(f"'{path}' is not the same on all hosts: {'; '.join(copies)}. Remove all but one.")
+
+
+def _host_name(identity: str) -> str:
+    """The part of a host's identity that people know it by."""
+    return identity.partition("/")[0]
 
 
 def _files(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -167,11 +178,3 @@ def _files(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise StoreError(f"a manifest names the file '{name}'; expected a path inside its folder.")
     return files
-
-
-def _to_disk(folder: Path) -> None:
-    """Forces every file of `folder` to disk, so that a rename cannot outrun them."""
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())

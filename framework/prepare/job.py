@@ -17,11 +17,11 @@ import torch
 from framework import config
 from framework.data.check import check_graph
 from framework.data.dataset import Dataset, IngestedDataset, Mapper
-from framework.errors import InputError
+from framework.errors import InputError, StoreError
 from framework.graph.build import Numbering
+from framework.graph.folder import publish, temporary_folder
 from framework.graph.store import VERSION, ShardStore
 from framework.partition import EdgeCut, VertexCut, place
-from framework.prepare.folder import publish, temporary_folder, whole
 from framework.prepare.shards import write_shards
 from framework.prepare.spill import Progress, spill_edges, spill_features
 from framework.registry import PARTITIONERS
@@ -65,13 +65,13 @@ def prepare(
     data_digest = dataset.fingerprint()
     digest = config.digest([data_digest, config.encode(partitioner, result_only=True), parts, VERSION])
     path = root / digest[:16]
-    store = whole(path)
+    store = _whole(path)
     reused = store is not None
     if store is None:
         with temporary_folder(root, path.name) as folder:
             draft = _build(dataset, partitioner, parts, folder, mapper, told)
             dataclasses.replace(draft, digest=digest, data_digest=data_digest).seal()
-            publish(folder, path)
+            publish(folder, path, whole=_whole)
         store = ShardStore.open(path)
     return Prepared(
         path=path,
@@ -85,6 +85,14 @@ def prepare(
 
 def _told_nobody(step: str, fraction: float) -> None:
     """Progress that nobody asked for."""
+
+
+def _whole(path: Path) -> ShardStore | None:
+    """The store in `path`, or None where there is none or a damaged one."""
+    try:
+        return ShardStore.open(path)
+    except StoreError:
+        return None
 
 
 def _check_request(partitioner: EdgeCut | VertexCut, parts: int) -> None:

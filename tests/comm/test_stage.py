@@ -1,12 +1,18 @@
 """Staging: the folder arrives whole on hosts without it, once a host, checked; or nowhere, with one error."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
+import re
+import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from worker_processes import together
 
 from framework.comm import stage as staging
@@ -22,14 +28,14 @@ class Folder:
     path: Path
 
 
-def make(path: Path, extra: str = "") -> None:
-    """A prepared folder."""
+def make(path: Path, extra: bytes = b"", seconds: float = 1.0) -> None:
+    """A prepared folder, made in so many seconds."""
     facts = {}
-    for name, content in FILES.items():
+    for name, content in {**FILES, "extra": extra}.items():
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(content)
         facts[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (path / "manifest.json").write_text(json.dumps({"files": facts, "extra": extra}))
+    (path / "manifest.json").write_text(json.dumps({"files": facts, "seconds": seconds}))
 
 
 def content(path: Path) -> dict[str, bytes]:
@@ -40,15 +46,32 @@ def on_hosts(group: Group, root: Path, hosts: list[int], fault: str = "") -> tup
     """Stages as if worker r were on host hosts[r], each with a folder of its own. The error, and the bytes sent."""
     group.hosts = tuple(f"host{number}/0" for number in hosts)
     staging._CHUNK = 4096
+    group.exchange = _bounded(group.exchange)  # type: ignore[method-assign]
     mine = root / f"host{hosts[group.rank]}" / "store"
     if fault == "altered" and group.rank == 0:
         file = mine / "part-0/a.arrow"
         file.write_bytes(b"y" + file.read_bytes()[1:])
+    if fault == "full" and group.rank == 1:
+        Path.write_bytes = _full  # type: ignore[method-assign,assignment]
     try:
         assert stage(group, Folder(path=mine)).path == mine
     except StoreError as error:
         return str(error), group.sent.get("stage", 0)
     return "", group.sent.get("stage", 0)
+
+
+def _bounded(exchange: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """`exchange`, which may not be given more than a chunk."""
+
+    def bounded(rows: torch.Tensor, *rest: Any) -> torch.Tensor:
+        assert rows.numel() <= staging._CHUNK
+        return exchange(rows, *rest)
+
+    return bounded
+
+
+def _full(path: Path, data: bytes) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def test_hosts_without_the_folder_receive_it_once(tmp_path: Path) -> None:
@@ -57,6 +80,9 @@ def test_hosts_without_the_folder_receive_it_once(tmp_path: Path) -> None:
     torn = tmp_path / "host2" / "store"
     make(torn)
     (torn / "part-0/a.arrow").write_bytes(b"torn")
+    left = torn.parent / f".store-{socket.gethostname()}-of-a-killed-process"
+    left.mkdir()
+    (left / "lock").touch()
     answers = together(4, on_hosts, tmp_path, [0, 1, 2, 2])
     assert [error for error, _ in answers] == [""] * 4
     for number in (0, 2):
@@ -69,8 +95,8 @@ def test_hosts_without_the_folder_receive_it_once(tmp_path: Path) -> None:
 
 
 def test_nothing_is_sent_where_every_host_has_it(tmp_path: Path) -> None:
-    for number in (0, 1):
-        make(tmp_path / f"host{number}" / "store")
+    for number in (0, 1):  # each made its own, and was not equally fast
+        make(tmp_path / f"host{number}" / "store", seconds=number)
     for error, sent in together(2, on_hosts, tmp_path, [0, 1]):
         assert error == ""
         assert sent < 200
@@ -100,9 +126,20 @@ def test_a_host_that_cannot_write_is_named(tmp_path: Path) -> None:
 
 def test_two_different_folders_are_not_mixed(tmp_path: Path) -> None:
     make(tmp_path / "host0" / "store")
-    make(tmp_path / "host1" / "store", extra="another")
-    for error, _ in together(3, on_hosts, tmp_path, [0, 1, 2]):
-        assert "not the same on all hosts" in error
+    make(tmp_path / "host1" / "store", extra=b"another")
+    make(tmp_path / "host3" / "store", extra=b"another")
+    answers = together(4, on_hosts, tmp_path, [0, 1, 2, 3])
+    for error, _ in answers:
+        assert re.search(r"not the same on all hosts: \w{8} on host0; \w{8} on host1, host3\. Remove", error)
+
+
+def test_a_disk_that_fills_with_the_last_file_is_told_to_all(tmp_path: Path) -> None:
+    make(tmp_path / "host0" / "store")
+    answers = together(3, on_hosts, tmp_path, [0, 1, 2], "full")
+    assert len({error for error, _ in answers}) == 1
+    assert "on host host1 cannot be put in place: No space left on device" in answers[0][0]
+    assert list((tmp_path / "host1").iterdir()) == []
+    assert content(tmp_path / "host2" / "store") == content(tmp_path / "host0" / "store")
 
 
 def test_a_name_that_leads_out_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How a store's folder appears: whole, by one rename, or not at all.
+"""How a folder appears: whole, by one rename, or not at all. What a killed process left unfinished is removed.
 
 Assumptions: a rename inside one folder is atomic, and a lock on a file ends with the process that holds it.
 """
@@ -9,24 +9,15 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from framework.errors import InputError, StoreError
+from framework.errors import InputError
 from framework.graph.pairs import full_disk_named
-from framework.graph.store import ShardStore
 
 _LOCK = "lock"
 _SYNC_THREADS = 32
-
-
-def whole(path: Path) -> ShardStore | None:
-    """The store in `path`, or None where there is none or a damaged one."""
-    try:
-        return ShardStore.open(path)
-    except StoreError:
-        return None
 
 
 @contextlib.contextmanager
@@ -48,15 +39,16 @@ def temporary_folder(root: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(folder: Path, path: Path) -> None:
-    """Renames the finished `folder` to `path`. Where another process was faster its whole store stays and ours goes."""
+def publish(folder: Path, path: Path, *, whole: Callable[[Path], object]) -> None:
+    """Renames the finished `folder` to `path`. Where another process was faster its folder stays, if it is `whole`, and
+    ours goes. Raises OSError."""
     with ThreadPoolExecutor(_SYNC_THREADS) as pool:  # the disk takes many files at once as fast as one
         list(pool.map(_to_disk, [*folder.rglob("*"), folder]))
     (folder / _LOCK).unlink()
     try:
         folder.rename(path)
     except OSError:
-        if whole(path) is not None:
+        if whole(path):
             return
         path.rename(folder.with_name(folder.name + "-damaged"))
         folder.rename(path)
