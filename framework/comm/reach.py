@@ -1,14 +1,13 @@
 """Who reads what from where: the shards a worker maps, and the worker to ask for all others.
 
 A worker owns a contiguous run of parts. How far it may read by itself is the run's choice: its own shards (`owned`),
-those of workers on its host (`host`), or every shard (`all`, for a store on a shared file system or copied
-to every host). What it cannot map it asks its
-owner for, in exchanges that all workers enter together; whether any worker has to ask is settled once, at opening, so
-that a run where nobody does sends nothing.
+those of workers on its host (`host`), or every shard (`all`, for a store on a shared file system or copied to every
+host). What it cannot map it asks its owner for, in exchanges that all workers enter together; whether any worker has to
+ask is settled once, at opening, so that a run where nobody does sends nothing.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from framework.graph.shard import GraphShard
 from framework.graph.store import ShardStore
 
 Reach = Literal["owned", "host", "all"]
+Part = TypeVar("Part", int, Tensor)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Shards:
 
     def worker_of(self, ids: Tensor) -> Tensor:
         """The worker that owns each node. `ids`: int64 [n] -> int64 [n]."""
-        return self.store.owner_of(ids) * self.group.size // self.store.parts
+        return owner_of_part(self.store.owner_of(ids), self.store.parts, self.group.size)
 
     def by_part(self, ids: Tensor) -> "Routes":
         """Sorts nodes by the shard that holds them. `ids`: int64 [n]."""
@@ -85,10 +85,8 @@ class Shards:
             if counts[part]:
                 near.append((part, slice(start, start + counts[part])))
                 start += counts[part]
-        far = [0] * self.group.size
-        for part, count in enumerate(counts):
-            if part not in self.mapped:
-                far[owner_of_part(part, self.store.parts, self.group.size)] += count
+        asked = owner_of_part(parts[order[start:]], self.store.parts, self.group.size)
+        far = torch.bincount(asked, minlength=self.group.size).tolist()
         return Routes(order=order, near=near, far=far, start=start)
 
 
@@ -106,6 +104,8 @@ class Routes:
     """Where far nodes begin in `order`."""
 
 
-def owner_of_part(part: int, parts: int, workers: int) -> int:
-    """The worker that owns a part: contiguous runs, as even as can be; with fewer parts than workers some own none."""
+def owner_of_part(part: Part, parts: int, workers: int) -> Part:
+    """The worker that owns a part, or those that own several (int64 [n]).
+
+    Contiguous runs, as even as can be; with fewer parts than workers some own none."""
     return part * workers // parts

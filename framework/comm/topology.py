@@ -34,6 +34,11 @@ class Topology:
         self.shards, self.strategy, self.device = shards, halo, device
 
     @cached_property
+    def owned(self) -> Nodes:
+        """The nodes this worker owns; `local` lists the same, and joins all their edges."""
+        return Nodes.owned_by([self.shards.mapped[part] for part in self.shards.owned])
+
+    @cached_property
     def local(self) -> LocalGraph:
         """All this worker owns, as one block."""
         return LocalGraph.join([self.shards.mapped[part] for part in self.shards.owned])
@@ -41,7 +46,7 @@ class Topology:
     @cached_property
     def plan(self) -> HaloPlan:
         """Who sends which rows to whom. All workers make it together."""
-        return HaloPlan.open(self.shards, self.local)
+        return HaloPlan.open(self.shards, self.local, self.device)
 
     @cached_property
     def exchange(self) -> HaloExchange:

@@ -23,6 +23,10 @@ class CSR:
     edges: Tensor
     """The position each entry had in the input it was built from: int64 [entries]."""
 
+    def to(self, device: torch.device) -> "CSR":
+        """The same matrix on `device`."""
+        return CSR(indptr=self.indptr.to(device), indices=self.indices.to(device), edges=self.edges.to(device))
+
 
 def build_csr(targets: Tensor, sources: Tensor, num_targets: int, *, order: Tensor | None = None) -> CSR:
     """The in-edge CSR of the edges `sources[i] -> targets[i]`.

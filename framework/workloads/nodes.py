@@ -38,6 +38,7 @@ from framework.sample.sampler import Sampler
 from partitioners.metis import Metis
 
 WHOLE_BATCH = 4096  # nodes evaluated at a time where every layer has to be gathered for them, and no size is given
+LAYER_BATCH = 65536  # nodes evaluated at a time where the first layer alone is
 SHUFFLING, STEPPING = 1, 2  # the purposes that a run's key is folded by: the order of the samples, and a step's draws
 
 
@@ -62,6 +63,10 @@ class NodeClassification:
     """Number of shards; more than workers is fine, and lets the number of workers change."""
     reach: Reach = placement("host")
     """What a worker reads by memory: `owned` shards, those of its `host`, or `all` of a shared store."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 0:
+            raise InputError(f"--batch-size is {self.batch_size}; expected a number of nodes, or 0 for all of them.")
 
     def prepare(self, root: Path, mapper: Mapper, watch: Callable[[Event], None]) -> Prepared:
         """Partitions the graph and writes its shards."""
@@ -180,7 +185,7 @@ class NodeTask:
 
     @cached_property
     def local_rows(self) -> Tensor:
-        """Features of the owned nodes and of the halo, which never change: fetched once and kept."""
+        """Features of the owned nodes and of the halo, for training on the full graph: fetched once and kept."""
         return self._rows(self.topology.local.block.sources)
 
     def _scores(self, model: nn.Module) -> Tensor:
@@ -198,22 +203,29 @@ class NodeTask:
 
     def _layers(self, model: LayerwiseNetwork, depth: int) -> Tensor:
         """The first `depth` layers over all owned nodes: float [n, columns]."""
-        x = self.local_rows
-        for number, block in enumerate(self.topology.whole([None] * depth, exact=True)):
-            x = model.forward_layer(number, block, x)
-        return x[: len(self.topology.local.owned)]
+        if depth == 0:
+            return self._rows(self.topology.owned)
+        first, *others = self.topology.whole([None] * depth, exact=True)
+        if self.workload.sampler.whole:
+            x = model.forward_layer(0, first, self.local_rows)
+        else:  # features of all nodes may not fit in memory: a part of them at a time
+            x = torch.cat([model.forward_layer(0, block, rows) for (block,), rows in self._gathered(1, LAYER_BATCH)])
+        for block in others:
+            x = model.forward_layer(block.layer, block, x)
+        return x
 
     def _sampled_whole(self, model: nn.Module) -> Tensor:
         """For a network without `forward_layer`: whole neighbourhoods of batches of owned nodes."""
-        owned, size = self.topology.local.owned, self.workload.batch_size or WHOLE_BATCH
-        steps = max(self.shards.group.gather_json(-(-len(owned) // size)))
-        whole = Neighbor(fanouts=(-1,) * self.workload.sampler.depth)
-        scores = []
-        for step in range(steps):
+        depth, size = self.workload.sampler.depth, self.workload.batch_size or WHOLE_BATCH
+        return torch.cat([model(blocks, rows) for blocks, rows in self._gathered(depth, size)])
+
+    def _gathered(self, depth: int, size: int) -> Iterator[tuple[list[Block], Tensor]]:
+        """Whole neighbourhoods of `depth` hops of all owned nodes, `size` of them at a time; and their features."""
+        owned, whole = self.topology.owned, Neighbor(fanouts=(-1,) * depth)
+        for step in range(max(self.shards.group.gather_json(-(-len(owned) // size)))):
             blocks = whole.sample(self.topology, owned[step * size : (step + 1) * size], self.key)
             placed = [dataclasses.replace(block, key=None).to(self.device) for block in blocks]
-            scores.append(model(placed, self._rows(placed[0].sources)))
-        return torch.cat(scores)
+            yield placed, self._rows(placed[0].sources)
 
     def _rows(self, nodes: Nodes) -> Tensor:
         return self.features.rows(nodes.ids).to(self.device, self.dtype)
@@ -221,7 +233,7 @@ class NodeTask:
     def _training_nodes(self) -> tuple[Nodes, Tensor]:
         """The training nodes of all workers, by original id, and their labels."""
         mine = torch.nonzero(self._owned("split") == TRAIN).squeeze(1)
-        nodes = self.topology.local.owned[mine]
+        nodes = self.topology.owned[mine]
         table = torch.stack([nodes.original, nodes.ids, nodes.degree, self._owned("labels")[mine]], dim=1)
         table = all_rows(self.shards.group, table, "state")
         if len(table) == 0:

@@ -27,31 +27,37 @@ class HaloPlan:
     num_owned: int
     """Nodes that this worker owns, n."""
     wanted: Tensor
-    """int64 [sent]: places, among the owned nodes, of the rows that others want, sorted by worker."""
+    """int64 [sent]: places, among the owned nodes, of the rows that others want, sorted by worker. On the device."""
     returning: CSR
-    """[n, sent]: which of those rows each owned node is; sums what comes back for it, in a fixed order."""
+    """[n, sent]: which of those rows each owned node is; sums what comes back for it, in a fixed order. There, too."""
     sent: list[int]
     """Rows sent to each worker."""
     received: list[int]
     """Rows received from each worker; together the halo, h."""
 
     @classmethod
-    def open(cls, shards: Shards, local: LocalGraph) -> "HaloPlan":
-        """Asks every owner once. All workers call this together."""
+    def open(cls, shards: Shards, local: LocalGraph, device: torch.device) -> "HaloPlan":
+        """Asks every owner once, for rows that will be on `device`. All workers call this together."""
         group, owned = shards.group, local.owned
         received = torch.bincount(shards.worker_of(local.halo.ids), minlength=group.size).tolist()
         sent = group.exchange_counts(received, "state")
         ids = group.exchange(local.halo.ids, received, sent, "state")
         wanted = ids - (int(owned.ids[0]) if len(owned) else 0)
         returning = build_csr(wanted, torch.arange(len(wanted), dtype=torch.int32), len(owned))
-        return cls(group=group, num_owned=len(owned), wanted=wanted, returning=returning, sent=sent, received=received)
+        return cls(
+            group=group,
+            num_owned=len(owned),
+            wanted=wanted.to(device),
+            returning=returning.to(device),
+            sent=sent,
+            received=received,
+        )
 
     def to_halo(self, owned: Tensor) -> Tensor:
         """[n, columns] rows of the owned nodes -> [h, columns] rows of the halo. All workers call this together."""
-        return self.group.exchange(owned[self.wanted.to(owned.device)], self.sent, self.received, PURPOSE)
+        return self.group.exchange(owned[self.wanted], self.sent, self.received, PURPOSE)
 
     def to_owners(self, halo: Tensor) -> Tensor:
         """[h, columns] for the halo -> [n, columns]: the sum of what all workers have for each owned node."""
         back = self.group.exchange(halo, self.received, self.sent, PURPOSE)
-        device = halo.device
-        return spmm(self.returning.indptr.to(device), self.returning.indices.to(device), back)
+        return spmm(self.returning.indptr, self.returning.indices, back)

@@ -1,0 +1,62 @@
+"""Node classification as one worker does it: what it refuses, what it keeps in memory, and evaluation by batches."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from node_runs import small_run
+
+from framework.comm.group import CPU, Group
+from framework.engine.run import Worker
+from framework.errors import InputError
+from framework.models.node_model import NodeModel
+from framework.models.nodes import GAT, GCN, SAGE
+from framework.sample.full import Full
+from framework.sample.neighbor import Neighbor
+from framework.sample.sampler import Sampler
+from framework.workloads import nodes
+from framework.workloads.nodes import NodeTask
+
+SAMPLED, WHOLE = Neighbor(fanouts=(3, 3)), Full(layers=2)
+
+
+def opened(folder: Path, model: NodeModel, sampler: Sampler) -> NodeTask:
+    """A task of one worker over four parts."""
+    run = small_run(folder / "run", model=model, sampler=sampler)
+    prepared = run.workload.prepare(folder / "stores", map, lambda event: None)
+    return NodeTask(run.workload, run, Worker(group=Group.alone(), prepared=prepared, device=CPU, watch=print))
+
+
+@pytest.mark.parametrize("model", [SAGE(hidden=8), GCN(hidden=8), GAT(hidden=4, heads=2)], ids=["sage", "gcn", "gat"])
+def test_a_first_layer_in_batches_is_that_of_the_full_graph(
+    model: NodeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, sampled = opened(tmp_path, model, WHOLE), opened(tmp_path, model, SAMPLED)
+    network = whole.model().double()
+    expected = whole.predict(network, embeddings=True)["embedding"]
+    monkeypatch.setattr(nodes, "LAYER_BATCH", 400)
+    found = sampled.predict(network, embeddings=True)["embedding"]
+    torch.testing.assert_close(torch.from_numpy(found), torch.from_numpy(expected), rtol=1e-12, atol=1e-12)
+    metrics = whole.evaluate(network)
+    assert metrics["test_accuracy"] > 0
+    assert sampled.evaluate(network) == metrics
+
+
+def test_embeddings_of_one_layer_are_the_features(tmp_path: Path) -> None:
+    task = opened(tmp_path, SAGE(), Neighbor(fanouts=(3,)))
+    found = task.predict(task.model().double(), embeddings=True)["embedding"]
+    assert torch.equal(torch.from_numpy(found), task.features.rows(task.topology.owned.ids).double())
+
+
+def test_a_sampled_run_joins_no_shards_to_train_and_keeps_no_features(tmp_path: Path) -> None:
+    task = opened(tmp_path, SAGE(hidden=8), SAMPLED)
+    assert sum(len(batch.labels) for batch in task.batches(0, 0)) == len(task.seeds)
+    assert "local" not in vars(task.topology)
+    task.evaluate(task.model().double())
+    assert "local_rows" not in vars(task)
+    assert torch.equal(task.topology.owned.ids, task.topology.local.owned.ids)
+
+
+def test_a_negative_batch_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--batch-size is -1; expected a number of nodes, or 0 for all"):
+        small_run(tmp_path, batch_size=-1)
