@@ -5,7 +5,6 @@ checkpoints and weights. A run that is started again in its folder goes on with 
 """
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import os
@@ -152,16 +151,11 @@ def _refuse_another(folder: Path, run: Run) -> None:
     if not (folder / RUN).exists() or not any((folder / CHECKPOINTS).glob("[0-9]*")):
         return
     earlier = read_run(folder)
-    changed = _differences(_identity(earlier), _identity(run))
+    changed = _differences(*(encode(each.continued(), result_only=True) for each in (earlier, run)))
     if changed:
         raise InputError(
             f"'{folder}' holds another run: {'; '.join(changed[:3])}. Give another --out, or remove the folder."
         )
-
-
-def _identity(run: Run) -> Any:
-    """What may not change when a run is continued; its number of epochs may."""
-    return encode(dataclasses.replace(run, epochs=0), result_only=True)
 
 
 def _differences(before: Any, after: Any, path: str = "") -> list[str]:
