@@ -16,9 +16,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from framework.comm.group import Group
 from framework.engine.run import Event, Main, Mapper, Prepared, Run, Worker
@@ -40,10 +42,16 @@ class Local:
     threads: int | None = None
     """Threads of each worker. None: the cores of this machine, shared out."""
 
+    def __post_init__(self) -> None:
+        """Refuses a number of threads that cannot compute."""
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"--launcher.threads is {self.threads}; expected a whole number of at least 1.")
+
     def launch(self, main: Main, run: Run, prepared: Prepared, watch: Callable[[Event], None]) -> dict[str, Any]:
         """What `main` returns on the first worker. Raises one ShardyardError, once no worker is left running."""
         if run.workers == 1:
-            return _in_process(main, run, prepared, watch)
+            with _threads(self.threads or torch.get_num_threads()):
+                return _in_process(main, run, prepared, watch)
         job = Job.of(main, run, prepared, self.threads or threads_for(run.workers))
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="shardyard-"))
@@ -71,6 +79,17 @@ def _in_process(main: Main, run: Run, prepared: Prepared, watch: Callable[[Event
             log = log_file(Path(run.out), 0)
             write_traceback(error, log)
             raise restore(describe(error, 0, log)) from error
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Lets torch, and our kernels with it, compute with so many threads meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Crew:

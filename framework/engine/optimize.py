@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from framework.errors import InputError
 from framework.registry import OPTIMIZERS, SCHEDULES
 
 
@@ -44,6 +45,11 @@ class Adam:
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of the running means of the gradient and of its square."""
 
+    def __post_init__(self) -> None:
+        """Raises InputError for settings that torch.optim.Adam has no meaning for."""
+        _check_rates(self.lr, self.weight_decay)
+        _check_betas(self.betas)
+
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """torch.optim.Adam."""
         return torch.optim.Adam(
@@ -62,6 +68,11 @@ class AdamW:
     """Share of each weight taken off a step, times the learning rate."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of the running means of the gradient and of its square."""
+
+    def __post_init__(self) -> None:
+        """Raises InputError for settings that torch.optim.AdamW has no meaning for."""
+        _check_rates(self.lr, self.weight_decay)
+        _check_betas(self.betas)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """torch.optim.AdamW."""
@@ -83,6 +94,16 @@ class SGD:
     """Look one step ahead."""
     weight_decay: float = 0.0
     """L2 penalty, added to the gradient."""
+
+    def __post_init__(self) -> None:
+        """Raises InputError for settings that torch.optim.SGD has no meaning for."""
+        _check_rates(self.lr, self.weight_decay)
+        if not 0 <= self.momentum < math.inf:
+            raise InputError(f"--optimizer.momentum is {self.momentum}; expected a number of at least 0.")
+        if self.nesterov and self.momentum == 0:
+            raise InputError(
+                "--optimizer.nesterov looks ahead along the momentum, but --optimizer.momentum is 0; give one above 0."
+            )
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """torch.optim.SGD."""
@@ -151,3 +172,14 @@ class Step:
     def attach(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
         """torch.optim.lr_scheduler.StepLR."""
         return torch.optim.lr_scheduler.StepLR(optimizer, self.every, self.gamma)
+
+
+def _check_rates(lr: float, weight_decay: float) -> None:
+    for flag, value in (("lr", lr), ("weight-decay", weight_decay)):
+        if not 0 <= value < math.inf:  # false for nan, too
+            raise InputError(f"--optimizer.{flag} is {value}; expected a number of at least 0.")
+
+
+def _check_betas(betas: tuple[float, float]) -> None:
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise InputError(f"--optimizer.betas is {betas}; expected two numbers from 0 up to, but not, 1.")

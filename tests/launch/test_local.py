@@ -1,5 +1,6 @@
 """The local launcher: workers start, talk and end; and whatever happens to one of them, one error says it, soon."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import launch_mains
 import pytest
+import torch
 from line_workload import Line
 
 from framework.engine.run import Event, Main, Run
@@ -52,6 +54,22 @@ def all_gone(pids: list[int]) -> bool:
 def test_one_worker_is_this_process(tmp_path: Path) -> None:
     answer = started(tmp_path, 1, launch_mains.meet)
     assert answer["pids"] == [os.getpid()]
+
+
+def test_one_worker_computes_with_the_threads_it_is_given_and_leaves_no_trace(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    run = dataclasses.replace(run_of(tmp_path, 1), launcher=Local(threads=before + 2))
+    assert start(run, lambda event: None, launch_mains.meet)["threads"] == before + 2
+    assert torch.get_num_threads() == before
+    with pytest.raises(ShardyardError):
+        start(run, lambda event: None, launch_mains.broken)
+    assert torch.get_num_threads() == before
+    assert started(tmp_path, 1, launch_mains.meet)["threads"] == before
+
+
+def test_no_threads_are_refused() -> None:
+    with pytest.raises(InputError, match=r"--launcher\.threads is 0; expected"):
+        Local(threads=0)
 
 
 def test_workers_meet_and_the_first_one_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

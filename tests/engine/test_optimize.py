@@ -1,0 +1,39 @@
+"""Optimisers refuse, before anything starts, what torch would refuse on the workers; and build what torch accepts."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from framework.engine.optimize import SGD, Adam, AdamW
+from framework.errors import InputError
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "settings", "message"),
+    [
+        (Adam, {"lr": -0.1}, r"--optimizer\.lr is -0\.1; expected"),
+        (AdamW, {"lr": NAN}, r"--optimizer\.lr is nan; expected"),
+        (SGD, {"lr": float("inf")}, r"--optimizer\.lr is inf; expected"),
+        (AdamW, {"weight_decay": -1.0}, r"--optimizer\.weight-decay is -1\.0; expected"),
+        (Adam, {"betas": (0.9, 1.0)}, r"--optimizer\.betas is \(0\.9, 1\.0\); expected"),
+        (AdamW, {"betas": (-0.1, 0.9)}, r"--optimizer\.betas is \(-0\.1, 0\.9\); expected"),
+        (Adam, {"betas": (0.9,)}, r"--optimizer\.betas is \(0\.9,\); expected two"),
+        (SGD, {"momentum": -0.5}, r"--optimizer\.momentum is -0\.5; expected"),
+        (SGD, {"nesterov": True, "momentum": 0.0}, r"--optimizer\.nesterov .* --optimizer\.momentum is 0"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(optimizer: type[Any], settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        optimizer(**settings)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [Adam(lr=0.0, betas=(0.0, 0.0)), AdamW(weight_decay=0.0), SGD(momentum=0.0), SGD(nesterov=True)]
+)
+def test_settings_on_the_edge_are_torchs_too(optimizer: Adam | AdamW | SGD) -> None:
+    built = optimizer.build([torch.nn.Parameter(torch.zeros(1))])
+    for name in ("lr", "weight_decay"):
+        assert built.defaults[name] == getattr(optimizer, name)
