@@ -21,6 +21,10 @@ class StoreError(InputError):
     """A shard store or a checkpoint is missing, torn, altered, or of another version."""
 
 
+class NewerVersionError(StoreError):
+    """A store or a checkpoint that a newer program wrote: whole, but not for this one to read or to replace."""
+
+
 class LostWorkerError(ShardyardError):
     """A worker, a host or a link was lost and could not be brought back."""
 

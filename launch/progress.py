@@ -66,6 +66,8 @@ class Lines:
                 self._say(f"prepare: {self._stage}")
             case "started":
                 self._say("workers started")
+            case "damaged":
+                self._say(f"damaged checkpoints, set aside: {', '.join(event['checkpoints'])}")
             case "resumed":
                 self._say(f"resumed after epoch {event['epoch']}, step {event['step']}")
             case "epoch":

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from framework.comm.group import Group
 from framework.engine.files import named_errors, replacing
-from framework.errors import StoreError
+from framework.errors import NewerVersionError, StoreError
 
 FORMAT, VERSION = "shardyard-checkpoint", 1
 KEPT = 2  # so that a checkpoint torn by a dying disk still leaves the one before
@@ -90,10 +90,11 @@ def write_weights(folder: Path, weights: dict[str, Tensor]) -> Path:
     return folder / "model.safetensors"
 
 
-def tidy(folder: Path) -> None:
+def tidy(folder: Path) -> list[str]:
     """Removes what a killed writer left, and sets aside what cannot be read. While nobody writes, once a host.
 
-    Raises StoreError for a checkpoint of a newer version, which is neither."""
+    Returns the names set aside. Raises NewerVersionError for a checkpoint that a newer program wrote."""
+    damaged = []
     for torn in folder.glob(".[0-9]*"):
         shutil.rmtree(torn, ignore_errors=True)
     for name in places(folder):
@@ -101,6 +102,8 @@ def tidy(folder: Path) -> None:
             read(folder / name)
         except (DamagedError, OSError):
             _set_aside(folder / name)
+            damaged.append(name)
+    return damaged
 
 
 def read(folder: Path) -> Checkpoint:
@@ -117,10 +120,9 @@ def places(folder: Path) -> list[str]:
 
 
 def newest(folder: Path, group: Group) -> Checkpoint | None:
-    """The newest whole checkpoint that any worker sees in its `folder`. All workers call this together."""
-    if group.leader:
-        tidy(folder)
-    group.barrier()
+    """The newest checkpoint that any worker sees in its `folder`. All workers call this together.
+
+    Raises StoreError where the newest one is damaged: `tidy` first, where the one before will do."""
     names = places(folder)
     mine = read(folder / names[-1]) if names else None
     seen: list[list[int] | None] = group.gather_json(list(mine.place) if mine else None)
@@ -161,7 +163,7 @@ def parse(files: dict[str, bytes], where: str) -> Checkpoint:
         if index["format"] != FORMAT:
             raise KeyError("format")
         if index["version"] > VERSION:
-            raise StoreError(
+            raise NewerVersionError(
                 f"{where} has version {index['version']}; this Shardyard reads up to {VERSION}: upgrade it."
             )
         if index.pop("sha256") != _digest(index):

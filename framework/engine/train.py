@@ -173,6 +173,10 @@ class Learner:
 
     def resume(self) -> None:
         """Goes to the newest checkpoint's place, if there is one. Raises InputError where it is of another run."""
+        damaged = checkpoints.tidy(self.folder) if self.group.leader else []
+        damaged = sorted({name for host in self.group.gather_json(damaged) for name in host})
+        if damaged:
+            self.worker.watch({"event": "damaged", "checkpoints": damaged})
         found = checkpoints.newest(self.folder, self.group)
         if found is None:
             return

@@ -62,7 +62,7 @@ def _joined(shards: Sequence[GraphShard]) -> Block:
     where = torch.empty_like(halo_ids)
     where[position] = torch.nonzero(foreign).squeeze(1)
     halo = outside[where]
-    indices, offsets = [], [torch.zeros(1, dtype=torch.int64)]
+    indices, offsets, edges = [], [torch.zeros(1, dtype=torch.int64)], 0
     for shard in shards:
         # local id -> place among the joined sources: owned nodes by global id, the halo by its place in the sorted halo
         inside = torch.arange(shard.num_owned) + (shard.first - first)
@@ -70,7 +70,8 @@ def _joined(shards: Sequence[GraphShard]) -> Block:
         kept = (shard.halo >= first) & (shard.halo < first + count)
         table = torch.cat([inside, torch.where(kept, shard.halo - first, apart)]).to(torch.int32)
         indices.append(table[shard.indices.long()])
-        offsets.append(shard.indptr[1:] + offsets[-1][-1])
+        offsets.append(shard.indptr[1:] + edges)
+        edges += shard.num_edges
     weights = [shard.edge_weights for shard in shards if shard.edge_weights is not None]
     return Block(
         sources=Nodes.concatenate([owned, halo]),

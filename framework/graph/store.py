@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from framework.errors import InputError, StoreError
+from framework.errors import InputError, NewerVersionError, StoreError
 from framework.graph.columns import REMEDY, FileFacts, map_column, read_column
 from framework.graph.shard import GraphShard, PartCounts
 
@@ -115,9 +115,11 @@ class ShardStore:
         """The part that owns each global id. int64 [...] -> int64 [...]."""
         return torch.searchsorted(self.offsets, ids, right=True) - 1
 
-    def verify(self) -> None:
-        """Reads every byte of every file. Raises StoreError that names the first one that differs from its digest."""
+    def verify(self, part: int | None = None) -> None:
+        """Reads every byte of every file, or of one part's. Raises StoreError that names one not as its digest says."""
         for name, facts in self.files.items():
+            if part is not None and not name.startswith(f"{_part_folder(part)}/"):
+                continue
             _check_size(self.path / name, facts)
             if FileFacts.of(self.path / name) != facts:
                 raise StoreError(f"'{self.path / name}' was altered: its SHA-256 is not the manifest's. {REMEDY}")
@@ -132,7 +134,11 @@ class ShardStore:
 
 def column_file(store: Path, part: int, column: str) -> Path:
     """Where a store keeps a column of a part."""
-    return store / f"part-{part:05d}" / f"{column}.arrow"
+    return store / _part_folder(part) / f"{column}.arrow"
+
+
+def _part_folder(part: int) -> str:
+    return f"part-{part:05d}"
 
 
 def _check_size(path: Path, facts: FileFacts) -> None:
@@ -155,7 +161,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"'{path}' is torn or no manifest ({type(error).__name__}). {REMEDY}") from error
     if not isinstance(version, int) or version > VERSION:
-        raise StoreError(
+        raise NewerVersionError(
             f"'{path}' is of format version {version}; this program reads up to {VERSION}. "
             "Update shardyard, or prepare the store again."
         )

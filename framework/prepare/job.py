@@ -17,7 +17,7 @@ import torch
 from framework import config
 from framework.data.check import check_graph
 from framework.data.dataset import Dataset, IngestedDataset, Mapper
-from framework.errors import InputError, StoreError
+from framework.errors import InputError, NewerVersionError, StoreError
 from framework.graph.build import Numbering
 from framework.graph.folder import publish, temporary_folder
 from framework.graph.store import VERSION, ShardStore
@@ -88,9 +88,11 @@ def _told_nobody(step: str, fraction: float) -> None:
 
 
 def _whole(path: Path) -> ShardStore | None:
-    """The store in `path`, or None where there is none or a damaged one."""
+    """The store in `path`, or None where there is none or a damaged one. Raises NewerVersionError."""
     try:
         return ShardStore.open(path)
+    except NewerVersionError:
+        raise
     except StoreError:
         return None
 

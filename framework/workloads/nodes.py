@@ -115,6 +115,8 @@ class NodeTask:
         self.key = Key.root(run.seed)
         store = ShardStore.open(worker.prepared.path)
         self.shards = Shards.open(store, worker.group, workload.reach)
+        for part in self.shards.owned:  # once a start: a byte that a disk has changed would be learned from in silence
+            store.verify(part)
         self.topology = Topology(self.shards, workload.halo, worker.device)
         self.features = Features(self.shards)
         self.seeds, self.seed_labels = self._training_nodes()

@@ -129,7 +129,11 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     (last / "model.safetensors").write_bytes(data)
     with pytest.raises(StoreError, match=r"model.safetensors is damaged"):
         checkpoints.read(last)
-    assert train(run(tmp_path / "cut"), worker())["weights_digest"] == whole["weights_digest"]
+    with pytest.raises(StoreError, match=r"model.safetensors is damaged"):
+        evaluate(run(tmp_path / "cut"), worker())  # which changes nothing, and does not make do with an older one
+    events: list[Event] = []
+    assert train(run(tmp_path / "cut"), worker(events.append))["weights_digest"] == whole["weights_digest"]
+    assert {"event": "damaged", "checkpoints": [last.name]} in events
     # The damaged one was set aside and made again, so that whoever reads next has the right one.
     assert checkpoints.read(last).tensors["model"].keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}
     assert evaluate(run(tmp_path / "cut"), worker())["weights_digest"] == whole["weights_digest"]

@@ -1,14 +1,15 @@
 """Node classification as one worker does it: what it refuses, what it keeps in memory, and evaluation by batches."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
-from node_runs import small_run
+from node_runs import GRAPH, small_run
 
 from framework.comm.group import CPU, Group
 from framework.engine.run import Worker
-from framework.errors import InputError
+from framework.errors import InputError, StoreError
 from framework.models.node_model import NodeModel
 from framework.models.nodes import GAT, GCN, SAGE
 from framework.sample.full import Full
@@ -16,6 +17,7 @@ from framework.sample.neighbor import Neighbor
 from framework.sample.sampler import Sampler
 from framework.workloads import nodes
 from framework.workloads.nodes import NodeTask
+from launch.start import start
 
 SAMPLED, WHOLE = Neighbor(fanouts=(3, 3)), Full(layers=2)
 
@@ -60,3 +62,23 @@ def test_a_sampled_run_joins_no_shards_to_train_and_keeps_no_features(tmp_path: 
 def test_a_negative_batch_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--batch-size is -1; expected a number of nodes, or 0 for all"):
         small_run(tmp_path, batch_size=-1)
+
+
+def test_a_flipped_byte_of_a_shard_is_not_learned_from(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run", epochs=1, parts=2)
+    start(run, lambda event: None)
+    (features,) = (tmp_path / "stores").glob("*/part-00001/features.arrow")
+    data = bytearray(features.read_bytes())
+    data[len(data) // 2] ^= 1
+    features.write_bytes(data)
+    with pytest.raises(StoreError, match=r"part-00001/features.arrow' was altered"):
+        start(dataclasses.replace(run, out=str(tmp_path / "again")), lambda event: None)
+
+
+def test_more_parts_than_nodes_train(tmp_path: Path) -> None:
+    data = dataclasses.replace(GRAPH, nodes=60, edges=300, blocks=6)
+    losses = [
+        start(small_run(tmp_path / str(parts), epochs=2, parts=parts, data=data), lambda event: None)["loss"]
+        for parts in (1, 100)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-9)
