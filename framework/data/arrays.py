@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from framework.data.dataset import NO_SPLIT, TEST, TRAIN, VALIDATION, ArrayRows, RawGraph
 from framework.data.fingerprint import fingerprint
 from framework.errors import InputError
-from framework.graph.edges import ArrayEdges, both_directions, doubled
+from framework.graph.edges import ArrayEdges, Ids, both_directions, doubled
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,7 +80,7 @@ def from_arrays(
 
     `num_nodes`: by default as many as feature rows, labels, or the largest id say. `undirected`: every edge is given
     once and stands for both directions. Raises InputError for edge columns of other lengths."""
-    sources, targets = np.asarray(source), np.asarray(target)
+    sources, targets = whole_numbers("source", source), whole_numbers("target", target)
     weights = None if edge_weights is None else np.asarray(edge_weights, dtype=np.float32)
     if sources.ndim != 1 or sources.shape != targets.shape or (weights is not None and weights.shape != sources.shape):
         given = [sources.shape, targets.shape] + ([] if weights is None else [weights.shape])
@@ -89,7 +89,7 @@ def from_arrays(
         if weights is not None:
             weights = np.repeat(weights, 2)[doubled(sources, targets)]
         sources, targets = both_directions(sources, targets)
-    classes = None if labels is None else np.asarray(labels).astype(np.int64)
+    classes = None if labels is None else whole_numbers("labels", labels)
     rows = None if features is None else np.asanyarray(features)
     if num_nodes is None:
         known = [len(column) for column in (rows, classes) if column is not None]
@@ -103,10 +103,32 @@ def from_arrays(
         labels=classes,
         num_classes=num_classes,
         class_names=class_names,
-        split=None if split is None else np.asarray(split, dtype=np.uint8),
+        split=None if split is None else split_column(split),
         edge_weights=None if weights is None else ArrayWeights(array=weights),
     )
     return InMemory(graph=graph)
+
+
+def whole_numbers(name: str, values: ArrayLike) -> Ids:
+    """A column of whole numbers as int64, whatever type holds them. Raises InputError for text, fractions and NaN."""
+    column = np.asarray(values)
+    if column.dtype.kind not in "biuf":
+        raise InputError(f"{name} holds {column.dtype}; expected whole numbers.")
+    if column.dtype.kind == "f":
+        wrong = np.flatnonzero(~np.isfinite(column) | (column != np.floor(column)))
+        if len(wrong):
+            raise InputError(f"{name} holds {column.flat[wrong[0]]} at {wrong[0]}; expected whole numbers.")
+    return column.astype(np.int64)
+
+
+def split_column(values: ArrayLike) -> NDArray[np.uint8]:
+    """A split, uint8 [N]. Raises InputError for a value that is none of NO_SPLIT, TRAIN, VALIDATION and TEST."""
+    split = whole_numbers("split", values)
+    wrong = np.flatnonzero((split < NO_SPLIT) | (split > TEST))
+    if len(wrong):
+        expected = f"{NO_SPLIT} (none), {TRAIN} (training), {VALIDATION} (validation) or {TEST} (test)"
+        raise InputError(f"split holds {split[wrong[0]]} for node {wrong[0]}; expected {expected}.")
+    return split.astype(np.uint8)
 
 
 def from_scipy(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, load_npz
 
-from framework.data.arrays import from_arrays, from_scipy
+from framework.data.arrays import from_arrays, from_scipy, split_column
 from framework.data.dataset import NO_SPLIT, TEST, TRAIN, VALIDATION, ArrayRows, RawGraph, Rows
 from framework.data.fingerprint import fingerprint
 from framework.data.split import hashed_split
@@ -166,7 +166,7 @@ def _features(content: dict[str, NDArray[Any]]) -> Rows | None:
 
 def _split(content: dict[str, NDArray[Any]], num_nodes: int) -> NDArray[np.uint8] | None:
     if "split" in content:
-        return content["split"].astype(np.uint8)
+        return split_column(content["split"])
     if not {"n_train", "test"} <= content.keys():
         return None
     split = np.full(num_nodes, NO_SPLIT, np.uint8)

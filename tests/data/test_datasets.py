@@ -12,6 +12,7 @@ from framework.data.dataset import Dataset, IngestedDataset, RawGraph
 from framework.data.files import Files
 from framework.data.npz import Npz, Scipy
 from framework.data.split import hashed_split
+from framework.errors import InputError
 from framework.registry import DATASETS
 
 
@@ -134,3 +135,21 @@ def test_data_sets_keep_the_contract():
     assert isinstance(from_arrays([0], [1]), Dataset)
     assert isinstance(Files(edges=("x",)), IngestedDataset)
     assert isinstance(InMemory, type)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("edge_index", np.array([[0.0, 1.5], [1.0, 0.0]]), r"source holds 1.5 at 1"),
+        ("y", np.array([0.0, np.nan]), r"labels holds nan at 1"),
+        ("y", np.array([0.0, 1.5]), r"labels holds 1.5 at 1"),
+        ("y", np.array(["one", "two"]), r"labels holds <U3; expected whole numbers"),
+        ("split", np.array([1, 257]), r"split holds 257 for node 1"),
+        ("split", np.array(["train", "test"]), r"split holds <U5; expected whole numbers"),
+    ],
+)
+def test_columns_that_are_no_whole_numbers_are_named(tmp_path, column, values, message):
+    content = {"edge_index": np.array([[0, 1], [1, 0]]), "y": np.array([0, 1]), "split": np.array([1, 2])}
+    np.savez(tmp_path / "graph.npz", **{**content, column: values})
+    with pytest.raises(InputError, match=message):
+        Npz(path=str(tmp_path / "graph.npz")).open()
