@@ -100,8 +100,8 @@ def run_check(name: str, partitioner: Partitioner) -> Check:
 def rate(partitioner: Partitioner) -> Iterator[Rated]:
     """The quality of `partitioner`, then of every built-in as it comes, on one planted graph in 8 parts."""
     stream = Planted(nodes=20_000, edges=200_000, blocks=64, features=0).open().stream()
-    builtins = [PARTITIONERS.get(name) for name in PARTITIONERS.names()]
-    others = [plugin() for plugin in builtins if plugin.__module__.partition(".")[0] == "partitioners"]
+    ours = [entry.name for entry in PARTITIONERS.entries() if entry.module.partition(".")[0] == "partitioners"]
+    others = [PARTITIONERS.get(name)() for name in ours]
     for candidate in [partitioner, *(other for other in others if type(other) is not type(partitioner))]:
         placement = place(candidate, stream, _QUALITY_PARTS)
         name = PARTITIONERS.name_of(type(candidate))

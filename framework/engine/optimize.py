@@ -164,6 +164,10 @@ class Step:
     gamma: float = 0.1
     """Factor of one drop."""
 
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError(f"--schedule.every is {self.every}; expected at least 1 epoch between drops.")
+
     @property
     def horizon(self) -> bool:
         """An epoch's rate is the same however many follow."""

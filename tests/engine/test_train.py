@@ -186,3 +186,8 @@ def test_a_full_disk_leaves_no_checkpoint_behind(tmp_path: Path, monkeypatch: py
 def test_a_setting_out_of_range_is_named(tmp_path: Path, field: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"--{field} is"):
         run(tmp_path, **{field: value})
+
+
+def test_a_schedule_without_steps_is_refused() -> None:
+    with pytest.raises(InputError, match="--schedule.every is 0"):
+        Step(every=0)
