@@ -5,10 +5,13 @@ actor's process starts quickly and stays small.
 """
 
 import asyncio
+import collections
 import concurrent.futures
 import contextlib
+import itertools
 import json
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +20,8 @@ from launch.failure import restore
 
 Message = dict[str, Any]
 
+STEP_EVENTS = 0.1
+"""Seconds between two `step` events of one worker; the ones between are not sent."""
 ENDING = 20.0
 """Seconds that the workers have to end after an error, before they are given up."""
 
@@ -27,17 +32,31 @@ class Mailbox:
     def __init__(self) -> None:
         """Empty."""
         self._messages: list[str] = []
+        self._early: dict[str, dict[int, str]] = collections.defaultdict(dict)
+        self._told: collections.Counter[str] = collections.Counter()
+        self._moved = asyncio.Condition()
         self._arrived = asyncio.Event()
         self._failed = asyncio.Event()
 
-    async def tell(self, message: str) -> None:
-        """Leaves a message."""
-        self._messages.append(message)
-        self._arrived.set()
+    async def tell(self, sender: str, number: int, message: str) -> None:
+        """Leaves the sender's message `number`, of 0, 1, 2, ...; ends when it and all before it can be taken.
+
+        Ray runs the calls of an actor that awaits in any order, so the numbers, not the calls, say what came first.
+        """
+        async with self._moved:
+            early = self._early[sender]
+            early[number] = message
+            while (due := self._told[sender]) in early:
+                self._messages.append(early.pop(due))
+                self._told[sender] += 1
+                self._arrived.set()
+            self._moved.notify_all()
+            await self._moved.wait_for(lambda: self._told[sender] > number)
 
     async def fail(self, message: str) -> None:
         """Leaves a message that says why the run cannot go on."""
-        await self.tell(message)
+        self._messages.append(message)
+        self._arrived.set()
         self._failed.set()
 
     async def take(self, seconds: float) -> list[str]:
@@ -53,6 +72,34 @@ class Mailbox:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._failed.wait(), seconds)
         return self._failed.is_set()
+
+
+class Teller:
+    """A worker's end of the mailbox, for one attempt of it."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+        self._sender = uuid.uuid4().hex
+        self._numbers = itertools.count()
+        self._last_step = float("-inf")
+
+    def event(self, event: Message) -> None:
+        """Sends an event without waiting for it; of the many `step` events, some."""
+        if event["event"] == "step":
+            now = time.monotonic()
+            if now - self._last_step < STEP_EVENTS:
+                return
+            self._last_step = now
+        self._tell(event)
+
+    def result(self, result: dict[str, Any]) -> None:
+        """Sends what the run came to; ends when it and all events before it have arrived."""
+        import ray
+
+        ray.get(self._tell({"result": result}))
+
+    def _tell(self, message: Message) -> Any:
+        return self._mailbox.tell.remote(self._sender, next(self._numbers), json.dumps(message))
 
 
 class Listener:

@@ -16,7 +16,6 @@ import shutil
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,11 @@ from framework.engine.run import Event, Main, Mapper, Prepared, Run
 from framework.errors import InputError, LostWorkerError, ShardyardError
 from framework.registry import LAUNCHERS
 from launch.failure import describe, log_file, write_traceback
-from launch.mailbox import Listener, Mailbox
+from launch.mailbox import Listener, Mailbox, Teller
 from launch.worker import Job, threads_for
 
 GRACE = 5.0
 """Seconds in which a worker that lost the group learns whether another one's error was the cause."""
-_STEP_EVENTS = 0.1  # seconds between two `step` events of one worker; the ones between are not sent
 _NAME = ".ray"  # a folder that Ray Train makes in the run's, of no use to us
 _OBJECT_STORE = 100_000_000  # bytes, of a Ray of this machine: no data travels through it
 _QUIET = {
@@ -178,7 +176,7 @@ def _work(config: dict[str, Any]) -> None:
     sys.path.extend(path for path in config["paths"] if path not in sys.path)
     context, job, mailbox = get_context(), Job(**json.loads(config["job"])), config["mailbox"]
     rank, size = context.get_world_rank(), context.get_world_size()
-    log = log_file(Path(job.run["out"]), rank)
+    log, teller = log_file(Path(job.run["out"]), rank), Teller(mailbox)
     try:
         listener, meeting = _listen() if rank == 0 else (None, None)
         result = job.perform(
@@ -186,11 +184,11 @@ def _work(config: dict[str, Any]) -> None:
             size=size,
             rendezvous=broadcast_from_rank_zero(meeting),
             local_rank=context.get_local_rank(),
-            tell=_teller(mailbox),
+            tell=teller.event,
             listener=listener,
         )
         if rank == 0:
-            ray.get(mailbox.tell.remote(json.dumps({"result": result})))
+            teller.result(result)
     except Exception as error:
         write_traceback(error, log)
         if isinstance(error, LostWorkerError):
@@ -207,22 +205,6 @@ def _listen() -> tuple[socket.socket, str]:
     address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     listener = socket.create_server((address, 0))
     return listener, f"tcp://{address}:{listener.getsockname()[1]}"
-
-
-def _teller(mailbox: Any) -> Callable[[dict[str, Any]], None]:
-    """Sends events without waiting for them; of the many `step` events, some."""
-    last_step = float("-inf")
-
-    def tell(event: dict[str, Any]) -> None:
-        nonlocal last_step
-        if event["event"] == "step":
-            now = time.monotonic()
-            if now - last_step < _STEP_EVENTS:
-                return
-            last_step = now
-        mailbox.tell.remote(json.dumps(event))
-
-    return tell
 
 
 def _mapped(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
