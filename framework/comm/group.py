@@ -11,6 +11,8 @@ What `sent` counts is payload that leaves this worker for others, by purpose, in
     broadcast                   k - 1 times the tensor, at the source
     gather_json                 k - 1 times one's own value
     barrier                     nothing
+
+A purpose may be a path: `halo/1/forward` is part of `halo`.
 """
 
 import contextlib
@@ -51,7 +53,7 @@ class Pending:
     def wait(self) -> Tensor:
         """The rows, [sum of receive_counts, ...]. Raises LostWorkerError."""
         if self._work is not None:
-            with self._group.guard(self._purpose):
+            with self._group.guard(self._purpose), self._group.timed("waiting"):
                 self._work.wait()
             self._work = None
         return self._received
@@ -68,6 +70,7 @@ class Group:
         self.hosts = hosts
         self.deadline = deadline
         self.sent: dict[str, int] = {}
+        self.seconds: dict[str, float] = {}
 
     @classmethod
     def alone(cls, device: torch.device = CPU) -> "Group":
@@ -208,6 +211,15 @@ class Group:
     def count_all_reduce(self, purpose: str, payload: int) -> None:
         """Adds what an all-reduce of `payload` bytes sends."""
         self.count(purpose, 2 * (self.size - 1) * payload // self.size)
+
+    @contextlib.contextmanager
+    def timed(self, activity: str) -> Iterator[None]:
+        """Adds the seconds within to those of `activity`: `waiting` for rows of others, or `packing` rows for them."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[activity] = self.seconds.get(activity, 0.0) + time.perf_counter() - begin
 
     def snapshot(self) -> dict[str, int]:
         """What was sent until now, by purpose."""

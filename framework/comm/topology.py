@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from framework.comm.group import CPU
-from framework.comm.halo.block import OwnedBlock
+from framework.comm.halo.block import OwnedBlock, OwnedEdges, Wire
 from framework.comm.halo.exact import Exact
+from framework.comm.halo.link import DirectLink
 from framework.comm.halo.plan import HaloPlan
-from framework.comm.halo.strategy import HaloExchange, HaloStrategy
+from framework.comm.halo.strategy import HaloStrategy
 from framework.comm.reach import Shards
-from framework.graph.block import Block, Nodes
+from framework.graph.block import Nodes
 from framework.graph.local import LocalGraph
 from framework.kernels.csr import offsets
 from framework.kernels.sample import sample_neighbors
@@ -49,27 +50,27 @@ class Topology:
         return HaloPlan.open(self.shards, self.local, self.device)
 
     @cached_property
-    def exchange(self) -> HaloExchange:
-        """Brings the halo's rows of hidden layers. All workers make it together."""
-        return self.strategy.open(self.plan)
+    def wire(self) -> Wire:
+        """How training has the halo's rows of hidden layers. All workers make it together."""
+        return Wire(plan=self.plan, exchange=self.strategy.open(self.plan, DirectLink(self.shards.group)))
 
     @cached_property
-    def exact(self) -> HaloExchange:
+    def exact(self) -> Wire:
         """The same, every row as it is now: for evaluation, whatever training makes do with."""
-        return EXACT.open(self.plan)
+        return Wire(plan=self.plan, exchange=EXACT.open(self.plan, DirectLink(self.shards.group, "evaluation")))
 
     def whole(self, keys: Sequence[Key | None], *, exact: bool = False) -> Sequence[OwnedBlock]:
         """One layer over all owned nodes for every key; the first one's sources are the halo's nodes, too."""
-        exchange = None if len(keys) == 1 else self.exact if exact else self.exchange
+        wire = None if len(keys) == 1 else self.exact if exact else self.wire
         return [
-            OwnedBlock(local=self._placed, exchange=exchange if layer else None, layer=layer, key=key)
+            OwnedBlock(edges=self._edges, wire=wire if layer else None, layer=layer, key=key)
             for layer, key in enumerate(keys)
         ]
 
     @cached_property
-    def _placed(self) -> Block:
-        """The local block on this worker's device, kept with its transpose for all steps."""
-        return self.local.block.to(self.device)
+    def _edges(self) -> OwnedEdges:
+        """The local block on this worker's device, kept with what is made of it for all steps."""
+        return OwnedEdges(self.local.block.to(self.device))
 
     def neighbors(self, nodes: Nodes, fanout: int, key: Key) -> Neighbors:
         """At most `fanout` in-neighbours of every node, by original id; -1: all. All workers call this together."""

@@ -8,6 +8,7 @@ import dataclasses
 import statistics
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,8 @@ class Learner:
                 "loss": now.losses[-1],
                 "seconds": now.seconds[-1],
                 "metrics": now.metrics if measured else {},
-                "bytes": dict(self.group.sent),
+                "bytes": _by_purpose(self.group.sent),
+                "busy": dict(self.group.seconds),
             }
         )
 
@@ -207,7 +209,8 @@ class Learner:
             "loss": now.losses,
             "metrics": now.best if run.keep == "best" and now.best else now.metrics,
             "seconds": {"epoch_median": statistics.median(now.seconds) if now.seconds else 0.0, "train": seconds},
-            "bytes": {**sent, "total": sum(sent.values())},
+            "bytes": {**_by_purpose(sent), "total": sum(sent.values())},
+            "bytes_by_lane": {purpose: payload for purpose, payload in sent.items() if "/" in purpose},
             "run_digest": run.digest(),
             "data_digest": prepared.data_digest,
             "weights_digest": weights_digest(weights),
@@ -224,10 +227,18 @@ class Learner:
     def _sent(self) -> dict[str, int]:
         """Payload bytes that all workers sent in all starts of this run, by purpose. All workers call this together."""
         workers: list[dict[str, int]] = self.group.gather_json(dict(self.group.sent))
-        total = Counter(dict.fromkeys(REPORTED_PURPOSES, 0))
+        total: Counter[str] = Counter()
         for sent in (self.progress.sent, *workers):
             total.update(sent)
         return dict(sorted(total.items()))
+
+
+def _by_purpose(sent: Mapping[str, int]) -> dict[str, int]:
+    """Bytes by the first part of their purpose: `halo/1/forward` counts for `halo`."""
+    total = Counter(dict.fromkeys(REPORTED_PURPOSES, 0))
+    for purpose, payload in sent.items():
+        total[purpose.partition("/")[0]] += payload
+    return dict(sorted(total.items()))
 
 
 def require_same_run(found: Checkpoint, run: Run, worker: Worker, folder: Path) -> None:

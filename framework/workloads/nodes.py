@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from framework.comm.features import Features
 from framework.comm.halo.exact import Exact
+from framework.comm.halo.link import Step
 from framework.comm.halo.strategy import HaloStrategy
 from framework.comm.reach import Reach, Shards
 from framework.comm.rows import all_rows, share_out
@@ -136,9 +137,10 @@ class NodeTask:
             chosen = chosen.sort().values
             owner = self.shards.worker_of(self.seeds.ids[chosen])
             mine = chosen[(owner if self.workload.sampler.whole else share_out(owner, group.size)) == group.rank]
-            yield self._batch(
-                self.seeds[mine], self.seed_labels[mine], len(chosen), self.key.fold(STEPPING, epoch, step)
-            )
+            key = self.key.fold(STEPPING, epoch, step)
+            if self.workload.sampler.whole:
+                self.topology.wire.exchange.begin(Step(epoch=epoch, number=step, key=key))
+            yield self._batch(self.seeds[mine], self.seed_labels[mine], len(chosen), key)
 
     def _batch(self, seeds: Nodes, labels: Tensor, size: int, key: Key) -> NodeBatch:
         blocks = self.workload.sampler.sample(self.topology, seeds, key)

@@ -5,22 +5,55 @@ first layer nothing has to come: features of the halo are fetched once and kept,
 """
 
 import dataclasses
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from framework.comm.halo import passes
+from framework.comm.halo.plan import HaloPlan
 from framework.comm.halo.strategy import HaloExchange
 from framework.graph.block import Block, Nodes
+from framework.graph.split import SplitBlock
 from framework.random import Key
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OwnedEdges:
+    """The edges of all nodes that a worker owns, kept for all steps with what is made of them."""
+
+    block: Block
+    """Sources: n owned nodes, then h halo nodes."""
+
+    @cached_property
+    def split(self) -> SplitBlock:
+        """Edges from owned nodes, and edges from the halo."""
+        return SplitBlock.of(self.block)
+
+    @cached_property
+    def without_self_loops(self) -> "OwnedEdges":
+        """The same without edges from a node to itself; itself where there are none."""
+        block = self.block.without_self_loops
+        return self if block is self.block else OwnedEdges(block)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Wire:
+    """How the rows of a halo are had."""
+
+    plan: HaloPlan
+    """Who sends which rows to whom."""
+    exchange: HaloExchange
+    """Brings them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class OwnedBlock:
     """A layer of the whole graph, as far as this worker owns it (a GraphBlock). n owned nodes, h halo nodes."""
 
-    local: Block
-    """The owned nodes' edges; sources: n owned nodes, then h halo nodes. Serves all steps."""
-    exchange: HaloExchange | None
+    edges: OwnedEdges
+    """The owned nodes' edges."""
+    wire: Wire | None
     """Brings the halo's rows. None: they are given, the sources are all n + h."""
     layer: int
     """The layer's number, from 0."""
@@ -28,9 +61,14 @@ class OwnedBlock:
     """What this layer's draws are keyed by."""
 
     @property
+    def local(self) -> Block:
+        """The edges with all n + h sources."""
+        return self.edges.block
+
+    @property
     def sources(self) -> Nodes:
         """The nodes whose rows go in: n, or n + h where nothing is exchanged."""
-        return self.local.sources if self.exchange is None else self.local.targets
+        return self.local.sources if self.wire is None else self.local.targets
 
     @property
     def num_targets(self) -> int:
@@ -55,19 +93,21 @@ class OwnedBlock:
     @property
     def without_self_loops(self) -> "OwnedBlock":
         """As GraphBlock's."""
-        return dataclasses.replace(self, local=self.local.without_self_loops)
+        return dataclasses.replace(self, edges=self.edges.without_self_loops)
 
     def sum(self, x: Tensor, *, mean: bool = False) -> Tensor:
-        """As GraphBlock's."""
-        return self.local.sum(self._filled(x), mean=mean)
+        """As GraphBlock's. The wire and the processor work at the same time."""
+        if self.wire is None:
+            return self.local.sum(x, mean=mean)
+        return passes.summed(x, self.edges.split, self.wire.plan, self.wire.exchange, self.layer, mean=mean)
 
     def attend(
         self, values: Tensor, source_scores: Tensor, target_scores: Tensor, *, negative_slope: float, dropout: float
     ) -> Tensor:
         """As GraphBlock's. Values and scores of a row travel together."""
         heads, columns = values.shape[1:]
-        rows = self._filled(torch.cat([values.flatten(1), source_scores], dim=1))
-        return self.local.attend_keyed(
+        block, rows = self.whole(torch.cat([values.flatten(1), source_scores], dim=1))
+        return block.attend_keyed(
             self.key,
             rows[:, : heads * columns].reshape(-1, heads, columns),
             rows[:, heads * columns :].contiguous(),
@@ -78,7 +118,7 @@ class OwnedBlock:
 
     def whole(self, x: Tensor) -> tuple[Block, Tensor]:
         """As GraphBlock's."""
-        return self.local, self._filled(x)
-
-    def _filled(self, x: Tensor) -> Tensor:
-        return x if self.exchange is None else self.exchange.fill(x, self.layer)
+        if self.wire is None:
+            return self.local, x
+        block = self.wire.exchange.block(self.local)
+        return block, passes.fill(x, self.wire.plan, self.wire.exchange, self.layer)

@@ -1,13 +1,13 @@
 """Exact halo exchange: every row, every layer, forward and backward; training equals that of one process."""
 
 import dataclasses
-from typing import Any
 
-import torch
 from torch import Tensor
 
+from framework.comm.halo.link import Arrival, Lane, Link, Step
 from framework.comm.halo.plan import HaloPlan
 from framework.comm.halo.strategy import HaloExchange
+from framework.graph.block import Block
 from framework.registry import HALOS
 
 
@@ -16,30 +16,39 @@ from framework.registry import HALOS
 class Exact:
     """Every boundary row before every layer, and its gradient back."""
 
-    def open(self, plan: HaloPlan) -> HaloExchange:
+    def open(self, plan: HaloPlan, link: Link) -> HaloExchange:
         """The exchange over `plan`."""
-        return ExactExchange(plan)
+        return ExactExchange(plan, link)
 
 
 class ExactExchange:
     """Rows to whoever has them in its halo; gradients of the halo's rows back to their owners."""
 
-    def __init__(self, plan: HaloPlan) -> None:
-        self.plan = plan
+    share = 1.0
 
-    def fill(self, owned: Tensor, layer: int) -> Tensor:
-        """[n, columns] -> [n + h, columns]."""
-        filled: Tensor = _Fill.apply(owned, self.plan)  # type: ignore[no-untyped-call]
-        return filled
+    def __init__(self, plan: HaloPlan, link: Link) -> None:
+        self.plan, self.link = plan, link
 
+    def begin(self, step: Step) -> None:
+        """Every step is alike."""
+        self.link.begin(step)
 
-class _Fill(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, owned: Tensor, plan: HaloPlan) -> Tensor:
-        ctx.plan = plan
-        return torch.cat([owned, plan.to_halo(owned)])
+    def to_halo(self, copies: Tensor, lane: Lane) -> Arrival:
+        """[sent, columns] -> [h, columns]."""
+        return self.link.send(copies, self.plan.route("halo"), lane)
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        owned, halo = gradient.split_with_sizes([ctx.plan.num_owned, len(gradient) - ctx.plan.num_owned])
-        return owned + ctx.plan.to_owners(halo), None
+    def to_owners(self, halo: Tensor, lane: Lane) -> Arrival:
+        """[h, columns] -> [sent, columns]."""
+        return self.link.send(halo, self.plan.route("owners"), lane)
+
+    def block(self, local: Block) -> Block:
+        """All of it."""
+        return local
+
+    def state(self) -> dict[str, Tensor]:
+        """The link's."""
+        return self.link.state()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """The link's."""
+        self.link.load_state(state)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from framework.comm.group import Group
+from framework.comm.halo.link import Route, Towards
 from framework.comm.reach import Shards
 from framework.graph.local import LocalGraph
 from framework.kernels.aggregate import spmm
 from framework.kernels.csr import CSR, build_csr
-
-PURPOSE = "halo"
+from framework.kernels.sample import gather_rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,6 +34,10 @@ class HaloPlan:
     """Rows sent to each worker."""
     received: list[int]
     """Rows received from each worker; together the halo, h."""
+    wanted_original: Tensor
+    """int64 [sent]: original ids of the rows sent. On the host."""
+    halo_original: Tensor
+    """int64 [h]: original ids of the halo. On the host."""
 
     @classmethod
     def open(cls, shards: Shards, local: LocalGraph, device: torch.device) -> "HaloPlan":
@@ -51,13 +55,27 @@ class HaloPlan:
             returning=returning.to(device),
             sent=sent,
             received=received,
+            wanted_original=owned.original[wanted],
+            halo_original=local.halo.original,
         )
 
-    def to_halo(self, owned: Tensor) -> Tensor:
-        """[n, columns] rows of the owned nodes -> [h, columns] rows of the halo. All workers call this together."""
-        return self.group.exchange(owned[self.wanted], self.sent, self.received, PURPOSE)
+    @property
+    def num_halo(self) -> int:
+        """Nodes of the halo, h."""
+        return sum(self.received)
 
-    def to_owners(self, halo: Tensor) -> Tensor:
-        """[h, columns] for the halo -> [n, columns]: the sum of what all workers have for each owned node."""
-        back = self.group.exchange(halo, self.received, self.sent, PURPOSE)
-        return spmm(self.returning.indptr, self.returning.indices, back)
+    def route(self, towards: Towards) -> Route:
+        """All rows, towards the halo or the owners."""
+        if towards == "halo":
+            return Route(sent=self.sent, received=self.received)
+        return Route(sent=self.received, received=self.sent)
+
+    def copies(self, owned: Tensor) -> Tensor:
+        """[n, columns] rows of the owned nodes -> [sent, columns]: a row for every worker that wants it."""
+        with self.group.timed("packing"):
+            return gather_rows(owned.contiguous(), self.wanted)
+
+    def summed(self, copies: Tensor) -> Tensor:
+        """[sent, columns] -> [n, columns]: the sum of what all workers have for each owned node."""
+        with self.group.timed("packing"):
+            return spmm(self.returning.indptr, self.returning.indices, copies)

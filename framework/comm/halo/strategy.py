@@ -1,22 +1,49 @@
-"""The contract of a halo strategy: what of a hidden layer crosses the wire, and when."""
+"""The contract of a halo strategy: what of a hidden layer crosses the wire, and when.
+
+A strategy moves copies of rows: `sent` rows of owned nodes, one for every worker that wants the node, become the `h`
+rows of the others' halos, and rows of halos become copies at the owners. On an edge-cut, activations go towards the
+halo and gradients towards the owners; on a vertex-cut partial sums go towards the owners too, and their gradients
+towards the halo. A strategy that treats every lane alike needs not know which it is.
+"""
 
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from framework.comm.halo.link import Arrival, Lane, Link, Step
 from framework.comm.halo.plan import HaloPlan
+from framework.graph.block import Block
 
 
 class HaloExchange(Protocol):
-    """A strategy at work: owned rows in, owned and halo rows out; the backward pass returns gradients to the owners."""
+    """A strategy at work between the workers of a plan. All workers call its methods together."""
 
-    def fill(self, owned: Tensor, layer: int) -> Tensor:
-        """[n, columns] -> [n + h, columns] before layer `layer` (1 is the second). All workers call this together."""
+    def begin(self, step: Step) -> None:
+        """A step begins; the strategy tells its link."""
+
+    def to_halo(self, copies: Tensor, lane: Lane) -> Arrival:
+        """[sent, columns], as `plan.copies` gives them -> [h, columns]."""
+
+    def to_owners(self, halo: Tensor, lane: Lane) -> Arrival:
+        """[h, columns] -> [sent, columns], for `plan.summed`."""
+
+    @property
+    def share(self) -> float:
+        """The share of halo rows that comes in this step, the others being 0: sums over them are divided by it."""
+
+    def block(self, local: Block) -> Block:
+        """The local block with the edges whose sources come in this step, for layers that look at single edges."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint has to keep, its link's state included."""
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Goes on from what `state` gave."""
 
 
 @runtime_checkable
 class HaloStrategy(Protocol):
     """How the rows of other workers' nodes are had. A plug-in: its fields are its configuration."""
 
-    def open(self, plan: HaloPlan) -> HaloExchange:
-        """The strategy at work between the workers of a plan."""
+    def open(self, plan: HaloPlan, link: Link) -> HaloExchange:
+        """The strategy at work between the workers of a plan, over a link."""
