@@ -27,7 +27,7 @@ _ABSENT = object()  # what a field holds that has no default and was not given y
 
 
 def parse_run(
-    run: Run,
+    run: Run | None,
     arguments: Sequence[str],
     options: type[T],
     *,
@@ -35,11 +35,13 @@ def parse_run(
     example: str,
     about: str,
     hidden: Sequence[str] = (),
+    learned: str = "",
 ) -> tuple[Run, T]:
     """`run` with the settings that `arguments` give, and the command's own `options` (a dataclass of flags).
 
-    `--address` stands for the Ray launcher with that address. `hidden`: fields of the run that get no flag. Raises
-    InputError for whatever cannot be understood."""
+    `--address` stands for the Ray launcher with that address. `hidden`: fields of the run that get no flag. `learned`:
+    the name of a run that is trained already, so that only fields declared by `placement` get flags. Without a `run`
+    there are the flags that every run has, for help. Raises InputError for whatever cannot be understood."""
     address = tyro.conf.arg(metavar="HOST:PORT", help="A running Ray cluster to use; chooses the launcher ray.")
     both: type[Any] = dataclasses.make_dataclass(
         "Options",
@@ -48,7 +50,7 @@ def parse_run(
     )
     arguments = _with_address(arguments)
     parsed, chosen_options = parse_plugin(
-        Run, run, arguments, both, command=command, example=example, about=about, hidden=hidden
+        Run, run, arguments, both, command=command, example=example, about=about, hidden=hidden, learned=learned
     )
     return parsed, chosen_options.own
 
@@ -63,16 +65,17 @@ def parse_plugin(
     example: str,
     about: str,
     hidden: Sequence[str] = (),
+    learned: str = "",
 ) -> tuple[P, T]:
     """A `plugin` with the settings that `arguments` give, the others those of `value` or their defaults; and `options`.
 
-    Raises InputError for whatever cannot be understood."""
+    `hidden` and `learned` as in `parse_run`. Raises InputError for whatever cannot be understood."""
     twin = _Twin(arguments=arguments, hidden=frozenset(hidden))
     flags: type[Any] = dataclasses.make_dataclass(
         "Flags",
         [
             ("options", Annotated[options, usage.INLINE]),
-            ("settings", Annotated[twin.of(plugin, value, ""), usage.INLINE]),
+            ("settings", Annotated[twin.of(plugin, value, "", free=not learned), usage.INLINE]),
         ],
         kw_only=True,
     )
@@ -82,6 +85,7 @@ def parse_plugin(
         raise InputError(f"{', '.join(twice)}: a run has a field of this name too; rename the workload's.")
     filled, unknown = usage.parse_known(flags, arguments, command=command, example=example, about=about)
     _refuse_unchosen(unknown, twin.unchosen)
+    _refuse_settled(unknown, twin.settled, learned, command)
     usage.refuse_unknown(unknown, known, command=command)
     return twin.build(plugin, filled.settings, value), filled.options
 
@@ -94,24 +98,33 @@ class _Twin:
     """The command line, where chosen names are looked up."""
     hidden: frozenset[str]
     """Fields of the root that get no flag."""
+    settled: list[str] = dataclasses.field(default_factory=list)
+    """Flags that fields would have if what was learned did not depend on them."""
     unchosen: dict[str, Registry] = dataclasses.field(default_factory=dict)
     """Flags of plug-in fields that hold nothing, so that their settings have no flags."""
     plugins: dict[str, type] = dataclasses.field(default_factory=dict)
     """Path of a field -> the class of the plug-in it holds."""
 
-    def of(self, plugin: type, value: Any, path: str) -> type:
-        """A dataclass of flags for `plugin`'s fields; defaults are those of `value`, where there is one."""
+    def of(self, plugin: type, value: Any, path: str, *, free: bool) -> type:
+        """A dataclass of flags for `plugin`'s fields; defaults are those of `value`, where there is one.
+
+        `free`: whether all of them may be set, or only those declared by `placement`."""
         docs, members = field_docs(plugin), []
+        fields = {field.name: field for field in dataclasses.fields(plugin)}
         for name, annotation in field_types(plugin).items():
             if not path and name in self.hidden:
                 continue
-            current = self._current(plugin, value, name)
+            current = self._current(fields[name], value)
             registry = registry_of(annotation)
             inner = _join(path, name)
-            if registry is not None:
+            if not free and fields[name].metadata.get("result", True):
+                self.settled.append(_flag(inner))
+                if dataclasses.is_dataclass(current) and not isinstance(current, type):
+                    members += self._nested(type(current), current, name, inner, free=False)
+            elif registry is not None:
                 members += self._plugin_members(registry, name, current, inner, docs.get(name, ""))
             elif dataclasses.is_dataclass(current) and not isinstance(current, type):
-                members.append(self._nested(type(current), current, name, inner))
+                members += self._nested(type(current), current, name, inner)
             else:
                 mark = tyro.conf.arg(help=docs.get(name, ""))
                 members.append((name, Annotated[annotation, mark], _field(current)))
@@ -153,19 +166,23 @@ class _Twin:
         if plugin is None:
             self.unchosen[flag] = registry
             return [choice]
-        return [choice, self._nested(plugin, current if plugin is held else None, name, path)]
+        return [choice, *self._nested(plugin, current if plugin is held else None, name, path)]
 
-    def _nested(self, plugin: type, value: Any, name: str, path: str) -> Any:
+    def _nested(self, plugin: type, value: Any, name: str, path: str, *, free: bool = True) -> list[Any]:
+        """The field that holds a plug-in's settings; none where nothing of it may be set."""
+        twin = self.of(plugin, value, path, free=free)
+        if not free and not dataclasses.fields(twin):
+            return []
         self.plugins[path] = plugin
         mark = tyro.conf.arg(name="") if path == _WORKLOAD else tyro.conf.arg(name=name)
-        return (name, Annotated[self.of(plugin, value, path), mark])
+        return [(name, Annotated[twin, mark])]
 
     @staticmethod
-    def _current(plugin: type, value: Any, name: str) -> Any:
+    def _current(field: "dataclasses.Field[Any]", value: Any) -> Any:
         """What a field holds now: the value's, else its default, else `_ABSENT`."""
         if value is not None:
-            return getattr(value, name)
-        default = default_of(next(field for field in dataclasses.fields(plugin) if field.name == name))
+            return getattr(value, field.name)
+        default = default_of(field)
         return _ABSENT if default is dataclasses.MISSING else default
 
 
@@ -222,3 +239,14 @@ def _refuse_unchosen(unknown: Sequence[str], unchosen: dict[str, Registry]) -> N
         if owner in unchosen:
             kind, names = unchosen[owner].kind, ", ".join(unchosen[owner].names())
             raise InputError(f"{argument} sets a {kind} that was not chosen; add {owner} NAME: {names}.")
+
+
+def _refuse_settled(unknown: Sequence[str], settled: Sequence[str], learned: str, command: str) -> None:
+    """Raises InputError that names every flag given which says what was learned already."""
+    given = [argument.partition("=")[0].replace("_", "-") for argument in unknown]
+    changing = [flag for flag in given if any(flag == known or flag.startswith(f"{known}.") for known in settled)]
+    if changing:
+        raise InputError(
+            f"{', '.join(dict.fromkeys(changing))} would change what '{learned}' learned; expected only flags that say "
+            f"where it runs. `shardyard {command} --help` lists them."
+        )

@@ -1,21 +1,9 @@
 """`shardyard evaluate`: the metrics of a trained run, measured again, perhaps on another number of workers."""
 
-import dataclasses
-
 from launch import tables
-from launch.commands.runs import from_folder
+from launch.commands.runs import FolderOptions, from_folder
 from launch.progress import showing
 from launch.start import start
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """Measure the trained weights of a run again."""
-
-    trust: bool = False
-    """Import the modules of your own that the run names. Importing a module runs it."""
-    json: bool = False
-    """Print {metrics, weights_digest, ...} as JSON, and nothing else."""
 
 
 def command(arguments: list[str]) -> int:
@@ -24,7 +12,7 @@ def command(arguments: list[str]) -> int:
 
     run, options = from_folder(
         arguments,
-        Options,
+        FolderOptions,
         command="evaluate",
         about="Measure the trained weights of a run again; flags may change where it runs.",
         example="shardyard evaluate runs/sage-debian --workers 2",

@@ -3,10 +3,11 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Annotated
 
 from framework.errors import InputError
-from launch import tables
-from launch.commands.runs import from_folder
+from launch import tables, usage
+from launch.commands.runs import FolderOptions, from_folder
 from launch.progress import showing
 from launch.start import start
 
@@ -19,10 +20,8 @@ class Options:
     """The file to write. Without it: predictions.parquet or embeddings.parquet in the run's folder."""
     embeddings: bool = False
     """Embeddings (columns id, embedding) instead of classes (id, class, score, class_name)."""
-    trust: bool = False
-    """Import the modules of your own that the run names. Importing a module runs it."""
-    json: bool = False
-    """Print {path, rows, columns} as JSON, and nothing else."""
+    folder: Annotated[FolderOptions, usage.INLINE] = FolderOptions()
+    """What every command on a run's folder takes."""
 
 
 def command(arguments: list[str]) -> int:
@@ -38,12 +37,12 @@ def command(arguments: list[str]) -> int:
     )
     if options.out is not None and not options.out.absolute().parent.is_dir():
         raise InputError(f"--out is '{options.out}', but there is no folder '{options.out.parent}'; make it first.")
-    with showing(script=options.json) as show:
+    with showing(script=options.folder.json) as show:
         answer = start(run, show, main=embed if options.embeddings else predict)
     if options.out is not None:
         shutil.move(_here(answer["path"]), options.out)
     written = {"path": str(options.out or answer["path"]), "rows": answer["rows"], "columns": list(answer["columns"])}
-    if options.json:
+    if options.folder.json:
         tables.show_json(written)
     else:
         tables.facts({**written, "columns": ", ".join(written["columns"])})

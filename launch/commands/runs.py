@@ -13,6 +13,18 @@ from launch.record import read_run
 
 T = TypeVar("T")
 
+_OF_TRAINING = ("out", "checkpoint_every", "gradient")  # fields that say nothing to who reads what was trained
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FolderOptions:
+    """Options of every command on a run's folder."""
+
+    trust: bool = False
+    """Import the modules of your own that the run names. Importing a module runs it."""
+    json: bool = False
+    """Print the answer as JSON, and nothing else."""
+
 
 def from_recipe(arguments: Sequence[str], options: type[T], *, command: str, about: str) -> tuple[Run, T]:
     """The run of the recipe that `arguments` name first, under the flags that follow, and the command's options.
@@ -36,21 +48,32 @@ def from_recipe(arguments: Sequence[str], options: type[T], *, command: str, abo
 def from_folder(arguments: Sequence[str], options: type[T], *, command: str, about: str, example: str) -> tuple[Run, T]:
     """The run that the folder named first is of; the flags that follow may change where it runs, not what it learned.
 
-    With the flag `--trust`, which `options` has, the folder may name modules of no installed plug-in.
+    With the flag `--trust`, of FolderOptions, the folder may name modules of no installed plug-in.
     Raises StoreError for a folder without a run, InputError for a flag that changes what was learned."""
-    usage = f"shardyard {command} RUN_FOLDER [FLAGS]"
     if arguments[:1] in (["-h"], ["--help"]):
-        print(f"usage: {usage}\n\n{about}\n\nExample: {example}")
-        raise SystemExit(0)
-    name, flags = _first(arguments, "run's folder", usage)
+        parse_run(
+            None,
+            ["--help"],
+            options,
+            command=f"{command} RUN_FOLDER",
+            about=f"{about} The folder's own help lists the flags of its workload too, such as --parts.",
+            example=example,
+            hidden=[*_OF_TRAINING, "workload"],
+            learned="RUN_FOLDER",
+        )
+    name, flags = _first(arguments, "run's folder", f"shardyard {command} RUN_FOLDER [FLAGS]")
     earlier = read_run(Path(name), trusted="--trust" in flags)  # asked before the flags, which depend on the run
     earlier = dataclasses.replace(earlier, out=name)  # the folder may have been moved since
-    run, chosen = parse_run(
-        earlier, flags, options, command=f"{command} {name}", about=about, example=example, hidden=["out"]
+    return parse_run(
+        earlier,
+        flags,
+        options,
+        command=f"{command} {name}",
+        about=about,
+        example=example,
+        hidden=_OF_TRAINING,
+        learned=name,
     )
-    if run.digest() != earlier.digest():
-        raise InputError(f"the flags change what '{name}' learned; {command} takes only those that say where it runs.")
-    return run, chosen
 
 
 def recipe(name: str) -> Run:

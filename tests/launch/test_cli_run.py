@@ -1,6 +1,7 @@
 """A run from the command line: trained, resumed, inspected, measured again, and asked what it predicts."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -113,9 +114,32 @@ def test_evaluate_measures_what_training_did(capsys: pytest.CaptureFixture[str],
 
 
 @pytest.mark.usefixtures("report")
-def test_evaluate_refuses_a_flag_that_changes_what_was_learned(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["evaluate", "runs/sage-debian", "--model.hidden", "16"]) == 2
-    assert "change what 'runs/sage-debian' learned" in capsys.readouterr().err
+def test_evaluate_names_the_flags_that_would_change_what_was_learned(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--model.hidden", "16", "--workers", "2", "--seed=4", "--optimizer", "sgd", "--batch_size", "3"]
+    assert cli.main(["evaluate", "runs/sage-debian", *flags]) == 2
+    said = capsys.readouterr().err
+    assert "--model.hidden, --seed, --optimizer, --batch-size would change what 'runs/sage-debian' learned" in said
+
+
+@pytest.mark.usefixtures("report")
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_help_of_a_folder_shows_the_flags_that_say_where_it_runs(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    everywhere = {"--workers", "--device", "--launcher", "--address", "--store", "--deadline", "--trust", "--json"}
+    everywhere |= {"--out", "--embeddings"} if command == "predict" else set()
+    of_folder = everywhere | {"--parts", "--partitioner", "--reach"}
+    for folder, expected in (([], everywhere), (["runs/sage-debian"], of_folder)):
+        assert cli.main([command, *folder, "--help"]) == 0
+        shown = set(re.findall(r"^\W+ (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
+        assert shown == expected
+
+
+@pytest.mark.usefixtures("report")
+def test_evaluate_takes_another_partition(capsys: pytest.CaptureFixture[str], report: dict[str, Any]) -> None:
+    chosen = ["--partitioner", "random", "--partitioner.seed", "4", "--parts", "3", "--store", "others"]
+    found = answer(capsys, "evaluate", "runs/sage-debian", *chosen)
+    assert found["metrics"] == report["metrics"]
 
 
 @pytest.mark.usefixtures("report")
