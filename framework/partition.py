@@ -8,15 +8,15 @@ Nothing here holds more than one batch of edges and `parts` bits a node.
 
 import dataclasses
 import time
-from collections.abc import Iterator
-from typing import Any, Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from framework import random
-from framework.errors import InputError
+from framework.errors import InputError, ShardyardError, told
 from framework.graph.edges import EdgeStream, Ids
 from framework.memory import PeakMemory
 from framework.registry import PARTITIONERS
@@ -24,6 +24,8 @@ from framework.registry import PARTITIONERS
 NodeParts = NDArray[np.int32]
 EdgeParts = NDArray[np.int32]
 Kind = Literal["edge-cut", "vertex-cut"]
+
+T = TypeVar("T")
 
 _FLOAT_BYTES = 4
 _NODE_CHUNK = 1 << 16
@@ -130,7 +132,7 @@ def place(
 def _place_nodes(partitioner: EdgeCut, graph: EdgeStream, parts: int, widths: tuple[int, ...]) -> Placement:
     cost = _Cost()
     with cost:
-        owners = partitioner.owners(graph, parts)
+        owners = _asked(partitioner, lambda: partitioner.owners(graph, parts))
     cost.settle()
     _validate(partitioner, "owners", owners, graph.num_nodes, parts)
 
@@ -161,17 +163,17 @@ def _place_edges(partitioner: VertexCut, graph: EdgeStream, parts: int, widths: 
     replicas = _Replicas(graph.num_nodes, parts)
     edges = np.zeros(parts, np.int64)
     cost = _Cost()
-    answers = iter(partitioner.edge_owners(graph, parts))
+    answers = _asked(partitioner, lambda: iter(partitioner.edge_owners(graph, parts)))
     for number, (source, target) in enumerate(graph):
         with cost:
-            holder = next(answers, None)
+            holder = _asked(partitioner, lambda: next(answers, None))
         _validate(partitioner, f"edge_owners, batch {number}", holder, len(source), parts)
         assert holder is not None
         edges += np.bincount(holder, minlength=parts)
         replicas.add(source, holder)
         replicas.add(target, holder)
     cost.settle()
-    if (extra := next(answers, None)) is not None:
+    if (extra := _asked(partitioner, lambda: next(answers, None))) is not None:
         raise InputError(f"{_name(partitioner)}: edge_owners answered {len(extra)} edges after the last batch.")
 
     owners, copies = replicas.masters()
@@ -188,6 +190,16 @@ def _place_edges(partitioner: VertexCut, graph: EdgeStream, parts: int, widths: 
     return Placement(
         kind="vertex-cut", parts=parts, owners=owners, replicas=replicas.bits, partitioner=partitioner, quality=quality
     )
+
+
+def _asked(partitioner: Any, question: Callable[[], T]) -> T:
+    """What a plug-in answers. Raises InputError, naming it and the place in its code, where it raises instead."""
+    try:
+        return question()
+    except ShardyardError:
+        raise
+    except Exception as error:
+        raise InputError(f"{_name(partitioner)} failed: {told(error)}.") from error
 
 
 def _validate(partitioner: Any, method: str, answer: Any, length: int, parts: int) -> None:

@@ -10,10 +10,9 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 from framework import log
-from framework.errors import InputError, ShardyardError
+from framework.errors import InputError, ShardyardError, is_foreign, told
 
 COMMANDS = {
     "demo": "A real graph, two partitioners compared, a network trained on two workers: three minutes.",
@@ -44,10 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as leaving:  # help was printed
         return leaving.code if isinstance(leaving.code, int) else 0
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(where.filename).name}:{where.lineno}"
-        text = f"{type(error).__name__}: {error} ({place}); this is a defect, SHARDYARD_DEBUG=1 shows where it is"
-        return _tell(error, text, 1)
+        whose = "code that is not Shardyard's" if is_foreign(error) else "this is a defect"
+        return _tell(error, f"{told(error)}; {whose}, SHARDYARD_DEBUG=1 shows the traceback", 1)
 
 
 def _dispatch(arguments: list[str]) -> int:

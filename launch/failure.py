@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 
 from framework import errors
-from framework.errors import ShardyardError
+from framework.errors import ShardyardError, told
 
 
 def log_file(run_folder: Path, rank: int) -> Path:
@@ -17,15 +17,12 @@ def log_file(run_folder: Path, rank: int) -> Path:
 
 
 def describe(error: BaseException, rank: int, log: Path) -> dict[str, str]:
-    """An error as data: the class and text of one of ours; of a defect, its last line and place."""
+    """An error as data: the class and text of one of ours; of another, its place."""
     if isinstance(error, ShardyardError):
         return {"type": type(error).__name__, "message": str(error)}
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno}, in {frames[-1].name})" if frames else ""
-    text = " ".join(str(error).split())
     return {
         "type": ShardyardError.__name__,
-        "message": f"worker {rank} failed: {type(error).__name__}: {text}{place}. The traceback is in {log}.",
+        "message": f"worker {rank} failed: {told(error)}. The traceback is in {log}.",
     }
 
 

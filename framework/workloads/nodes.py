@@ -153,7 +153,7 @@ class NodeTask:
 
     def loss(self, model: nn.Module, batch: NodeBatch) -> Tensor:
         """The seeds' cross-entropy, summed here and divided by the global batch's size."""
-        scores = model(batch.blocks, batch.x)
+        scores = self._checked(model(batch.blocks, batch.x), batch.blocks[-1].num_targets)
         if batch.rows is not None:
             scores = scores[batch.rows]
         return nn.functional.cross_entropy(scores, batch.labels, reduction="sum") / batch.size
@@ -196,8 +196,22 @@ class NodeTask:
         """Class scores of the owned nodes, every neighbour counted: float [n, classes]."""
         with torch.no_grad(), evaluating(model):
             if isinstance(model, LayerwiseNetwork):
-                return self._layers(model, self.workload.sampler.depth)
-            return self._sampled_whole(model)
+                scores = self._layers(model, self.workload.sampler.depth)
+            else:
+                scores = self._sampled_whole(model)
+            return self._checked(scores, len(self.topology.owned))
+
+    def _checked(self, scores: Any, targets: int) -> Tensor:
+        """A network's answer. Raises InputError where it is not one row of class scores a target."""
+        expected = (targets, self.shards.store.num_classes)
+        if not isinstance(scores, Tensor) or scores.shape != expected:
+            name = plugin_name(type(self.workload.model))
+            given = tuple(scores.shape) if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+            raise InputError(
+                f"the network of --model {name.removeprefix('model:')} answered {given}; expected {expected}, a row of "
+                "class scores for every target of the last block."
+            )
+        return scores
 
     def _embeddings(self, model: nn.Module) -> Tensor:
         if not isinstance(model, LayerwiseNetwork):
