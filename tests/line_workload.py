@@ -60,6 +60,12 @@ class LineTask:
         with torch.no_grad():
             return {"id": mine.numpy(), "score": model(self.x[mine]).squeeze(1).numpy()}
 
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        assert not state
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LineBatch:

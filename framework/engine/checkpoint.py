@@ -1,9 +1,9 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped, in a folder that appears whole.
+"""A checkpoint on a disk: everything a run needs to go on as if it had never stopped, in a folder that appears whole.
 
-A checkpoint holds tensors as safetensors and all else as JSON, each file with a digest; nothing of it depends on how
-many workers wrote it. The first worker of every host keeps one, so a host that is lost takes no checkpoint with it; on
-a start the newest one any worker sees is read there and sent to those who lack it. One that cannot be read is set
-aside, never deleted.
+It holds tensors as safetensors and all else as JSON, each file with a digest. What all workers share is in it once;
+what a worker keeps for itself (a stale cache, a residual, its shard of an optimiser) is in a file of that worker, and
+where nobody keeps any, nothing depends on how many workers wrote it. One that cannot be read is set aside, never
+deleted. How the workers of a run write and find them together is in `kept.py`.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from framework.comm.group import Group
-from framework.engine.files import named_errors, replacing
+from framework.engine.files import replacing
 from framework.errors import NewerVersionError, StoreError
 
-FORMAT, VERSION = "shardyard-checkpoint", 1
+FORMAT, VERSION = "shardyard-checkpoint", 2  # version 1 had no workers' own files; it is read as well
+INDEX = "checkpoint.json"
 KEPT = 2  # so that a checkpoint torn by a dying disk still leaves the one before
 
 
@@ -47,7 +48,11 @@ class Checkpoint:
     facts: dict[str, Any]
     """Plain values: losses so far, optimiser groups, scheduler, best metric."""
     tensors: dict[str, dict[str, Tensor]]
-    """File name -> tensor name -> tensor: `model`, `optimizer`, `best`."""
+    """File name -> tensor name -> tensor: `model`, `optimizer`, `best`; `worker-0` and so on where they were read."""
+    workers: int = 0
+    """How many workers wrote it; 0 where it was not written yet."""
+    own: dict[int, list[str]] = dataclasses.field(default_factory=dict)
+    """Worker -> whose state it keeps for itself: the first words of its tensors' names. Who keeps none is left out."""
 
     @property
     def place(self) -> tuple[int, int]:
@@ -60,27 +65,32 @@ class Checkpoint:
         return f"{self.epoch:06d}-{self.step:08d}"
 
 
-def write(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Writes `checkpoint` into a folder of its own beneath `folder`, whole or not at all, and drops older ones."""
-    final = folder / checkpoint.name
-    if final.exists():  # another host's leader, on a file system that both see; `tidy` has read what was there before
-        return final
-    torn = folder / f".{checkpoint.name}.{uuid.uuid4().hex}"
+def write_file(path: Path, data: bytes) -> str:
+    """Writes a file that outlives a power cut; returns its SHA-256."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return sha256(data)
+
+
+def sha256(data: bytes) -> str:
+    """The digest that a checkpoint keeps of a file, 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def publish(torn: Path, final: Path) -> None:
+    """Gives a written folder its name, makes the name last, and drops older checkpoints beside it."""
+    shutil.rmtree(final, ignore_errors=True)  # of a place that the run came to before, but could not be resumed from
+    torn.rename(final)
+    descriptor = os.open(final.parent, os.O_RDONLY)
     try:
-        with named_errors(final):
-            torn.mkdir(parents=True)
-            for name, data in files_of(checkpoint).items():
-                with (torn / name).open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-            _publish(torn, final)
+        os.fsync(descriptor)  # or a power cut could take the name back
     finally:
-        shutil.rmtree(torn, ignore_errors=True)
-    before = [name for name in places(folder) if name < checkpoint.name]
+        os.close(descriptor)
+    before = [name for name in places(final.parent) if name < final.name]
     for old in before[: len(before) - KEPT + 1]:
-        shutil.rmtree(folder / old, ignore_errors=True)
-    return final
+        shutil.rmtree(final.parent / old, ignore_errors=True)
 
 
 def write_weights(folder: Path, weights: dict[str, Tensor]) -> Path:
@@ -108,41 +118,52 @@ def tidy(folder: Path) -> list[str]:
 
 def read(folder: Path) -> Checkpoint:
     """The checkpoint in `folder`. Raises StoreError that names the file that is missing, altered or too new."""
-    names = [path.name for path in sorted(folder.iterdir())] if folder.is_dir() else []
-    if "checkpoint.json" not in names:
-        raise StoreError(f"{folder} is no checkpoint: it has no checkpoint.json.")
-    return parse({name: (folder / name).read_bytes() for name in names}, str(folder))
+    index = read_index(folder)
+    return parse(index, {name: _bytes(folder, name) for name in index["files"]}, str(folder))
+
+
+def read_common(folder: Path) -> Checkpoint:
+    """As `read`, without the files of workers."""
+    index = read_index(folder)
+    return parse(index, {name: _bytes(folder, name) for name in index["files"] if not is_own(name)}, str(folder))
+
+
+def read_file(folder: Path, name: str) -> bytes:
+    """One file of a checkpoint. Raises StoreError where it is altered."""
+    data = _bytes(folder, name)
+    _check(data, read_index(folder)["files"][name], f"{folder}/{name}")
+    return data
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself. Raises StoreError."""
+    if not (folder / INDEX).is_file():
+        raise StoreError(f"{folder} is no checkpoint: it has no {INDEX}.")
+    return parse_index((folder / INDEX).read_bytes(), str(folder))
 
 
 def places(folder: Path) -> list[str]:
     """Names of the whole checkpoints beneath `folder`, oldest first."""
-    return sorted(path.parent.name for path in folder.glob("[0-9]*/checkpoint.json"))
+    return sorted(path.parent.name for path in folder.glob(f"[0-9]*/{INDEX}"))
 
 
-def newest(folder: Path, group: Group) -> Checkpoint | None:
-    """The newest checkpoint that any worker sees in its `folder`. All workers call this together.
+def own_file(rank: int) -> str:
+    """The name of the file with what worker `rank` keeps for itself."""
+    return f"worker-{rank}.safetensors"
 
-    Raises StoreError where the newest one is damaged: `tidy` first, where the one before will do."""
-    names = places(folder)
-    mine = read(folder / names[-1]) if names else None
-    seen: list[list[int] | None] = group.gather_json(list(mine.place) if mine else None)
-    places_seen = [tuple(place) for place in seen if place is not None]
-    if not places_seen:
-        return None
-    best = max(places_seen)
-    source = seen.index(list(best))
-    if all(place == list(best) for place in seen):
-        return mine
-    data = None
-    if group.rank == source:
-        assert mine is not None
-        data = _framed(files_of(mine))
-    return parse(_unframed(group.broadcast_bytes(data, source, "state")), f"checkpoint of worker {source}")
+
+def is_own(name: str) -> bool:
+    """Whether a file of this name is a worker's."""
+    return name.startswith("worker-")
 
 
 def files_of(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """The files of a checkpoint, `checkpoint.json` last."""
-    files = {f"{name}.safetensors": save(tensors) for name, tensors in sorted(checkpoint.tensors.items())}
+    """The files of all that a checkpoint's tensors are."""
+    return {f"{name}.safetensors": save(tensors) for name, tensors in sorted(checkpoint.tensors.items())}
+
+
+def index_of(checkpoint: Checkpoint, files: Mapping[str, str]) -> bytes:
+    """`checkpoint.json` over files of these names and digests."""
     index = {
         "format": FORMAT,
         "version": VERSION,
@@ -151,15 +172,17 @@ def files_of(checkpoint: Checkpoint) -> dict[str, bytes]:
         "epoch": checkpoint.epoch,
         "step": checkpoint.step,
         "facts": checkpoint.facts,
-        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        "workers": checkpoint.workers,
+        "own": {str(rank): kinds for rank, kinds in checkpoint.own.items()},
+        "files": dict(files),
     }
-    return {**files, "checkpoint.json": json.dumps({**index, "sha256": _digest(index)}, sort_keys=True).encode()}
+    return json.dumps({**index, "sha256": _digest(index)}, sort_keys=True).encode()
 
 
-def parse(files: dict[str, bytes], where: str) -> Checkpoint:
-    """The checkpoint that `files_of` wrote. Raises StoreError; `where` names it in the message."""
-    try:
-        index = json.loads(files["checkpoint.json"])
+def parse_index(text: bytes, where: str) -> dict[str, Any]:
+    """What `index_of` wrote. Raises StoreError; `where` names the checkpoint in the message."""
+    with _naming_damage(where):
+        index: dict[str, Any] = json.loads(text)
         if index["format"] != FORMAT:
             raise KeyError("format")
         if index["version"] > VERSION:
@@ -167,12 +190,17 @@ def parse(files: dict[str, bytes], where: str) -> Checkpoint:
                 f"{where} has version {index['version']}; this Shardyard reads up to {VERSION}: upgrade it."
             )
         if index.pop("sha256") != _digest(index):
-            raise DamagedError(f"{where}/checkpoint.json is damaged: its digest differs; remove the checkpoint.")
+            raise DamagedError(f"{where}/{INDEX} is damaged: its digest differs; remove the checkpoint.")
+        return index
+
+
+def parse(index: Mapping[str, Any], files: Mapping[str, bytes], where: str) -> Checkpoint:
+    """The checkpoint of an index and of files that it names. Raises StoreError, with `where`."""
+    with _naming_damage(where):
         tensors = {}
-        for name, sha256 in index["files"].items():
-            if hashlib.sha256(files[name]).hexdigest() != sha256:
-                raise DamagedError(f"{where}/{name} is damaged: its digest differs; remove the checkpoint.")
-            tensors[name.removesuffix(".safetensors")] = load(files[name])
+        for name, data in files.items():
+            _check(data, index["files"][name], f"{where}/{name}")
+            tensors[name.removesuffix(".safetensors")] = load(data)
         return Checkpoint(
             run_digest=index["run_digest"],
             data_digest=index["data_digest"],
@@ -180,23 +208,29 @@ def parse(files: dict[str, bytes], where: str) -> Checkpoint:
             step=index["step"],
             facts=index["facts"],
             tensors=tensors,
+            workers=index.get("workers", 0),
+            own={int(rank): kinds for rank, kinds in index.get("own", {}).items()},
         )
+
+
+@contextlib.contextmanager
+def _naming_damage(where: str) -> Iterator[None]:
+    try:
+        yield
     except (KeyError, TypeError, ValueError, SafetensorError) as error:
         raise DamagedError(f"{where} is damaged ({type(error).__name__}: {error}); remove the checkpoint.") from error
 
 
-def _publish(torn: Path, final: Path) -> None:
-    """Gives a written folder its name, unless another host's leader was first, and makes the name last."""
+def _check(data: bytes, digest: str, where: str) -> None:
+    if sha256(data) != digest:
+        raise DamagedError(f"{where} is damaged: its digest differs; remove the checkpoint.")
+
+
+def _bytes(folder: Path, name: str) -> bytes:
     try:
-        torn.rename(final)
-    except OSError:
-        if not final.exists():
-            raise
-    descriptor = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)  # or a power cut could take the name back
-    finally:
-        os.close(descriptor)
+        return (folder / name).read_bytes()
+    except FileNotFoundError as error:
+        raise DamagedError(f"{folder}/{name} is missing; remove the checkpoint.") from error
 
 
 def _set_aside(folder: Path) -> None:
@@ -207,18 +241,3 @@ def _set_aside(folder: Path) -> None:
 
 def _digest(index: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
-
-
-def _framed(files: dict[str, bytes]) -> bytes:
-    """Several files as one message: a JSON line of names and lengths, then their bytes."""
-    head = json.dumps({name: len(data) for name, data in files.items()}).encode()
-    return head + b"\n" + b"".join(files.values())
-
-
-def _unframed(message: bytes) -> dict[str, bytes]:
-    head, _, body = message.partition(b"\n")
-    files, start = {}, 0
-    for name, length in json.loads(head).items():
-        files[name] = body[start : start + length]
-        start += length
-    return files

@@ -11,11 +11,11 @@ from torch import nn
 
 from framework.comm.group import Group
 from framework.comm.stage import stage
-from framework.engine import checkpoint as checkpoints
 from framework.engine.files import replacing
+from framework.engine.kept import newest
 from framework.engine.run import Run, Task, Worker
 from framework.engine.state import weights_digest
-from framework.engine.train import first_model, require_same_run
+from framework.engine.train import checkpoints_of, first_model, require_same_run
 from framework.errors import InputError
 
 
@@ -39,8 +39,8 @@ def trained(run: Run, worker: Worker) -> tuple[Task, nn.Module]:
     """The opened task and the model with the run's weights: the best ones where it keeps those, else the last."""
     worker = dataclasses.replace(worker, prepared=stage(worker.group, worker.prepared))
     task = run.workload.open(run, worker)
-    folder = Path(run.out) / "checkpoints"
-    found = checkpoints.newest(folder, worker.group)
+    folder = checkpoints_of(run)
+    found = newest(folder, worker.group)
     if found is None:
         raise InputError(f"{run.out} holds no checkpoint; train the run first.")
     require_same_run(found, run, worker, folder)

@@ -66,6 +66,12 @@ class Task(Protocol):
     def predict(self, model: nn.Module, embeddings: bool) -> dict[str, Any]:
         """This worker's samples: column name -> array, `id` first; classes and scores, or embeddings."""
 
+    def state(self) -> dict[str, Tensor]:
+        """What this worker keeps for itself from step to step (a Stateful): stale rows, residuals. Empty for most."""
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Puts back what `state` gave."""
+
 
 @runtime_checkable
 class Workload(Protocol):

@@ -1,11 +1,32 @@
-"""Weights and optimiser state as plain values: what a checkpoint holds and what a digest is taken of."""
+"""Weights and states as plain tensors: what a checkpoint holds and what a digest is taken of."""
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What a worker keeps for itself from step to step, and a checkpoint with it."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on and that is this worker's alone; empty where there is nothing."""
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Puts back what `state` gave, on the same worker of a run with as many."""
+
+
+def beneath(word: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with `word.` before their names."""
+    return {f"{word}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def under(word: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names begin with `word.`, without it."""
+    return {name.removeprefix(f"{word}."): one for name, one in tensors.items() if name.startswith(f"{word}.")}
 
 
 def on_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,12 +14,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
+from framework.comm.gradient.strategy import GradientSynchronizer
 from framework.comm.stage import stage
+from framework.config import plugin_name
 from framework.engine import checkpoint as checkpoints
 from framework.engine.checkpoint import Checkpoint
+from framework.engine.kept import keep, own_state, resumable
 from framework.engine.run import Run, Task, Worker
-from framework.engine.state import load_optimizer_state, on_host, optimizer_state, weights_digest
+from framework.engine.state import beneath, load_optimizer_state, on_host, optimizer_state, under, weights_digest
 from framework.engine.versions import versions
 from framework.errors import InputError
 from framework.random import Key
@@ -68,34 +72,46 @@ def train(run: Run, worker: Worker) -> dict[str, Any]:
     worker.watch({"event": "started"})
     worker = dataclasses.replace(worker, prepared=stage(worker.group, worker.prepared))
     task = run.workload.open(run, worker)
-    learner = Learner(run, worker, task)
-    learner.resume()
-    with run.gradient.wrap(learner.model, learner.optimizer, worker.group) as replica:
+    found = last_checkpoint(run, worker)
+    model = first_model(run, worker, task)
+    if found is not None:
+        model.load_state_dict(found.tensors["model"])
+    optimizer = run.optimizer.build(model.parameters())
+    schedule = run.schedule.attach(optimizer, run.epochs)
+    with run.gradient.open(model, optimizer, worker.group) as synchronizer:
+        learner = Learner(run, worker, task, synchronizer, optimizer, schedule)
+        if found is not None:
+            learner.resume(found)
         while learner.progress.epoch < run.epochs and not learner.patience_ended():
-            learner.epoch(replica)
-    return learner.report(time.perf_counter() - began)
+            learner.epoch()
+        return learner.report(time.perf_counter() - began)
 
 
 class Learner:
-    """A model, its optimiser and their place in the run."""
+    """A model at work, its optimiser and their place in the run."""
 
-    def __init__(self, run: Run, worker: Worker, task: Task) -> None:
+    def __init__(
+        self,
+        run: Run,
+        worker: Worker,
+        task: Task,
+        synchronizer: GradientSynchronizer,
+        optimizer: torch.optim.Optimizer,
+        schedule: LRScheduler,
+    ) -> None:
         self.run, self.worker, self.task, self.group = run, worker, task, worker.group
+        self.synchronizer, self.optimizer, self.schedule = synchronizer, optimizer, schedule
         self.key = Key.root(run.seed)
-        self.model = first_model(run, worker, task)
-        self.optimizer = run.optimizer.build(self.model.parameters())
-        self.schedule = run.schedule.attach(self.optimizer, run.epochs)
         self.progress = Progress()
-        self.folder = Path(run.out) / "checkpoints"
         self.run_digest = run.continued().digest()
 
-    def epoch(self, replica: nn.Module) -> None:
+    def epoch(self) -> None:
         """The rest of the current epoch, its evaluation and its checkpoint."""
         now, run = self.progress, self.run
         began = time.perf_counter()
-        replica.train()
+        self.synchronizer.module.train()
         for batch in self.task.batches(now.epoch, now.step):
-            self.step(replica, batch)
+            self.step(batch)
             if run.checkpoint_every and now.step % run.checkpoint_every == 0:
                 self.save()
         now.losses.append(self._summed_loss() / max(1, now.samples))
@@ -117,14 +133,14 @@ class Learner:
             }
         )
 
-    def step(self, replica: nn.Module, batch: Any) -> None:
+    def step(self, batch: Any) -> None:
         """One step of the optimiser."""
-        now = self.progress
+        now, module = self.progress, self.synchronizer.module
         torch.manual_seed(self.key.fold(FOREIGN, now.epoch, now.step).value >> 1)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.task.loss(replica, batch)
+        module.zero_grad(set_to_none=True)
+        loss = self.task.loss(module, batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        self.synchronizer.step()
         now.step += 1
         now.loss_sum = now.loss_sum + loss.detach().to(torch.float64) * batch.size
         now.samples += batch.size
@@ -136,18 +152,24 @@ class Learner:
         due = run.evaluate_every and now.epoch % run.evaluate_every == 0
         if not due and now.epoch < run.epochs:
             return False
-        now.metrics = self.task.evaluate(self.model)
+        with self.synchronizer.whole() as model:
+            now.metrics = self.task.evaluate(model)
+            self.compare(model)
+        return True
+
+    def compare(self, model: nn.Module) -> None:
+        """Remembers `model` and its evaluation if it is the best one yet."""
+        now, run = self.progress, self.run
         if run.monitor not in now.metrics:
             if run.patience is None and run.keep == "last":
-                return True
+                return
             raise InputError(f"--monitor is '{run.monitor}'; this run measures {', '.join(sorted(now.metrics))}.")
         if not now.best or now.metrics[run.monitor] > now.best[run.monitor]:
             now.best, now.since_best = dict(now.metrics), 0
             if run.keep == "best":
-                now.best_weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+                now.best_weights = on_host(model.state_dict())
         else:
             now.since_best += 1
-        return True
 
     def patience_ended(self) -> bool:
         """Whether the monitored metric has not risen for as long as the run waits."""
@@ -156,12 +178,16 @@ class Learner:
     def save(self) -> None:
         """A checkpoint of this place, on every host."""
         sums = {"loss_sum": self._summed_loss(), "sent": self._sent()}
-        if not self.group.leader:
-            return
         groups, optimizer = optimizer_state(self.optimizer)
-        tensors = {"model": on_host(self.model.state_dict()), "optimizer": optimizer}
+        with self.synchronizer.whole() as model:
+            tensors = {"model": on_host(model.state_dict())}
         if self.progress.best_weights:
-            tensors["best"] = on_host(self.progress.best_weights)
+            tensors["best"] = self.progress.best_weights
+        own = {**beneath("gradient", self.synchronizer.state()), **beneath("task", self.task.state())}
+        if self.synchronizer.shared:
+            tensors["optimizer"] = optimizer
+        else:
+            own |= beneath("optimizer", optimizer)
         plain = {"optimizer": groups, "schedule": self.schedule.state_dict()}
         checkpoint = Checkpoint(
             run_digest=self.run_digest,
@@ -171,22 +197,17 @@ class Learner:
             facts={**self.progress.facts(), **sums, **plain},
             tensors=tensors,
         )
-        checkpoints.write(self.folder, checkpoint)
+        keep(checkpoints_of(self.run), checkpoint, own, self.group)
 
-    def resume(self) -> None:
-        """Goes to the newest checkpoint's place, if there is one. Raises InputError where it is of another run."""
-        damaged = checkpoints.tidy(self.folder) if self.group.leader else []
-        damaged = sorted({name for host in self.group.gather_json(damaged) for name in host})
-        if damaged:
-            self.worker.watch({"event": "damaged", "checkpoints": damaged})
-        found = checkpoints.newest(self.folder, self.group)
-        if found is None:
-            return
-        require_same_run(found, self.run, self.worker, self.folder)
+    def resume(self, found: Checkpoint) -> None:
+        """Goes to a checkpoint's place; the model has its weights already."""
+        own = own_state(checkpoints_of(self.run), found, self.group)
         facts = dict(found.facts)
-        self.model.load_state_dict(found.tensors["model"])
-        load_optimizer_state(self.optimizer, facts.pop("optimizer"), found.tensors["optimizer"])
+        optimizer = found.tensors.get("optimizer", under("optimizer", own))
+        load_optimizer_state(self.optimizer, facts.pop("optimizer"), optimizer)
         self.schedule.load_state_dict(facts.pop("schedule"))
+        self.synchronizer.load_state(under("gradient", own))
+        self.task.load_state(under("task", own))
         self.progress = Progress(
             epoch=found.epoch, step=found.step, best_weights=found.tensors.get("best", {}), **facts
         )
@@ -197,9 +218,10 @@ class Learner:
     def report(self, seconds: float) -> dict[str, Any]:
         """What the run came to; `seconds` since this start."""
         now, run, prepared = self.progress, self.run, self.worker.prepared
-        weights = now.best_weights if run.keep == "best" and now.best_weights else self.model.state_dict()
+        with self.synchronizer.whole() as model:
+            weights = now.best_weights if run.keep == "best" and now.best_weights else on_host(model.state_dict())
         if self.group.leader:
-            checkpoints.write_weights(Path(run.out), on_host(weights))
+            checkpoints.write_weights(Path(run.out), weights)
         sent = self._sent()
         return {
             "workload": type(run.workload).__name__,
@@ -239,6 +261,32 @@ def _by_purpose(sent: Mapping[str, int]) -> dict[str, int]:
     for purpose, payload in sent.items():
         total[purpose.partition("/")[0]] += payload
     return dict(sorted(total.items()))
+
+
+def checkpoints_of(run: Run) -> Path:
+    """Where a run keeps them."""
+    return Path(run.out) / "checkpoints"
+
+
+def last_checkpoint(run: Run, worker: Worker) -> Checkpoint | None:
+    """The newest checkpoint to go on from, if there is one. Raises InputError where it is none of this run's."""
+    folder, group = checkpoints_of(run), worker.group
+    damaged = checkpoints.tidy(folder) if group.leader else []
+    damaged = sorted({name for host in group.gather_json(damaged) for name in host})
+    if damaged:
+        worker.watch({"event": "damaged", "checkpoints": damaged})
+    found = resumable(folder, group)
+    if found is None:
+        return None
+    require_same_run(found, run, worker, folder)
+    if found.own and found.workers != group.size:
+        whose = {"task": plugin_name(type(run.workload))}
+        kept = {whose.get(kind, plugin_name(type(run.gradient))) for kinds in found.own.values() for kind in kinds}
+        raise InputError(
+            f"{folder} holds what each of {found.workers} workers keeps for itself ({', '.join(sorted(kept))}), "
+            f"which {group.size} cannot share out; resume with --workers {found.workers}."
+        )
+    return found
 
 
 def require_same_run(found: Checkpoint, run: Run, worker: Worker, folder: Path) -> None:

@@ -187,6 +187,13 @@ class NodeTask:
         names = self.shards.store.class_names
         return {**columns, "class_name": pa.array(names).take(pa.array(columns["class"]))} if names else columns
 
+    def state(self) -> dict[str, Tensor]:
+        """What this worker keeps from step to step: nothing."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Nothing to put back."""
+
     @cached_property
     def local_rows(self) -> Tensor:
         """Features of the owned nodes and of the halo, for training on the full graph: fetched once and kept."""

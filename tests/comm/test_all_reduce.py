@@ -41,11 +41,11 @@ def trained(group: Group) -> dict[str, list[float]]:
         ids = ids[torch.arange(SAMPLES) % (group.size - 1) == group.rank]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
     before = group.snapshot()
-    with AllReduce().wrap(model, optimizer, group) as replica:
+    with AllReduce().open(model, optimizer, group) as synchronizer:
         for _ in range(STEPS):
             optimizer.zero_grad(set_to_none=True)
-            (((replica(rows[ids], ids) - targets[ids]) ** 2).sum() / SAMPLES).backward()
-            optimizer.step()
+            (((synchronizer.module(rows[ids], ids) - targets[ids]) ** 2).sum() / SAMPLES).backward()
+            synchronizer.step()
     if group.size > 1:
         parameters = list(model.parameters())
         step = sum(2 * (group.size - 1) * payload // group.size for payload in sizes(parameters))
@@ -84,11 +84,11 @@ def wrapped_often(group: Group, splits: list[int]) -> list[float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     batches = torch.randn(8, 16, 128, generator=torch.Generator().manual_seed(group.rank))
     for part in torch.tensor_split(batches, splits):
-        with AllReduce(bucket_megabytes=1).wrap(model, optimizer, group) as replica:
+        with AllReduce(bucket_megabytes=1).open(model, optimizer, group) as synchronizer:
             for batch in part:
                 optimizer.zero_grad(set_to_none=True)
-                replica(batch).square().mean().backward()
-                optimizer.step()
+                synchronizer.module(batch).square().mean().backward()
+                synchronizer.step()
     weights: list[float] = torch.cat([weight.detach().flatten() for weight in model.parameters()]).tolist()
     return weights
 
@@ -102,8 +102,8 @@ def absent(group: Group) -> list[bool]:
     """Which parameters have a gradient after one step: those that some worker has used."""
     model = Net()
     ids = torch.tensor([0]) if group.rank == 1 else torch.tensor([1])
-    with AllReduce().wrap(model, torch.optim.SGD(model.parameters()), group) as replica:
-        replica(torch.ones(1, 5), ids).sum().backward()
+    with AllReduce().open(model, torch.optim.SGD(model.parameters()), group) as synchronizer:
+        synchronizer.module(torch.ones(1, 5), ids).sum().backward()
     return [weight.grad is not None for weight in model.parameters()]
 
 
@@ -115,11 +115,11 @@ def test_a_parameter_nobody_used_has_no_gradient() -> None:
 def abandoned(group: Group) -> str | None:
     model = Net()
     try:
-        with AllReduce().wrap(model, torch.optim.SGD(model.parameters()), group) as replica:
+        with AllReduce().open(model, torch.optim.SGD(model.parameters()), group) as synchronizer:
             for step in range(5):
                 if group.rank == 1 and step == 2:
                     os.kill(os.getpid(), 9)
-                replica(torch.ones(1, 5), torch.tensor([1])).sum().backward()
+                synchronizer.module(torch.ones(1, 5), torch.tensor([1])).sum().backward()
     except LostWorkerError as error:
         return str(error)
     return None
@@ -136,7 +136,7 @@ def failing(group: Group) -> str:
     model = Net()
     with (
         pytest.raises(RuntimeError, match="the model's own") as caught,
-        AllReduce().wrap(model, torch.optim.SGD(model.parameters()), group),
+        AllReduce().open(model, torch.optim.SGD(model.parameters()), group),
     ):
         raise RuntimeError("the model's own")
     return type(caught.value).__name__
@@ -152,7 +152,7 @@ def wrapped(group: Group, layers: list[nn.Module]) -> list[str]:
     for layer in layers:
         model = nn.Sequential(nn.Linear(4, 4), layer)
         try:
-            with AllReduce().wrap(model, torch.optim.SGD(model.parameters(), lr=0.1), group):
+            with AllReduce().open(model, torch.optim.SGD(model.parameters(), lr=0.1), group):
                 said.append("")
         except InputError as error:
             said.append(str(error))

@@ -12,6 +12,7 @@ from line_workload import Line
 from framework.comm.group import Group
 from framework.engine import checkpoint as checkpoints
 from framework.engine.evaluate import evaluate, predict
+from framework.engine.kept import newest
 from framework.engine.optimize import SGD, Adam, AdamW, Cosine, Step
 from framework.engine.run import Event, Prepared, Run, Worker
 from framework.engine.train import train
@@ -92,7 +93,7 @@ def test_patience_stops_and_best_weights_are_kept(tmp_path: Path) -> None:
     settings = {"optimizer": SGD(lr=0.05, momentum=0.0), "schedule": Step(every=2, gamma=200.0), "patience": 2}
     report = train(run(tmp_path, epochs=50, keep="best", **settings), worker())
     assert report["epochs"] < 50
-    found = checkpoints.newest(tmp_path / "checkpoints", Group.alone())
+    found = newest(tmp_path / "checkpoints", Group.alone())
     assert found is not None
     assert not torch.equal(found.tensors["best"]["0.weight"], found.tensors["model"]["0.weight"])
     told = evaluate(run(tmp_path, epochs=50, keep="best", **settings), worker())

@@ -10,6 +10,7 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,7 @@ from torch.futures import Future
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from framework.comm.gradient.strategy import GradientSynchronizer
 from framework.comm.group import Group
 from framework.config import placement
 from framework.errors import InputError
@@ -34,19 +36,19 @@ class AllReduce:
     """Gradients are sent in buckets of about this size, each as soon as it is complete."""
 
     @contextlib.contextmanager
-    def wrap(self, model: nn.Module, optimizer: torch.optim.Optimizer, group: Group) -> Iterator[nn.Module]:
-        """The module to call: `model` itself in a group of one. Raises LostWorkerError out of its body.
+    def open(self, model: nn.Module, optimizer: torch.optim.Optimizer, group: Group) -> Iterator[GradientSynchronizer]:
+        """Takes over `model` and `optimizer`. Raises LostWorkerError out of its body.
 
         Raises InputError for a model with batch normalisation, unless the workers share its statistics."""
         if group.size == 1:
-            yield model
+            yield Replica(model, model, optimizer)
             return
-        _refuse_own_statistics(model, group)
+        refuse_own_statistics(model, group)
         reduction = _Reduction(group, parameters=sum(1 for weight in model.parameters() if weight.requires_grad))
         wrapped = self._replica(model)
         wrapped.register_comm_hook(None, reduction.hook)
         try:
-            yield wrapped
+            yield Replica(wrapped, model, optimizer)
         except RuntimeError as error:
             if reduction.failure is None:
                 raise
@@ -69,7 +71,32 @@ class AllReduce:
             )
 
 
-def _refuse_own_statistics(model: nn.Module, group: Group) -> None:
+class Replica:
+    """A model whose weights and whose optimiser's state are the same on every worker after every step."""
+
+    shared = True
+
+    def __init__(self, module: nn.Module, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """`module` calls `model` and leaves the same gradients on every worker."""
+        self.module, self._model, self._optimizer = module, model, optimizer
+
+    def step(self) -> None:
+        """The optimiser's step, alike everywhere."""
+        self._optimizer.step()
+
+    def whole(self) -> AbstractContextManager[nn.Module]:
+        """The model as it is."""
+        return contextlib.nullcontext(self._model)
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing of a worker's own."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Nothing to put back."""
+
+
+def refuse_own_statistics(model: nn.Module, group: Group) -> None:
     """Raises InputError where a worker would normalise by its own share of a batch, and the models drift apart."""
     for name, layer in model.named_modules():
         if isinstance(layer, _BatchNorm) and layer.track_running_stats and not isinstance(layer, nn.SyncBatchNorm):
