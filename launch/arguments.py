@@ -17,7 +17,7 @@ from framework.engine.run import Run
 from framework.errors import InputError
 from framework.registry import Registry
 from launch import usage
-from launch.plugins import chosen, default_of, field_docs, field_types, registry_of
+from launch.plugins import chosen, field_docs, field_types, registry_of
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -86,7 +86,7 @@ def parse_plugin(
     filled, unknown = usage.parse_known(flags, arguments, command=command, example=example, about=about)
     _refuse_unchosen(unknown, twin.unchosen)
     _refuse_settled(unknown, twin.settled, learned, command)
-    usage.refuse_unknown(unknown, known, command=command)
+    usage.refuse_unknown(unknown, known, arguments, command=command)
     return twin.build(plugin, filled.settings, value), filled.options
 
 
@@ -182,7 +182,7 @@ class _Twin:
         """What a field holds now: the value's, else its default, else `_ABSENT`."""
         if value is not None:
             return getattr(value, field.name)
-        default = default_of(field)
+        default = usage.default_of(field)
         return _ABSENT if default is dataclasses.MISSING else default
 
 

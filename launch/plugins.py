@@ -97,13 +97,6 @@ def field_docs(plugin: type) -> dict[str, str]:
     return docs
 
 
-def default_of(field: "dataclasses.Field[Any]") -> Any:
-    """A field's default value, or `dataclasses.MISSING`."""
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
-
-
 def _is_text(statement: ast.AST) -> typing.TypeGuard[Any]:
     return (
         isinstance(statement, ast.Expr)

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ T = TypeVar("T")
 INLINE = tyro.conf.arg(name="")
 """Marks a field whose own fields are flags without its name in front."""
 
+_HELP = "`shardyard {} --help`"
 _BOX_EDGES = "╭╮╰╯│─| "
 _PLAIN = {
     "invalid literal for int() with base 10:": "expected a whole number, not",
@@ -34,7 +36,7 @@ def parse(flags: type[T], arguments: Sequence[str], *, command: str, example: st
 
     Raises InputError for an unknown flag (with the nearest one) and for a value of the wrong type."""
     value, unknown = parse_known(flags, arguments, command=command, example=example, about=about)
-    refuse_unknown(unknown, flag_names(flags), command=command)
+    refuse_unknown(unknown, flag_names(flags), arguments, command=command)
     return value
 
 
@@ -57,25 +59,39 @@ def parse_known(
     except SystemExit as leaving:
         if not leaving.code:
             raise
-        raise InputError(f"{_message(printed.getvalue())} `shardyard {command} --help` lists the flags.") from None
+        raise InputError(f"{_message(printed.getvalue())} {_HELP.format(command)} lists the flags.") from None
     except tyro.constructors.UnsupportedTypeAnnotationError as error:
         raise InputError(f"a field has a type that cannot be a flag: {_one_line(str(error))}") from error
 
 
-def refuse_unknown(unknown: Sequence[str], known: Sequence[str], *, command: str) -> None:
-    """Raises InputError for the first of the arguments that no flag took, with the nearest flag."""
+def refuse_unknown(unknown: Sequence[str], known: Sequence[str], arguments: Sequence[str], *, command: str) -> None:
+    """Raises InputError for the first of the `arguments` that no flag took, with the nearest flag."""
     if not unknown:
         return
     given = unknown[0].partition("=")[0]
     if not given.startswith("-"):
-        raise InputError(f"'{given}' was not expected. `shardyard {command} --help` says what is.")
+        raise InputError(
+            f"'{given}' was not expected.{_switched(given, arguments)} {_HELP.format(command)} says what is."
+        )
+    opposite = "--" + ".".join([*given[2:].split(".")[:-1], f"no-{given[2:].rpartition('.')[2]}"])
+    if opposite in known:
+        raise InputError(f"{given} is on already; {opposite} turns it off. {_HELP.format(command)} lists the flags.")
     owner = given.rpartition(".")[0]
     siblings = [flag for flag in known if owner and flag.startswith(f"{owner}.")]
     last = {flag.rpartition(".")[2] if siblings else flag: flag for flag in siblings or known}
     near = difflib.get_close_matches(given.rpartition(".")[2] if siblings else given, last, n=1)
     others = f" There {'is' if len(siblings) == 1 else 'are'} {', '.join(siblings)}." if siblings else ""
     guess = f" Did you mean {last[near[0]]}?" if near else others
-    raise InputError(f"there is no flag {given}.{guess} `shardyard {command} --help` lists the flags.")
+    raise InputError(f"there is no flag {given}.{guess} {_HELP.format(command)} lists the flags.")
+
+
+def _switched(value: str, arguments: Sequence[str]) -> str:
+    """A hint where `value` was given to a flag that only switches."""
+    if value.lower() not in ("true", "false", "yes", "no", "on", "off"):
+        return ""
+    flags = [f"{before}={after}" for before, after in itertools.pairwise(arguments)] + list(arguments)
+    flag = next((flag.partition("=")[0] for flag in flags if flag.startswith("--") and flag.endswith(f"={value}")), "")
+    return f" {flag} takes no value: give it alone, or leave it away." if flag else ""
 
 
 def flag_names(flags: type, prefix: str = "") -> list[str]:
@@ -86,9 +102,19 @@ def flag_names(flags: type, prefix: str = "") -> list[str]:
         path = f"{prefix}.{name}".strip(".").replace("_", "-")
         if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
             names += flag_names(annotation, path)
+        elif annotation is bool and default_of(field) is True:  # a switch is named by what it changes
+            owner, dot, last = path.rpartition(".")
+            names.append(f"--{owner}{dot}no-{last}")
         else:
             names.append(f"--{path}")
     return names
+
+
+def default_of(field: "dataclasses.Field[Any]") -> Any:
+    """A field's default value, or `dataclasses.MISSING`."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def _unwrapped(annotation: Any, name: str) -> tuple[Any, str]:
