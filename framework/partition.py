@@ -118,7 +118,7 @@ def place(
 
     Raises InputError for parts < 1, and for an answer of wrong type, shape or range, naming the plug-in."""
     if parts < 1:
-        raise InputError(f"parts is {parts}; expected at least 1.")
+        raise InputError(f"--parts is {parts}; expected at least 1.")
     if isinstance(partitioner, EdgeCut):
         return _place_nodes(partitioner, graph, parts, widths)
     if isinstance(partitioner, VertexCut):

@@ -15,10 +15,14 @@ from framework.data.arrays import from_arrays, from_pyg, from_scipy
 from framework.data.dataset import ArrayRows, RawGraph
 from framework.data.files import Files
 from framework.data.npz import Npz, Scipy
+from framework.engine.run import Run
 from framework.errors import InputError, StoreError
 from framework.graph.edges import ArrayEdges
 from framework.graph.store import MANIFEST, VERSION, ShardStore, column_file
+from framework.models.nodes import SAGE
 from framework.prepare import prepare
+from framework.workloads.nodes import NodeClassification
+from launch.start import start
 from partitioners.random import Random
 
 
@@ -335,3 +339,22 @@ def test_unknown_format(files, tmp_path):
 def test_nothing_is_left_of_a_failed_prepare(files, tmp_path):
     tried(dataclasses.replace(files, classes=1), tmp_path)
     assert list((tmp_path / "stores").iterdir()) == []
+
+
+def test_a_split_is_given_once():
+    message = said(lambda: Files(edges=("edges.csv",), nodes="nodes.csv", split="part", shares=(0.5, 0.2)))
+    assert "--data.split is 'part' and --data.shares (0.5, 0.2); expected one of them" in message
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"split": [1, 2, 3]}, "has no labels. Node class"),
+        ({"labels": [0, 1, 0]}, "has no split. Draw a split by --data.shares 0.5 0.2"),
+    ],
+)
+def test_a_graph_that_cannot_be_learned_from_says_which_flag_gives_what_it_lacks(columns, expected, tmp_path):
+    data = from_arrays([0, 1], [1, 2], features=np.eye(3), **columns)
+    workload = NodeClassification(data=data, model=SAGE(hidden=2), partitioner=Random(), parts=1)
+    run = Run(workload=workload, out=str(tmp_path / "run"), store=str(tmp_path / "stores"))
+    assert expected in said(lambda: start(run, lambda event: None))

@@ -62,6 +62,13 @@ class Files:
     batch_size: int = config.placement(1 << 20)
     """Rows read at once."""
 
+    def __post_init__(self) -> None:
+        if self.split and self.shares is not None:
+            raise InputError(
+                f"--data.split is '{self.split}' and --data.shares {self.shares}; expected one of them: a column that "
+                "says what every node is for, or shares to draw it by."
+            )
+
     def fingerprint(self) -> str:
         """Digest of the settings and of every file's content."""
         edges = self._edge_files()
@@ -82,7 +89,7 @@ class Files:
 
         Raises InputError for a file that is missing, cut short, empty or lacks a column, an edge to an unknown node."""
         if self.features and self.columns:
-            raise InputError("both features and columns are given; expected at most one of them.")
+            raise InputError("both --data.features and --data.columns are given; expected at most one of them.")
         table = self._node_table()
         features = self._features()
         files = self._edge_files()

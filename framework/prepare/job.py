@@ -99,7 +99,7 @@ def _whole(path: Path) -> ShardStore | None:
 
 def _check_request(partitioner: EdgeCut | VertexCut, parts: int) -> None:
     if not isinstance(parts, int) or parts < 1:
-        raise InputError(f"parts is {parts!r}; expected a whole number of at least 1.")
+        raise InputError(f"--parts is {parts!r}; expected a whole number of at least 1.")
     if isinstance(partitioner, VertexCut) and not isinstance(partitioner, EdgeCut):
         edge_cuts = [name for name in PARTITIONERS.names() if hasattr(PARTITIONERS.get(name), "owners")]
         raise InputError(

@@ -40,6 +40,10 @@ from partitioners.metis import Metis
 
 WHOLE_BATCH = 4096  # nodes evaluated at a time where every layer has to be gathered for them, and no size is given
 LAYER_BATCH = 65536  # nodes evaluated at a time where the first layer alone is
+_REMEDIES = {
+    "split": "Draw a split by --data.shares 0.5 0.2, or name its column by --data.split where the data set has one.",
+    "labels": "Node classification needs them: name their column or file by --data.label or --data.labels.",
+}
 SHUFFLING, STEPPING = 1, 2  # the purposes that a run's key is folded by: the order of the samples, and a step's draws
 
 
@@ -55,7 +59,8 @@ class NodeClassification:
     sampler: Sampler = Neighbor()
     """How a batch's neighbourhood is drawn."""
     batch_size: int = 1024
-    """Training nodes in a global batch, over all workers. 0: all of them."""
+    """Training nodes in a global batch, over all workers. 0: all of them. With `--sampler full` every step computes the
+    whole graph, whatever part of its training nodes it learns from."""
     halo: HaloStrategy = Exact()
     """How full-graph training (`--sampler full`) has the rows of other workers' nodes."""
     partitioner: EdgeCut | VertexCut = placement(Metis())
@@ -262,7 +267,7 @@ class NodeTask:
         table = torch.stack([nodes.original, nodes.ids, nodes.degree, self._owned("labels")[mine]], dim=1)
         table = all_rows(self.shards.group, table, "state")
         if len(table) == 0:
-            raise InputError(f"{self.shards.store.path} has no training nodes; give the graph a split.")
+            raise InputError(f"{self.shards.store.path} has no training nodes. {_REMEDIES['split']}")
         original, ids, degree, labels = table[torch.argsort(table[:, 0])].t().contiguous()
         if int(labels.min()) == NO_LABEL:
             node = int(original[labels == NO_LABEL][0])
@@ -273,7 +278,7 @@ class NodeTask:
         """A column of the owned nodes, int64 [n]."""
         columns = [getattr(self.shards.mapped[part], column) for part in self.shards.owned]
         if any(values is None for values in columns):
-            raise InputError(f"{self.shards.store.path} has no {column}; node classification needs them.")
+            raise InputError(f"{self.shards.store.path} has no {column}. {_REMEDIES[column]}")
         return torch.cat([torch.empty(0, dtype=torch.int64), *(values.long() for values in columns)])
 
     def _raw_ids(self) -> pa.ChunkedArray:
