@@ -1,10 +1,9 @@
 """Recipes of node classification on the Debian package graph and on Cora: sampled, and `-full` for full-graph."""
 
 import dataclasses
-import os
 
+from framework.data.cora import Cora
 from framework.data.debian import Debian
-from framework.data.npz import Npz
 from framework.engine.optimize import Adam, Cosine
 from framework.engine.run import Run
 from framework.models.node_model import NodeModel
@@ -14,9 +13,6 @@ from framework.sample.full import Full
 from framework.sample.neighbor import Neighbor
 from framework.workloads.nodes import NodeClassification
 from partitioners.metis import Metis
-
-CORA = "SHARDYARD_CORA"
-"""The environment variable that says where Cora's file is; otherwise it is looked for in the current directory."""
 
 
 @RECIPES.register("sage-debian")
@@ -63,7 +59,7 @@ def gcn_cora_full() -> Run:
 
 def _cora(model: NodeModel) -> Run:
     workload = NodeClassification(
-        data=Npz(path=os.environ.get(CORA, "cora.npz")),
+        data=Cora(),
         model=model,
         sampler=Neighbor(fanouts=(10, 10)),
         batch_size=140,

@@ -4,14 +4,15 @@ import dataclasses
 import inspect
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from framework.config import decode, encode
+from framework.data.cora import VARIABLE, Cora
 from framework.engine.run import Run
 from framework.errors import InputError
 from framework.registry import RECIPES
 from launch.commands.runs import recipe
-from launch.recipes.nodes import CORA
 
 EXPECTED = {
     *("sage-debian", "gcn-debian", "gat-debian", "sage-cora"),
@@ -43,6 +44,9 @@ def test_where_and_how_fast_is_no_part_of_what_a_recipe_learns() -> None:
 
 
 def test_cora_is_looked_for_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(CORA, str(tmp_path / "missing.npz"))
-    with pytest.raises(InputError, match=r"missing\.npz"):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "missing.npz"))
+    with pytest.raises(InputError, match=r"missing\.npz' is not there; name it by --data.path or \$SHARDYARD_CORA"):
         recipe("sage-cora").workload.prepare(tmp_path, map, lambda event: None)
+    np.savez(tmp_path / "missing.npz", edge_index=np.array([[0, 1], [1, 2]]))
+    assert Cora().fingerprint() == Cora(path=str(tmp_path / "missing.npz")).fingerprint()
+    assert Cora().open().edges.num_edges == 4
