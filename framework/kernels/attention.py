@@ -32,6 +32,27 @@ def attention(
     `target_scores` [T, H], `edge_scale` [E, H] factors after the softmax (attention dropout). Returns [T, H, D]; an
     empty row is 0. Differentiable in values and scores, not in `edge_scale`. `transposed` as for `spmm`. Raises
     InputError for an index outside [0, S)."""
+    return partial_attention(
+        indptr, indices, values, source_scores, target_scores,
+        negative_slope=negative_slope, edge_scale=edge_scale, transposed=transposed,
+    )[0]  # fmt: skip
+
+
+def partial_attention(
+    indptr: Tensor,
+    indices: Tensor,
+    values: Tensor,
+    source_scores: Tensor,
+    target_scores: Tensor,
+    *,
+    negative_slope: float = 0.2,
+    edge_scale: Tensor | None = None,
+    transposed: CSR | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`attention` over some of the in-edges of each target, and what it takes to join such parts: `join_attention`.
+
+    Returns [T, H, D], and the logarithms of the sums of the exponentials of each row's scores, [T, H]: minus infinity
+    for an empty row. Both are differentiable."""
     indices = check.index("indices", indices)
     indptr = check.pointers(indptr, len(indices))
     values = check.features("values", values, (None, None, None))
@@ -42,15 +63,29 @@ def attention(
     if edge_scale is not None:
         edge_scale = check.features("edge_scale", edge_scale.detach(), (len(indices), heads), like=values)
     if native.usable(indptr, values):
-        out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+        both: tuple[Tensor, Tensor] = _Attention.apply(  # type: ignore[no-untyped-call]
             indptr, indices, values, source_scores, target_scores, edge_scale, negative_slope, transposed
         )
-        return out
-    weights = edge_softmax(indptr, _scores(indptr, indices, source_scores, target_scores, negative_slope))
+        return both
+    scores = _scores(indptr, indices, source_scores, target_scores, negative_slope)
+    weights, totals = _EdgeSoftmax.apply(indptr, scores)  # type: ignore[no-untyped-call]
     if edge_scale is not None:
         weights = weights * edge_scale
     sums = [spmm(indptr, indices, values[:, head], weights[:, head], transposed=transposed) for head in range(heads)]
-    return torch.stack(sums, dim=1) if sums else values.new_empty(len(indptr) - 1, 0, values.shape[2])
+    return torch.stack(sums, dim=1) if sums else values.new_empty(len(indptr) - 1, 0, values.shape[2]), totals
+
+
+def join_attention(
+    indptr: Tensor, indices: Tensor, parts: Tensor, totals: Tensor, *, transposed: CSR | None = None
+) -> Tensor:
+    """The attention of each target over all its in-edges, from what `partial_attention` gave for parts of them.
+
+    `indptr` int64 [T + 1] and `indices` [P] name each target's parts; `parts` [S, H, D], `totals` [S, H]. Returns
+    [T, H, D]: the parts weighed by the softmax of their totals, in the order of the row. Differentiable. A part of no
+    edges (its total minus infinity) adds nothing; one part of each target must have an edge."""
+    # That is attention once more: a part is a source, its total the score.
+    none = totals.new_zeros(len(indptr) - 1, totals.shape[1])
+    return attention(indptr, indices, parts, totals, none, negative_slope=1.0, transposed=transposed)
 
 
 def attention_weights(
@@ -72,8 +107,8 @@ def edge_softmax(indptr: Tensor, scores: Tensor) -> Tensor:
     `indptr` int64 [T + 1], `scores` float32 or float64 [E, H]. Returns [E, H]."""
     scores = check.features("scores", scores, (None, None))
     indptr = check.pointers(indptr, len(scores))
-    out: Tensor = _EdgeSoftmax.apply(indptr, scores)  # type: ignore[no-untyped-call]
-    return out
+    weights: Tensor = _EdgeSoftmax.apply(indptr, scores)[0]  # type: ignore[no-untyped-call]
+    return weights
 
 
 def _scores(
@@ -84,7 +119,7 @@ def _scores(
 
 
 class _Attention(torch.autograd.Function):
-    """The C++ of `attention`; its twin is made of `edge_softmax` and `spmm`."""
+    """The C++ of `partial_attention`; its twin is made of `_EdgeSoftmax` and `spmm`."""
 
     @staticmethod
     def forward(
@@ -97,7 +132,7 @@ class _Attention(torch.autograd.Function):
         edge_scale: Tensor | None,
         negative_slope: float,
         transposed: CSR | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         totals = torch.empty_like(target_scores)
         out = values.new_empty(len(indptr) - 1, *values.shape[1:])
         inputs = (indptr, len(out), indices, values, source_scores, target_scores, edge_scale)
@@ -106,18 +141,24 @@ class _Attention(torch.autograd.Function):
         )
         context.save_for_backward(indptr, indices, values, source_scores, target_scores, edge_scale, totals)
         context.negative_slope, context.transposed = float(negative_slope), transposed
-        return out
+        context.set_materialize_grads(False)
+        return out, totals
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         indptr, indices, values, source_scores, target_scores, edge_scale, totals = context.saved_tensors
-        gradient = gradients[0].contiguous()
         heads, width = values.shape[1:]
+        gradient, total_gradient = (None if given is None else given.contiguous() for given in gradients)
+        if gradient is None:
+            gradient = values.new_zeros(len(totals), heads, width)
         pairs = values.new_empty(len(indices), heads, 2)
         value_gradient, source_gradient, target_gradient = map(torch.empty_like, (values, source_scores, target_scores))
         inputs = (indptr, len(gradient), indices, values, source_scores, target_scores, edge_scale)
         name = native.typed("attention_target_gradient", values, indices)
-        native.call(name, *inputs, heads, width, context.negative_slope, totals, gradient, pairs, target_gradient)
+        native.call(
+            name, *inputs, heads, width, context.negative_slope, totals, gradient, total_gradient,
+            pairs, target_gradient,
+        )  # fmt: skip
         back = context.transposed or transpose(indptr, indices, len(values))
         name = native.typed("attention_source_gradient", values, back.indices)
         native.call(
@@ -128,27 +169,38 @@ class _Attention(torch.autograd.Function):
 
 
 class _EdgeSoftmax(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, indptr: Tensor, scores: Tensor) -> Tensor:
-        if native.usable(indptr, scores):
-            weights = torch.empty_like(scores)
-            name = native.typed("edge_softmax", scores)
-            native.call(name, indptr, len(indptr) - 1, scores, scores.shape[1], weights)
-        else:
-            row = row_of_entries(indptr, len(scores))
-            weights = (scores - segments.segment_max(indptr, scores)[row]).exp()
-            weights = weights / segments.segment_sum(indptr, weights)[row]
-        context.save_for_backward(indptr, weights)
-        return weights
+    """The softmax of the entries of each row, and the logarithms of the sums of their exponentials."""
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def forward(context: Any, indptr: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        if native.usable(indptr, scores):
+            weights = torch.empty_like(scores)
+            totals = scores.new_empty(len(indptr) - 1, scores.shape[1])
+            native.call(
+                native.typed("edge_softmax", scores), indptr, len(totals), scores, scores.shape[1], totals, weights
+            )
+        else:
+            row = row_of_entries(indptr, len(scores))
+            most = segments.segment_max(indptr, scores)
+            weights = (scores - most[row]).exp()
+            sums = segments.segment_sum(indptr, weights)
+            weights, totals = weights / sums[row], most + sums.log()
+        context.save_for_backward(indptr, weights)
+        context.set_materialize_grads(False)
+        return weights, totals
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         indptr, weights = context.saved_tensors
-        gradient = gradients[0].contiguous()
+        gradient, total_gradient = (None if given is None else given.contiguous() for given in gradients)
+        if gradient is None:
+            gradient = torch.zeros_like(weights)
         if native.usable(indptr, weights):
             out = torch.empty_like(weights)
             name = native.typed("edge_softmax_backward", weights)
-            native.call(name, indptr, len(indptr) - 1, weights, gradient, weights.shape[1], out)
+            native.call(name, indptr, len(indptr) - 1, weights, gradient, total_gradient, weights.shape[1], out)
             return None, out
-        means = segments.segment_sum(indptr, weights * gradient)[row_of_entries(indptr, len(weights))]
-        return None, weights * (gradient - means)
+        means = segments.segment_sum(indptr, weights * gradient)
+        if total_gradient is not None:
+            means = means - total_gradient
+        return None, weights * (gradient - means[row_of_entries(indptr, len(weights))])

@@ -6,8 +6,14 @@ from torch_geometric.nn import GATConv
 from torch_geometric.utils import softmax
 
 from framework.errors import InputError
-from framework.kernels.attention import attention, attention_weights, edge_softmax
-from framework.kernels.csr import row_of_entries, transpose
+from framework.kernels.attention import (
+    attention,
+    attention_weights,
+    edge_softmax,
+    join_attention,
+    partial_attention,
+)
+from framework.kernels.csr import build_csr, offsets, row_of_entries, transpose
 
 
 def operands(case, heads, width, dtype=torch.float64, *, spread=1.0):
@@ -59,6 +65,55 @@ def test_gradients_pass_gradcheck(backend):
     )
     scores = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda scores: edge_softmax(indptr, scores), (scores,))
+
+
+def test_gradients_of_totals_pass_gradcheck(backend):
+    """Alone, and beside those of the sums; a row without entries has a total of minus infinity and no gradient."""
+    indptr, indices = torch.tensor([0, 3, 3, 4]), torch.tensor([0, 2, 2, 1], dtype=torch.int32)
+    values, source_scores, target_scores = (
+        torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((4, 2, 3), (4, 2), (3, 2))
+    )
+    scale = torch.tensor([[1.5, 0], [0, 1.5], [1.5, 1.5], [1.5, 0]], dtype=torch.float64)
+    filled = torch.tensor([0, 2])
+
+    def both(*inputs):
+        out, totals = partial_attention(indptr, indices, *inputs, negative_slope=0.3, edge_scale=scale)
+        return out, totals[filled]
+
+    assert torch.autograd.gradcheck(both, (values, source_scores, target_scores))
+    assert torch.autograd.gradcheck(lambda *inputs: both(*inputs)[1], (values, source_scores, target_scores))
+    totals = partial_attention(indptr, indices, values, source_scores, target_scores)[1]
+    assert bool((totals[1] == -torch.inf).all())
+
+
+@pytest.mark.parametrize(("heads", "width"), [(1, 67), (3, 5)])
+@pytest.mark.parametrize("spread", [1.0, 500.0])
+def test_joined_parts_are_the_whole(backend, square, heads, width, spread):
+    """The entries of every row dealt to three parts, of which some get none; a loop keeps rows from being empty."""
+    matrix, targets = square.matrix, square.num_targets
+    rows = torch.cat([row_of_entries(matrix.indptr, len(matrix.indices)), torch.arange(targets)])
+    columns = torch.cat([matrix.indices, torch.arange(targets, dtype=matrix.indices.dtype)])
+    values, source_scores, target_scores, _ = operands(square, heads, width, spread=spread)
+    inputs = (values, source_scores, target_scores)
+    scale = (torch.rand(len(rows), heads) > 0.4).double() / 0.6
+    whole = build_csr(rows, columns, targets)
+    expected = attention(whole.indptr, whole.indices, *inputs, edge_scale=scale[whole.edges])
+
+    holder = torch.randint(3, (len(rows),)).where(rows % 4 != 0, 1)
+    outs, totals = [], []
+    for part in range(3):
+        chosen = torch.nonzero(holder == part).squeeze(1)
+        some = build_csr(rows[chosen], columns[chosen], targets)
+        parts = partial_attention(some.indptr, some.indices, *inputs, edge_scale=scale[chosen][some.edges])
+        outs.append(parts[0])
+        totals.append(parts[1])
+    places = torch.arange(3 * targets, dtype=torch.int32).view(3, targets).t().flatten()
+    pointers = offsets(torch.full((targets,), 3))
+    joined = join_attention(pointers, places, torch.cat(outs), torch.cat(totals))
+    torch.testing.assert_close(joined, expected, rtol=1e-11, atol=1e-11)
+    factor = torch.randn_like(expected)
+    found, wanted = (torch.autograd.grad(out, inputs, factor) for out in (joined, expected))
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 
 
 def test_large_scores_do_not_overflow(backend, square):

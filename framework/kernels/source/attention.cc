@@ -42,26 +42,26 @@ INLINE T softmax(T* scores, int64_t count, int64_t stride) {
   return most + std::log(sum);
 }
 
-// out = softmax of `scores` in each row.
+// out = softmax of `scores` in each row; totals [rows, heads] = the logarithm of the sum of their exponentials.
 template <class T>
-int64_t edge_softmax(const int64_t* indptr, int64_t num_rows, const T* scores, int64_t heads, T* out) {
+int64_t edge_softmax(const int64_t* indptr, int64_t num_rows, const T* scores, int64_t heads, T* totals, T* out) {
 #pragma omp parallel for schedule(dynamic, kRowsPerTask) if (indptr[num_rows] * heads >= kSerialWork)
   for (int64_t t = 0; t < num_rows; ++t) {
     std::copy(scores + indptr[t] * heads, scores + indptr[t + 1] * heads, out + indptr[t] * heads);
     for (int64_t head = 0; head < heads; ++head)
-      softmax(out + indptr[t] * heads + head, indptr[t + 1] - indptr[t], heads);
+      totals[t * heads + head] = softmax(out + indptr[t] * heads + head, indptr[t + 1] - indptr[t], heads);
   }
   return 0;
 }
 
-// out = weight * (gradient - sum over the row of weight * gradient).
+// out = weight * (gradient - sum over the row of weight * gradient + the row's total_gradient; null: 0).
 template <class T>
 int64_t edge_softmax_backward(const int64_t* indptr, int64_t num_rows, const T* weight, const T* gradient,
-                              int64_t heads, T* out) {
+                              const T* total_gradient, int64_t heads, T* out) {
 #pragma omp parallel for schedule(dynamic, kRowsPerTask) if (indptr[num_rows] * heads >= kSerialWork)
   for (int64_t t = 0; t < num_rows; ++t) {
     for (int64_t head = 0; head < heads; ++head) {
-      T sum = 0;
+      T sum = total_gradient ? -total_gradient[t * heads + head] : T(0);
       for (int64_t e = indptr[t]; e < indptr[t + 1]; ++e) sum += weight[e * heads + head] * gradient[e * heads + head];
       for (int64_t e = indptr[t]; e < indptr[t + 1]; ++e)
         out[e * heads + head] = weight[e * heads + head] * (gradient[e * heads + head] - sum);
@@ -106,16 +106,17 @@ int64_t attention(const Attention<T, I>& in, T* totals, T* out) {
 }
 
 // First half of the backward pass, by target: for each entry and head the weight its value had and the gradient of its
-// score (`pairs`, [entries, heads, 2], so that the second half finds both in one line), and the targets' gradients.
+// score (`pairs`, [entries, heads, 2], so that the second half finds both in one line), and the targets' gradients. The
+// gradient of a total with respect to a score is the weight: `total_gradient` (null: 0) counts like one more column.
 template <class T, class I>
 VERSIONS void target_gradient_rows(const Attention<T, I>& in, int64_t begin, int64_t end, const T* totals,
-                                   const T* gradient, T* pairs, T* target_gradient) {
+                                   const T* gradient, const T* total_gradient, T* pairs, T* target_gradient) {
   const int64_t stride = in.heads * in.width, num_entries = in.indptr[in.num_rows];
   for (int64_t t = begin; t < end; ++t) {
     for (int64_t head = 0; head < in.heads; ++head) {
       const T* row_gradient = gradient + t * stride + head * in.width;
       const T total = totals[t * in.heads + head];
-      T mean = 0;  // of the gradients of the weights, under the softmax
+      T mean = total_gradient ? -total_gradient[t * in.heads + head] : T(0);  // of the weights' gradients, softmax'd
       for (int64_t e = in.indptr[t]; e < in.indptr[t + 1]; ++e) {
         if (e + kAhead < num_entries) {
           const T* coming = in.values + in.indices[e + kAhead] * stride + head * in.width;
@@ -142,12 +143,12 @@ VERSIONS void target_gradient_rows(const Attention<T, I>& in, int64_t begin, int
 }
 
 template <class T, class I>
-int64_t attention_target_gradient(const Attention<T, I>& in, const T* totals, const T* gradient, T* pairs,
-                                  T* target_gradient) {
+int64_t attention_target_gradient(const Attention<T, I>& in, const T* totals, const T* gradient,
+                                  const T* total_gradient, T* pairs, T* target_gradient) {
 #pragma omp parallel for schedule(dynamic) if (in.indptr[in.num_rows] * in.heads * in.width >= kSerialWork)
   for (int64_t begin = 0; begin < in.num_rows; begin += kRowsPerTask)
-    target_gradient_rows(in, begin, std::min(begin + kRowsPerTask, in.num_rows), totals, gradient, pairs,
-                         target_gradient);
+    target_gradient_rows(in, begin, std::min(begin + kRowsPerTask, in.num_rows), totals, gradient, total_gradient,
+                         pairs, target_gradient);
   return 0;
 }
 
@@ -190,12 +191,12 @@ int64_t attention_source_gradient(const int64_t* indptr, int64_t num_rows, const
 
 #define SOFTMAX_INSTANCES(T, NAME)                                                                                   \
   EXPORT int64_t edge_softmax_##NAME(const int64_t* indptr, int64_t num_rows, const T* scores, int64_t heads,        \
-                                     T* out) {                                                                       \
-    return edge_softmax(indptr, num_rows, scores, heads, out);                                                       \
+                                     T* totals, T* out) {                                                            \
+    return edge_softmax(indptr, num_rows, scores, heads, totals, out);                                               \
   }                                                                                                                  \
   EXPORT int64_t edge_softmax_backward_##NAME(const int64_t* indptr, int64_t num_rows, const T* weight,              \
-                                              const T* gradient, int64_t heads, T* out) {                            \
-    return edge_softmax_backward(indptr, num_rows, weight, gradient, heads, out);                                    \
+                                              const T* gradient, const T* total_gradient, int64_t heads, T* out) {   \
+    return edge_softmax_backward(indptr, num_rows, weight, gradient, total_gradient, heads, out);                    \
   }
 
 SOFTMAX_INSTANCES(float, float32)
@@ -212,10 +213,10 @@ SOFTMAX_INSTANCES(double, float64)
   EXPORT int64_t attention_target_gradient_##NAME(                                                                   \
       const int64_t* indptr, int64_t num_rows, const I* indices, const T* values, const T* source_scores,            \
       const T* target_scores, const T* edge_scale, int64_t heads, int64_t width, double negative_slope,              \
-      const T* totals, const T* gradient, T* pairs, T* target_gradient) {                                            \
+      const T* totals, const T* gradient, const T* total_gradient, T* pairs, T* target_gradient) {                   \
     const Attention<T, I> in{indptr,     num_rows, indices, values, source_scores, target_scores,                    \
                              edge_scale, heads,    width,   static_cast<T>(negative_slope)};                         \
-    return attention_target_gradient(in, totals, gradient, pairs, target_gradient);                                  \
+    return attention_target_gradient(in, totals, gradient, total_gradient, pairs, target_gradient);                  \
   }                                                                                                                  \
   EXPORT int64_t attention_source_gradient_##NAME(const int64_t* indptr, int64_t num_rows, const I* indices,         \
                                                   const int64_t* edges, const T* pairs, const T* gradient,           \
