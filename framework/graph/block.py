@@ -10,7 +10,7 @@ same sums everywhere.
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -126,6 +126,15 @@ class GraphBlock(Protocol):
         """The layer as an edge list with every source's row, for layers that are written on edges."""
 
 
+@runtime_checkable
+class Convolving(Protocol):
+    """A layer that has a graph convolution's sum in one pass: one whose edges stay the same for many steps."""
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Sum over each target's edges without self-loops, and once itself, times 1 / sqrt((d_s + 1) (d_t + 1)), d the
+        degrees in the whole graph: [sources, columns] -> [targets, columns]."""
+
+
 _ATTENTION = 1  # the purpose a block's key is folded by for its attention weights; layers use others
 
 
@@ -168,6 +177,14 @@ class Block:
         entries = torch.arange(len(others.indices), dtype=torch.int64, device=self.indptr.device)
         indices[entries + row_of_entries(others.indptr, len(entries))] = others.indices
         return Block(sources=self.sources, num_targets=self.num_targets, indptr=indptr, indices=indices, key=self.key)
+
+    def convolution(self, dtype: torch.dtype) -> "Block":
+        """The block with self-loops, its edges weighted as a graph convolution does: float `dtype` [edges]."""
+        looped = self.with_self_loops
+        scale = (looped.sources.degree.to(looped.indptr.device) + 1).to(torch.float64).rsqrt()
+        rows = row_of_entries(looped.indptr, len(looped.indices))
+        weights = (scale[looped.indices.long()] * scale[rows]).to(dtype)
+        return dataclasses.replace(looped, edge_weights=weights)
 
     @property
     def without_self_loops(self) -> "Block":

@@ -6,6 +6,7 @@ the rows of the second are under way.
 
 import dataclasses
 
+import torch
 from torch import Tensor
 
 from framework.graph.block import Block
@@ -17,23 +18,32 @@ from framework.kernels.csr import CSR, offsets, transpose
 class Half:
     """Some of the edges of a layer, with what both passes need of them."""
 
-    indptr: Tensor
-    """int64 [targets + 1]."""
-    indices: Tensor
-    """int32 [edges]: sources, counted from the half's first."""
+    rows: Tensor | None
+    """int64 [rows]: the targets that have such edges. None: the rows are all targets."""
+    matrix: CSR
+    """Their edges; sources are counted from the half's first."""
     weights: Tensor | None
     """float [edges], where the graph has them."""
     transposed: CSR
-    """The same edges by source."""
+    """[sources, targets], for the backward pass."""
+    transposed_weights: Tensor | None
+    """The weights in its order."""
+
+    def add_to(self, out: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
+        """Adds `scale` times the sums of rows x [sources, columns] to `out` [targets, columns], in place."""
+        if self.rows is not None and len(self.rows) == 0:
+            return out
+        sums = self.sum(x)
+        return out.add_(sums, alpha=scale) if self.rows is None else out.index_add_(0, self.rows, sums, alpha=scale)
 
     def sum(self, x: Tensor) -> Tensor:
-        """[sources, columns] -> [targets, columns], no gradient."""
-        return spmm(self.indptr, self.indices, x, _like(self.weights, x))
+        """[sources, columns] -> [rows, columns], no gradient."""
+        return spmm(self.matrix.indptr, self.matrix.indices, x, _like(self.weights, x))
 
     def backward(self, gradient: Tensor) -> Tensor:
-        """[targets, columns] -> [sources, columns]: the gradient of `sum`."""
-        weights = None if self.weights is None else self.weights[self.transposed.edges]
-        return spmm(self.transposed.indptr, self.transposed.indices, gradient, _like(weights, gradient))
+        """[targets, columns] -> [sources, columns]: the gradient of the sums."""
+        weights = _like(self.transposed_weights, gradient)
+        return spmm(self.transposed.indptr, self.transposed.indices, gradient, weights)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,9 +51,9 @@ class SplitBlock:
     """The edges of a worker's nodes, by where their sources are."""
 
     inner: Half
-    """From owned nodes: sources 0 to n - 1."""
+    """From owned nodes: sources 0 to n - 1, all rows."""
     outer: Half
-    """From the halo: sources 0 to h - 1."""
+    """From the halo: sources 0 to h - 1, the rows that have such edges."""
     counts: Tensor
     """Edges of each target, at least 1: int64 [n, 1]; what a mean divides by."""
 
@@ -53,20 +63,25 @@ class SplitBlock:
         targets = block.num_targets
         outside = block.indices >= targets
         return cls(
-            inner=_half(block, ~outside, 0, targets),
-            outer=_half(block, outside, targets, len(block.sources) - targets),
+            inner=_half(block, ~outside, 0, targets, every_row=True),
+            outer=_half(block, outside, targets, len(block.sources) - targets, every_row=False),
             counts=block.drawn.clamp(min=1).unsqueeze(1),
         )
 
 
-def _half(block: Block, chosen: Tensor, first: int, sources: int) -> Half:
+def _half(block: Block, chosen: Tensor, first: int, sources: int, *, every_row: bool) -> Half:
     indptr = offsets(chosen)[block.indptr]
     indices = block.indices[chosen] - first
+    weights = None if block.edge_weights is None else block.edge_weights[chosen]
+    transposed = transpose(indptr, indices, sources)
+    rows = None if every_row else torch.nonzero(indptr.diff()).squeeze(1)
+    entries = torch.nonzero(chosen).squeeze(1)
     return Half(
-        indptr=indptr,
-        indices=indices,
-        weights=None if block.edge_weights is None else block.edge_weights[chosen],
-        transposed=transpose(indptr, indices, sources),
+        rows=rows,
+        matrix=CSR(indptr=indptr if rows is None else offsets(indptr.diff()[rows]), indices=indices, edges=entries),
+        weights=weights,
+        transposed=transposed,
+        transposed_weights=None if weights is None else weights[transposed.edges],
     )
 
 

@@ -81,8 +81,8 @@ class _Dropout(torch.autograd.Function):
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rows, out = context.saved_tensors
         gradient = gradients[0].contiguous()
-        if context.relu:  # what is above 0 was neither cut nor dropped
-            x_gradient = torch.ops.aten.threshold_backward(gradient, out, 0).mul_(context.scale)
+        if context.relu:
+            x_gradient = _passed(gradient, out, context.scale)
         else:  # the mask is drawn again: cheaper than keeping it
             x_gradient = _dropped(gradient, context.key, rows, context.threshold, context.scale, relu=False)
         return x_gradient, None, None, None, None, None
@@ -97,6 +97,15 @@ def _dropped(x: Tensor, key: Key, rows: Tensor, threshold: int, scale: float, *,
     ids = rows[:, None]
     draws = _words(philox(key.value, (_blocks(x.shape[1], x), ids, ids >> 32, 1)), x.shape[1])
     return torch.where(draws < threshold, 0, (torch.relu(x) if relu else x) * scale)
+
+
+def _passed(gradient: Tensor, out: Tensor, scale: float) -> Tensor:
+    """The gradient of what is above 0, which was neither cut nor dropped; 0 elsewhere."""
+    if not native.usable(gradient, out):
+        return torch.ops.aten.threshold_backward(gradient, out, 0).mul_(scale)
+    passed = torch.empty_like(gradient)
+    native.call(native.typed("passed", gradient), gradient, out, gradient.numel(), scale, passed)
+    return passed
 
 
 def _blocks(width: int, like: Tensor) -> Tensor:

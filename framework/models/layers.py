@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.errors import InputError
-from framework.graph.block import GraphBlock
+from framework.graph.block import Convolving, GraphBlock
 from framework.kernels.dropout import dropout, relu_dropout
 
 
@@ -42,17 +42,10 @@ class GCNConv(nn.Module):
 
     def forward(self, block: GraphBlock, x: Tensor) -> Tensor:
         """[sources, columns] -> [targets, out]."""
-        block = _unweighted(block, "GCN").without_self_loops
-        narrowing = self.linear.out_features < self.linear.in_features
-        if narrowing:  # aggregate whichever side of W is narrower
-            x = self.linear(x)
-        scale = (block.sources.degree.to(x.device) + 1).to(x.dtype).rsqrt().unsqueeze(1)
-        scaled = x * scale
-        own = scale[: block.num_targets]
-        out = own * (block.sum(scaled) * _inverse_share(block, x) + scaled[: block.num_targets])
-        if not narrowing:
-            out = self.linear(out)
-        return out + self.bias
+        block = _unweighted(block, "GCN")
+        if self.linear.out_features < self.linear.in_features:  # aggregate whichever side of W is narrower
+            return _convolved(block, self.linear(x)) + self.bias
+        return nn.functional.linear(_convolved(block, x), self.linear.weight, self.bias)
 
 
 class GATConv(nn.Module):
@@ -103,6 +96,17 @@ def activated(module: nn.Module, block: GraphBlock, x: Tensor, p: float) -> Tens
     if not module.training or block.key is None or p == 0:
         return torch.relu(x)
     return relu_dropout(x, p, block.key.fold(_OUTPUT), block.targets.original.to(x.device))
+
+
+def _convolved(block: GraphBlock, x: Tensor) -> Tensor:
+    """D^-1/2 (A + I) D^-1/2 x: [sources, columns] -> [targets, columns]."""
+    if isinstance(block, Convolving):
+        return block.convolve(x)
+    block = block.without_self_loops
+    scale = (block.sources.degree.to(x.device) + 1).to(x.dtype).rsqrt().unsqueeze(1)
+    scaled = x * scale
+    own = scale[: block.num_targets]
+    return own * (block.sum(scaled) * _inverse_share(block, x) + scaled[: block.num_targets])
 
 
 def _unweighted(block: GraphBlock, layer: str) -> GraphBlock:

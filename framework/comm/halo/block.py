@@ -5,6 +5,7 @@ first layer nothing has to come: features of the halo are fetched once and kept,
 """
 
 import dataclasses
+import weakref
 from functools import cached_property
 
 import torch
@@ -18,12 +19,30 @@ from framework.graph.split import SplitBlock
 from framework.random import Key
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Constant:
+    """Rows that have been seen, and their sums once they have been seen again."""
+
+    rows: weakref.ref[Tensor]
+    """The rows."""
+    version: int
+    """How often they had been changed in place."""
+    sums: Tensor | None
+    """[n, columns], or None."""
+
+    def of(self, x: Tensor) -> bool:
+        """Whether x is these rows, unchanged."""
+        return self.rows() is x and self.version == x._version
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class OwnedEdges:
     """The edges of all nodes that a worker owns, kept for all steps with what is made of them."""
 
     block: Block
     """Sources: n owned nodes, then h halo nodes."""
+    _convolutions: "dict[torch.dtype, OwnedEdges]" = dataclasses.field(default_factory=dict, repr=False)
+    _constants: "dict[bool, Constant]" = dataclasses.field(default_factory=dict, repr=False)
 
     @cached_property
     def split(self) -> SplitBlock:
@@ -35,6 +54,27 @@ class OwnedEdges:
         """The same without edges from a node to itself; itself where there are none."""
         block = self.block.without_self_loops
         return self if block is self.block else OwnedEdges(block)
+
+    def sum(self, x: Tensor, *, mean: bool) -> Tensor:
+        """Sums, or means, of rows of all n + h sources. What comes again unchanged, as features do, is summed once."""
+        if x.requires_grad:
+            return self.block.sum(x, mean=mean)
+        known = self._constants.get(mean)
+        if known is None or not known.of(x):
+            # Whether it comes again is not known yet: nothing but its name is kept.
+            self._constants[mean] = Constant(rows=weakref.ref(x), version=x._version, sums=None)
+            return self.block.sum(x, mean=mean)
+        if known.sums is None:
+            known = dataclasses.replace(known, sums=self.block.sum(x, mean=mean))
+            self._constants[mean] = known
+        assert known.sums is not None
+        return known.sums
+
+    def convolution(self, dtype: torch.dtype) -> "OwnedEdges":
+        """The edges of a graph convolution, each node's own among them, weighted in `dtype`; made once."""
+        if dtype not in self._convolutions:
+            self._convolutions[dtype] = OwnedEdges(self.block.convolution(dtype))
+        return self._convolutions[dtype]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,8 +138,12 @@ class OwnedBlock:
     def sum(self, x: Tensor, *, mean: bool = False) -> Tensor:
         """As GraphBlock's. The wire and the processor work at the same time."""
         if self.wire is None:
-            return self.local.sum(x, mean=mean)
+            return self.edges.sum(x, mean=mean)
         return passes.summed(x, self.edges.split, self.wire.plan, self.wire.exchange, self.layer, mean=mean)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """As Convolving's."""
+        return dataclasses.replace(self, edges=self.edges.convolution(x.dtype)).sum(x)
 
     def attend(
         self, values: Tensor, source_scores: Tensor, target_scores: Tensor, *, negative_slope: float, dropout: float

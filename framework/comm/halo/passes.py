@@ -38,7 +38,7 @@ class _Fill(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         owned, halo = gradients[0].split_with_sizes([ctx.plan.num_owned, ctx.plan.num_halo])
         arrival = ctx.exchange.to_owners(halo, Lane(layer=ctx.layer, towards="owners", backward=True))
-        return owned + ctx.plan.summed(arrival.wait()), None, None, None
+        return ctx.plan.add_to(owned.clone(), arrival.wait()), None, None, None
 
 
 class _Sum(torch.autograd.Function):
@@ -49,7 +49,7 @@ class _Sum(torch.autograd.Function):
         ctx.split, ctx.plan, ctx.exchange, ctx.layer = split, plan, exchange, layer
         arrival = exchange.to_halo(plan.copies(owned), Lane(layer=layer, towards="halo", backward=False))
         out = split.inner.sum(owned)
-        return out.add_(split.outer.sum(arrival.wait()), alpha=1 / exchange.share)
+        return split.outer.add_to(out, arrival.wait(), 1 / exchange.share)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -57,4 +57,4 @@ class _Sum(torch.autograd.Function):
         outer = split.outer.backward(gradient).div_(ctx.exchange.share)
         arrival = ctx.exchange.to_owners(outer, Lane(layer=ctx.layer, towards="owners", backward=True))
         inner = split.inner.backward(gradient)
-        return inner.add_(ctx.plan.summed(arrival.wait())), None, None, None, None
+        return ctx.plan.add_to(inner, arrival.wait()), None, None, None, None

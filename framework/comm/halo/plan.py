@@ -28,8 +28,10 @@ class HaloPlan:
     """Nodes that this worker owns, n."""
     wanted: Tensor
     """int64 [sent]: places, among the owned nodes, of the rows that others want, sorted by worker. On the device."""
+    boundary: Tensor
+    """int64 [boundary]: places of the owned nodes that others want, increasing. There, too."""
     returning: CSR
-    """[n, sent]: which of those rows each owned node is; sums what comes back for it, in a fixed order. There, too."""
+    """[boundary, sent]: which of the rows sent each of them is; sums what comes back for it, in a fixed order."""
     sent: list[int]
     """Rows sent to each worker."""
     received: list[int]
@@ -47,11 +49,13 @@ class HaloPlan:
         sent = group.exchange_counts(received, "state")
         ids = group.exchange(local.halo.ids, received, sent, "state")
         wanted = ids - (int(owned.ids[0]) if len(owned) else 0)
-        returning = build_csr(wanted, torch.arange(len(wanted), dtype=torch.int32), len(owned))
+        boundary, row = torch.unique(wanted, return_inverse=True)
+        returning = build_csr(row, torch.arange(len(wanted), dtype=torch.int32), len(boundary))
         return cls(
             group=group,
             num_owned=len(owned),
             wanted=wanted.to(device),
+            boundary=boundary.to(device),
             returning=returning.to(device),
             sent=sent,
             received=received,
@@ -77,5 +81,11 @@ class HaloPlan:
 
     def summed(self, copies: Tensor) -> Tensor:
         """[sent, columns] -> [n, columns]: the sum of what all workers have for each owned node."""
+        return self.add_to(copies.new_zeros(self.num_owned, *copies.shape[1:]), copies)
+
+    def add_to(self, owned: Tensor, copies: Tensor) -> Tensor:
+        """Adds to rows of owned nodes [n, columns], in place, what all workers have for them [sent, columns]."""
         with self.group.timed("packing"):
-            return spmm(self.returning.indptr, self.returning.indices, copies)
+            if len(copies) == 0:
+                return owned
+            return owned.index_add_(0, self.boundary, spmm(self.returning.indptr, self.returning.indices, copies))

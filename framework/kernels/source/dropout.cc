@@ -43,6 +43,21 @@ int64_t dropout(const T* x, const int64_t* ids, int64_t num_rows, int64_t width,
   return 0;
 }
 
+// The gradient of dropout and ReLU together: what came out above 0 was neither cut nor dropped.
+template <class T>
+VERSIONS void passed_block(const T* gradient, const T* result, T scale, T* out, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) out[i] = result[i] > T(0) ? gradient[i] * scale : T(0);
+}
+
+template <class T>
+int64_t passed(const T* gradient, const T* result, int64_t size, double scale, T* out) {
+  constexpr int64_t kBlock = 1 << 14;
+#pragma omp parallel for schedule(static) if (size >= kSerialWork)
+  for (int64_t begin = 0; begin < size; begin += kBlock)
+    passed_block(gradient, result, static_cast<T>(scale), out, begin, std::min(begin + kBlock, size));
+  return 0;
+}
+
 // Factors of kLanes edges (fewer at the end) and all their heads. The last word of the counter is above those that
 // samples (0) and rows (1) use, and holds the high halves of both ids: distinct for ids below 2^47.
 template <class T>
@@ -98,6 +113,9 @@ EXPORT int64_t philox_words(int64_t key, const uint32_t* counters, int64_t size,
   EXPORT int64_t dropout_##NAME(const T* x, const int64_t* ids, int64_t num_rows, int64_t width, int64_t key,      \
                                 int64_t threshold, double scale, int64_t relu, T* out) {                           \
     return dropout(x, ids, num_rows, width, key, threshold, scale, relu != 0, out);                                \
+  }                                                                                                                \
+  EXPORT int64_t passed_##NAME(const T* gradient, const T* result, int64_t size, double scale, T* out) {           \
+    return passed(gradient, result, size, scale, out);                                                             \
   }                                                                                                                \
   EXPORT int64_t edge_scale_##NAME(const int64_t* targets, const int64_t* sources, int64_t num_edges,              \
                                    int64_t heads, int64_t key, int64_t threshold, double scale, T* out) {          \
