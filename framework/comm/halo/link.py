@@ -38,11 +38,16 @@ class Lane:
     """From owners to whoever has the rows in its halo, or back."""
     backward: bool
     """Whether they are gradients."""
+    apart: bool = False
+    """Whether the copies of a row differ, or each has to arrive: they are neither shared nor summed on the way."""
+    leg: str = ""
+    """A part of the way, where rows go by several."""
 
     @property
     def name(self) -> str:
-        """What bytes are counted under, and state is kept under: `1/forward`."""
-        return f"{self.layer}/{'backward' if self.backward else 'forward'}"
+        """What bytes are counted under, and state is kept under: `1/forward`, `1/forward/between`."""
+        name = f"{self.layer}/{'backward' if self.backward else 'forward'}"
+        return f"{name}/{self.leg}" if self.leg else name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,9 @@ class Route:
     """int64 [sum of sent]: which of the plan's rows to send these are. None: all of them, in order."""
     received_slots: Tensor | None = None
     """int64 [sum of received]: the same of those received."""
+    sent_original: Tensor | None = None
+    """int64 [sum of sent]: original ids of the rows sent, the same in every step of a lane, where these are not the
+    plan's (rows passed on for others). On the host. None: the plan's, by their slots."""
 
 
 class Arrival(Protocol):
