@@ -83,7 +83,7 @@ setup(
         "pyarrow>=17",
         "numpy>=1.26",
         "scipy>=1.12",
-        "tyro>=0.9",
+        "tyro>=1.0",
         "rich>=13",
         "safetensors>=0.4.3",
         "pymetis>=2023.1",
