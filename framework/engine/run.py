@@ -137,7 +137,7 @@ class Run:
     """Seconds a worker waits for the others before it gives up."""
 
     def __post_init__(self) -> None:
-        least_values = {"epochs": 0, "workers": 1, "evaluate_every": 0, "checkpoint_every": 0, "patience": 1}
+        least_values = {"epochs": 0, "seed": 0, "workers": 1, "evaluate_every": 0, "checkpoint_every": 0, "patience": 1}
         for name, least in least_values.items():
             value = getattr(self, name)
             if value is None and name == "patience":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from framework.errors import InputError
 from framework.graph.block import GraphBlock
 from framework.models.layers import GATConv, GCNConv, SAGEConv, activated, dropped_input
 from framework.registry import MODELS
@@ -50,6 +51,10 @@ class SAGE:
     input_dropout: float = 0.0
     """Dropout of the features."""
 
+    def __post_init__(self) -> None:
+        _require_widths(hidden=self.hidden)
+        _require_shares(dropout=self.dropout, input_dropout=self.input_dropout)
+
     def build(self, columns: int, classes: int, depth: int) -> nn.Module:
         """`depth` SAGEConv layers."""
         widths = _widths(columns, self.hidden, classes, depth)
@@ -68,6 +73,10 @@ class GCN:
     """Dropout between layers."""
     input_dropout: float = 0.0
     """Dropout of the features."""
+
+    def __post_init__(self) -> None:
+        _require_widths(hidden=self.hidden)
+        _require_shares(dropout=self.dropout, input_dropout=self.input_dropout)
 
     def build(self, columns: int, classes: int, depth: int) -> nn.Module:
         """`depth` GCNConv layers."""
@@ -96,6 +105,12 @@ class GAT:
     slope: float = 0.2
     """Negative slope of the scores' leaky ReLU."""
 
+    def __post_init__(self) -> None:
+        _require_widths(hidden=self.hidden, heads=self.heads, output_heads=self.output_heads)
+        _require_shares(
+            dropout=self.dropout, input_dropout=self.input_dropout, attention_dropout=self.attention_dropout
+        )
+
     def build(self, columns: int, classes: int, depth: int) -> nn.Module:
         """`depth` GATConv layers, ELU between them."""
         layers = []
@@ -118,3 +133,17 @@ def _widths(columns: int, hidden: int, classes: int, depth: int) -> list[tuple[i
     """In and out width of every layer."""
     ends = [columns, *[hidden] * (depth - 1), classes]
     return list(itertools.pairwise(ends))
+
+
+def _require_widths(**widths: int) -> None:
+    """Raises InputError for a width of nothing."""
+    for name, width in widths.items():
+        if width < 1:
+            raise InputError(f"--model.{name.replace('_', '-')} is {width}; expected a whole number of at least 1.")
+
+
+def _require_shares(**shares: float) -> None:
+    """Raises InputError for a dropout that is no share, or leaves nothing."""
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise InputError(f"--model.{name.replace('_', '-')} is {share}; expected at least 0 and less than 1.")

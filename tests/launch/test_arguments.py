@@ -130,6 +130,7 @@ def test_hidden_fields_have_no_flag() -> None:
         (["--workload", "launch_standins:Ambiguous"], "--epochs: a run has a field of this name too"),
         (["--workers", "0"], "--workers is 0"),
         (["--epochs", "-1"], "--epochs is -1"),
+        (["--seed", "-1"], "--seed is -1; expected a whole number of at least 0"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(arguments: list[str], expected: str) -> None:

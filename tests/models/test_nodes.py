@@ -1,12 +1,14 @@
 """Networks of graph layers: what a key decides, what it does not, and that layers run one by one give the same."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
 from torch import Tensor, nn
 from whole_graph import WholeGraph, random_graph, random_rows
 
+from framework.errors import InputError
 from framework.graph.block import Block
 from framework.models.node_model import LayerwiseNetwork, NodeModel
 from framework.models.nodes import GAT, GCN, SAGE
@@ -84,3 +86,19 @@ def test_layers_one_by_one_are_the_network(model: NodeModel) -> None:
 def test_a_network_of_ones_own_is_found_by_name() -> None:
     network = MODELS.get("module")(network="torch.nn:Bilinear").build(3, 4, 5)
     assert isinstance(network, nn.Bilinear)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "expected"),
+    [
+        (SAGE, {"hidden": 0}, "--model.hidden is 0; expected a whole number of at least 1."),
+        (GCN, {"hidden": -3}, "--model.hidden is -3"),
+        (GAT, {"output_heads": 0}, "--model.output-heads is 0"),
+        (SAGE, {"dropout": 1.0}, "--model.dropout is 1.0; expected at least 0 and less than 1."),
+        (GCN, {"input_dropout": -0.1}, "--model.input-dropout is -0.1"),
+        (GAT, {"attention_dropout": float("nan")}, "--model.attention-dropout is nan"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(model: type, settings: dict[str, float], expected: str) -> None:
+    with pytest.raises(InputError, match=re.escape(expected)):
+        model(**settings)
