@@ -43,8 +43,7 @@ class Progress:
     losses: list[float] = dataclasses.field(default_factory=list)
     """Mean loss of every completed epoch."""
     loss_sum: float | Tensor = 0.0
-    """Of the epoch under way: this worker's part of the sum over steps of mean loss times samples, float64. After a
-    checkpoint the first worker's part is the sum of all, which is what the checkpoint holds."""
+    """Of the epoch under way: this worker's part of the sum over steps of mean loss times samples, float64."""
     samples: int = 0
     """Of the epoch under way: samples seen."""
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -114,7 +113,7 @@ class Learner:
             self.step(batch)
             if run.checkpoint_every and now.step % run.checkpoint_every == 0:
                 self.save()
-        now.losses.append(self._summed_loss() / max(1, now.samples))
+        now.losses.append(self._mean_loss())
         now.epoch, now.step, now.loss_sum, now.samples = now.epoch + 1, 0, 0.0, 0
         self.schedule.step()
         now.seconds.append(time.perf_counter() - began)
@@ -177,7 +176,7 @@ class Learner:
 
     def save(self) -> None:
         """A checkpoint of this place, on every host."""
-        sums = {"loss_sum": self._summed_loss(), "sent": self._sent()}
+        sums = {"loss_sums": self.group.gather_json(float(self.progress.loss_sum)), "sent": self._sent()}
         groups, optimizer = optimizer_state(self.optimizer)
         with self.synchronizer.whole() as model:
             tensors = {"model": on_host(model.state_dict())}
@@ -203,16 +202,21 @@ class Learner:
         """Goes to a checkpoint's place; the model has its weights already."""
         own = own_state(checkpoints_of(self.run), found, self.group)
         facts = dict(found.facts)
+        loss_sums = facts.pop("loss_sums")
+        if len(loss_sums) != self.group.size:
+            loss_sums = [sum(loss_sums), *[0.0] * (self.group.size - 1)]
         optimizer = found.tensors.get("optimizer", under("optimizer", own))
         load_optimizer_state(self.optimizer, facts.pop("optimizer"), optimizer)
         self.schedule.load_state_dict(facts.pop("schedule"))
         self.synchronizer.load_state(under("gradient", own))
         self.task.load_state(under("task", own))
         self.progress = Progress(
-            epoch=found.epoch, step=found.step, best_weights=found.tensors.get("best", {}), **facts
+            epoch=found.epoch,
+            step=found.step,
+            loss_sum=loss_sums[self.group.rank],
+            best_weights=found.tensors.get("best", {}),
+            **facts,
         )
-        if self.group.rank != 0:
-            self.progress.loss_sum = 0.0  # the checkpoint's sum is over all workers already
         self.worker.watch({"event": "resumed", "epoch": found.epoch, "step": found.step})
 
     def report(self, seconds: float) -> dict[str, Any]:
@@ -224,7 +228,7 @@ class Learner:
             checkpoints.write_weights(Path(run.out), weights)
         sent = self._sent()
         return {
-            "workload": type(run.workload).__name__,
+            "workload": plugin_name(type(run.workload)).removeprefix("workload:"),
             "workers": self.group.size,
             **prepared.facts,
             "epochs": now.epoch,
@@ -239,12 +243,10 @@ class Learner:
             "versions": versions(),
         }
 
-    def _summed_loss(self) -> float:
-        """All workers' loss sum; the first worker's becomes it, and the others' zero, so that nothing counts twice."""
+    def _mean_loss(self) -> float:
+        """The epoch's, over all workers."""
         mine = torch.as_tensor(self.progress.loss_sum, dtype=torch.float64).cpu().clone()
-        total = float(self.group.all_reduce(mine, "loss"))
-        self.progress.loss_sum = total if self.group.rank == 0 else 0.0
-        return total
+        return float(self.group.all_reduce(mine, "loss")) / max(1, self.progress.samples)
 
     def _sent(self) -> dict[str, int]:
         """Payload bytes that all workers sent in all starts of this run, by purpose. All workers call this together."""
