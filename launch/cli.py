@@ -1,15 +1,19 @@
 """The command `shardyard`: finds the command, runs it, and turns whatever goes wrong into one line and an exit code.
 
-0: done. 1: a failure. 2: bad input or usage. 3: a worker was lost. 130: interrupted. With SHARDYARD_DEBUG=1 the
-traceback is shown as well. The current directory is searched for modules, so that `module:function` finds a user's own.
+0: done. 1: a failure. 2: bad input or usage. 3: a worker was lost. 130: interrupted. 143: ended by SIGTERM. With
+SHARDYARD_DEBUG=1 the traceback is shown as well. The current directory is searched for modules, so that
+`module:function` finds a user's own.
 """
 
+import contextlib
 import difflib
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from framework import log
 from framework.errors import InputError, ShardyardError, is_foreign, told
@@ -26,25 +30,45 @@ COMMANDS = {
     "doctor": "Say what of this installation and machine works.",
 }
 
-_INTERRUPTED = 130
+_INTERRUPTED, _TERMINATED = 130, 143
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command that `arguments` (by default those of the process) name. Returns the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    resume = " The same command resumes the run from its last checkpoint." if given[:1] == ["train"] else ""
     try:
-        return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        with _ended_by_sigterm():
+            return _dispatch(given)
     except KeyboardInterrupt as error:
-        return _tell(error, "interrupted", _INTERRUPTED)
+        return _tell(error, f"interrupted.{resume}", _INTERRUPTED)
     except BrokenPipeError:  # whoever read our output has left, as `head` does: no failure of ours
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ShardyardError as error:
         return _tell(error, str(error), error.exit_code)
-    except SystemExit as leaving:  # help was printed
-        return leaving.code if isinstance(leaving.code, int) else 0
+    except SystemExit as leaving:
+        if leaving.code == signal.SIGTERM:
+            return _tell(leaving, f"ended by SIGTERM.{resume}", _TERMINATED)
+        return leaving.code if isinstance(leaving.code, int) else 0  # help was printed
     except Exception as error:
         whose = "code that is not Shardyard's" if is_foreign(error) else "this is a defect"
         return _tell(error, f"{told(error)}; {whose}, SHARDYARD_DEBUG=1 shows the traceback", 1)
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Lets SIGTERM end what is done meanwhile as Ctrl-C does, workers and all: the signal is raised as an exit.
+
+    Ray, once it is imported, answers the signal in the same way."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -18,6 +18,8 @@ from framework.graph.store import MANIFEST, ShardStore
 from launch.record import CHECKPOINTS, REPORT, RUN, encoded_run, read_json
 
 _INDEX, _WEIGHTS = "checkpoint.json", "model.safetensors"
+_EXPECTED = "the folder of a shard store (manifest.json), a checkpoint (checkpoint.json) or a run (run.json)"
+_NAMED = 3  # folders that are meant, perhaps: the last ones, which are the newest checkpoints
 _REMEDY = "Start the run again to write it anew."
 
 
@@ -41,19 +43,40 @@ def inspect(path: Path, *, verify: bool = False) -> Inspection:
     """Tells what `path` (a folder, or the file that marks one) is. With `verify`, reads every byte.
 
     Raises StoreError where something is missing, torn or altered, InputError for a folder that is none of ours."""
-    folder = path.parent if path.is_file() else path
-    if not folder.is_dir():
-        raise InputError(f"'{path}' is not there; expected a shard store, a checkpoint or a run's folder.")
     readers: dict[str, Callable[[Path, bool], Inspection]] = {
         MANIFEST: _store,
         _INDEX: _checkpoint,
         RUN: _run,
         REPORT: _run,
     }
+    folder = path.parent if path.is_file() and path.name in readers else path
     for mark, read in readers.items():
         if (folder / mark).exists():
             return read(folder, verify)
-    raise InputError(f"'{folder}' is none of ours: it has no {', '.join(readers)}.")
+    if not path.exists():
+        raise InputError(f"'{path}' is not there; expected {_EXPECTED}.")
+    raise InputError(f"'{path}' is {_misnamed(path, list(readers))}")
+
+
+def _misnamed(path: Path, marks: list[str]) -> str:
+    """What a path is that is none of ours, and which one near it is meant, if one is."""
+    if path.is_file():
+        what, near = "a file", [folder for folder in path.absolute().parents if _has_one(folder, marks)][:1]
+    else:
+        what, near = "none of ours", sorted(folder for folder in path.iterdir() if _has_one(folder, marks))
+        near += [path.absolute().parent] if _has_one(path.absolute().parent, marks) else []
+    give = " or ".join(f"'{_shown(folder)}'" for folder in near[-_NAMED:])
+    return f"{what}; expected {_EXPECTED}.{f' Give {give}.' if give else ''}"
+
+
+def _has_one(folder: Path, marks: list[str]) -> bool:
+    return any((folder / mark).is_file() for mark in marks)
+
+
+def _shown(folder: Path) -> Path:
+    """A folder as a user would name it from here."""
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
 def _store(folder: Path, verify: bool) -> Inspection:

@@ -114,7 +114,7 @@ def test_an_interrupt_ends_with_130(capsys: pytest.CaptureFixture[str], monkeypa
 
     monkeypatch.setattr("launch.commands.list.command", interrupted)
     assert cli.main(["list"]) == 130
-    assert capsys.readouterr().err == "error: interrupted\n"
+    assert capsys.readouterr().err == "error: interrupted.\n"
 
 
 def test_help_and_the_list_of_kinds_come_without_torch() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +69,7 @@ def test_the_report_has_what_is_promised(report: dict[str, Any]) -> None:
         *("workload", "workers", "parts", "partitioner", "epochs", "loss", "metrics", "seconds", "bytes"),
         *("run_digest", "data_digest", "weights_digest", "versions"),
     } <= set(report)
-    assert (report["parts"], report["partitioner"], report["epochs"]) == (2, "range", 3)
+    assert (report["workload"], report["parts"], report["partitioner"], report["epochs"]) == ("nodes", 2, "range", 3)
     assert len(report["loss"]) == 3
     assert {"test_accuracy", "validation_accuracy"} <= set(report["metrics"])
     assert {"prepare", "start", "epoch_median", "total"} <= set(report["seconds"])
@@ -189,6 +190,24 @@ def test_inspect_tells_store_run_and_checkpoint_apart(
 
 
 @pytest.mark.usefixtures("report")
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("runs/sage-debian/log.jsonl", "is a file; expected the folder of a shard store (manifest.json), a checkpoint"),
+        ("runs/sage-debian/log.jsonl", "Give 'runs/sage-debian'."),
+        ("runs/sage-debian/checkpoints/000003-00000000/model.safetensors", "Give 'runs/sage-debian/checkpoints/000"),
+        ("runs/sage-debian/checkpoints", "is none of ours; expected the folder of"),
+        ("runs/sage-debian/checkpoints", "checkpoints/000003-00000000' or 'runs/sage-debian'."),
+        ("runs", "Give 'runs/sage-debian'."),
+        ("nowhere", "'nowhere' is not there; expected the folder of"),
+    ],
+)
+def test_inspect_names_the_path_to_give_instead(path: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", path]) == 2
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("report")
 @pytest.mark.parametrize("name", ["model.safetensors", "checkpoints/000003-00000000/model.safetensors"])
 def test_inspect_finds_a_flipped_byte_of_a_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = Path("runs/sage-debian") / name
@@ -268,6 +287,18 @@ def test_a_recipe_and_a_plug_in_of_the_current_folder_run_on_two_workers(
     assert "outside:Stripes" in capsys.readouterr().out
     assert "outside" not in sys.modules
     assert shardyard("evaluate", "runs/outside.mine", "--trust")["weights_digest"] == report["weights_digest"]
+
+
+def test_a_run_that_is_ended_says_how_to_resume_it(tmp_path: Path) -> None:
+    arguments = [*SMALL, "--epochs=100000", "--evaluate-every=0"]
+    command = [sys.executable, "-P", "-m", "launch.cli", "train", "sage-debian", *arguments]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert any(line.startswith("epoch ") for line in process.stdout)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+    assert said == "error: ended by SIGTERM. The same command resumes the run from its last checkpoint.\n"
+    assert process.returncode == 143
 
 
 @pytest.mark.slow
