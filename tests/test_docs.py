@@ -18,8 +18,9 @@ from launch import cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-OTHERS = {"write-a-partitioner.md"}
-"""Pages whose commands need a package that only its own tests install."""
+OTHERS = {"write-a-partitioner.md", "bring-your-own-graph.md"}
+"""Pages whose commands need a package or files that only their own tests make."""
+GRAPHS = ROOT / "docs" / "guides" / "bring-your-own-graph.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -94,3 +95,37 @@ def test_the_networks_of_the_guide_work(
     assert isinstance(network, LayerwiseNetwork)
     whole = network.forward_layer(1, graph.block, network.forward_layer(0, graph.block, x))
     torch.testing.assert_close(scores, whole[seeds], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_files_of_the_guide_are_trained_on(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(blocks(GRAPHS, "python")[number], {})
+    (command,) = blocks(GRAPHS, "sh")[number].splitlines()
+    assert cli.main(shlex.split(command)[1:]) == 0
+
+
+@pytest.mark.parametrize(("number", "name"), [(2, "Roads"), (3, "Karate")])
+def test_the_data_sets_of_the_guide_are_trained_on(
+    number: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = blocks(GRAPHS, "python")[number]
+    if "torch_geometric" in text:
+        pytest.importorskip("torch_geometric")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path(f"graph_{number}.py").write_text(text)
+    Path("roads.txt").write_text("".join(f"{a} {(a * a + 1) % 40} {a % 4}\n" for a in range(40)))
+    (command,) = blocks(GRAPHS, "text")
+    own = {"Roads": shlex.split(command)[5:9], "Karate": []}[name]
+    assert cli.main(["train", "sage-debian", "--data", f"graph_{number}:{name}", *own, "--epochs", "1"]) == 0
+
+
+def test_the_matrix_of_the_guide_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(blocks(GRAPHS, "python")[4], {})
+    path, cut = capsys.readouterr().out.split()
+    assert (tmp_path / path / "manifest.json").exists()
+    assert 0 < float(cut) < 1
