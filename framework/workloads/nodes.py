@@ -193,11 +193,13 @@ class NodeTask:
         return {**columns, "class_name": pa.array(names).take(pa.array(columns["class"]))} if names else columns
 
     def state(self) -> dict[str, Tensor]:
-        """What this worker keeps from step to step: nothing."""
-        return {}
+        """What this worker keeps from step to step: what its halo strategy does."""
+        return self.topology.wire.exchange.state() if self.workload.sampler.whole else {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Nothing to put back."""
+        """Puts back what `state` gave."""
+        if self.workload.sampler.whole:
+            self.topology.wire.exchange.load_state(state)
 
     @cached_property
     def local_rows(self) -> Tensor:
