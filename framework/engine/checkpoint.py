@@ -24,7 +24,7 @@ from torch import Tensor
 from framework.engine.files import replacing
 from framework.errors import NewerVersionError, StoreError
 
-FORMAT, VERSION = "shardyard-checkpoint", 2  # version 1 had no workers' own files; it is read as well
+FORMAT, VERSION = "shardyard-checkpoint", 2
 INDEX = "checkpoint.json"
 KEPT = 2  # so that a checkpoint torn by a dying disk still leaves the one before
 
@@ -189,6 +189,11 @@ def parse_index(text: bytes, where: str) -> dict[str, Any]:
             raise NewerVersionError(
                 f"{where} has version {index['version']}; this Shardyard reads up to {VERSION}: upgrade it."
             )
+        if index["version"] < VERSION:
+            raise StoreError(
+                f"{where} has version {index['version']}, of an older Shardyard; this one reads {VERSION}: finish the "
+                "run with that one, or choose another --out."
+            )
         if index.pop("sha256") != _digest(index):
             raise DamagedError(f"{where}/{INDEX} is damaged: its digest differs; remove the checkpoint.")
         return index
@@ -208,8 +213,8 @@ def parse(index: Mapping[str, Any], files: Mapping[str, bytes], where: str) -> C
             step=index["step"],
             facts=index["facts"],
             tensors=tensors,
-            workers=index.get("workers", 0),
-            own={int(rank): kinds for rank, kinds in index.get("own", {}).items()},
+            workers=index["workers"],
+            own={int(rank): kinds for rank, kinds in index["own"].items()},
         )
 
 

@@ -79,7 +79,7 @@ def resumable(folder: Path, group: Group) -> Checkpoint | None:
     for name in checkpoints.places(folder):
         index = checkpoints.read_index(folder / name)
         mine[name] = {
-            "wanted": [own_file(int(rank)) for rank in index.get("own", {})],
+            "wanted": [own_file(int(rank)) for rank in index["own"]],
             "held": [file for file in index["files"] if checkpoints.is_own(file)],
         }
     lacking: dict[str, set[str]] = {}

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from line_workload import Line
 from worker_processes import together
@@ -46,10 +45,11 @@ def test_any_host_s_checkpoint_is_the_whole_one(tmp_path: Path) -> None:
     first, second = (
         checkpoints.read(sorted((tmp_path / "cut" / host / "checkpoints").glob("0*"))[-1]) for host in ("0", "1")
     )
-    assert first.facts["loss_sum"] == second.facts["loss_sum"] > 0
+    assert first.facts["loss_sums"] == second.facts["loss_sums"]
+    assert min(first.facts["loss_sums"]) > 0
     assert first.place == second.place == (1, 2)
     shutil.rmtree(tmp_path / "cut" / "0")  # the host of the first worker comes back empty
     resumed = together(2, learn, str(tmp_path / "cut"), None)
     assert resumed[0]["weights_digest"] == whole[0]["weights_digest"]
-    assert resumed[0]["loss"] == pytest.approx(whole[0]["loss"], rel=1e-12)
+    assert resumed[0]["loss"] == whole[0]["loss"]
     assert checkpoints.places(tmp_path / "cut" / "0" / "checkpoints")

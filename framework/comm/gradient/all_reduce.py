@@ -35,40 +35,54 @@ class AllReduce:
     bucket_megabytes: int = placement(25)
     """Gradients are sent in buckets of about this size, each as soon as it is complete."""
 
-    @contextlib.contextmanager
-    def open(self, model: nn.Module, optimizer: torch.optim.Optimizer, group: Group) -> Iterator[GradientSynchronizer]:
+    def open(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, group: Group
+    ) -> AbstractContextManager[GradientSynchronizer]:
         """Takes over `model` and `optimizer`. Raises LostWorkerError out of its body.
 
         Raises InputError for a model with batch normalisation, unless the workers share its statistics."""
-        if group.size == 1:
-            yield Replica(model, model, optimizer)
-            return
-        refuse_own_statistics(model, group)
-        reduction = _Reduction(group, parameters=sum(1 for weight in model.parameters() if weight.requires_grad))
-        wrapped = self._replica(model)
-        wrapped.register_comm_hook(None, reduction.hook)
-        try:
-            yield Replica(wrapped, model, optimizer)
-        except RuntimeError as error:
-            if reduction.failure is None:
-                raise
-            raise group.lost("gradient", reduction.failure, reduction.seconds) from error
-        finally:
-            wrapped.reducer._remove_autograd_hooks()
+        return replicated(model, optimizer, group, self.bucket_megabytes)
 
-    def _replica(self, model: nn.Module) -> DistributedDataParallel:
-        with warnings.catch_warnings():
-            # Its successor, forward_sync_buffers, is unknown to the older torch that we also work with.
-            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
-            return DistributedDataParallel(
-                model,
-                broadcast_buffers=False,
-                init_sync=False,
-                # Keeps the buckets as they are from the first step on. They would be rebuilt after it otherwise, the
-                # order of the ring's sums would change, and a resumed run would differ in the last bit.
-                find_unused_parameters=True,
-                bucket_cap_mb=self.bucket_megabytes,
-            )
+
+@contextlib.contextmanager
+def replicated(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    group: Group,
+    bucket_megabytes: int,
+    wire: torch.dtype | None = None,
+) -> Iterator[GradientSynchronizer]:
+    """All-reduce at work; `wire` is the type in which gradients are sent and summed, None their own."""
+    if group.size == 1:
+        yield Replica(model, model, optimizer)
+        return
+    refuse_own_statistics(model, group)
+    reduction = _Reduction(group, wire, parameters=sum(1 for weight in model.parameters() if weight.requires_grad))
+    wrapped = _data_parallel(model, bucket_megabytes)
+    wrapped.register_comm_hook(None, reduction.hook)
+    try:
+        yield Replica(wrapped, model, optimizer)
+    except RuntimeError as error:
+        if reduction.failure is None:
+            raise
+        raise group.lost("gradient", reduction.failure, reduction.seconds) from error
+    finally:
+        wrapped.reducer._remove_autograd_hooks()
+
+
+def _data_parallel(model: nn.Module, bucket_megabytes: int) -> DistributedDataParallel:
+    with warnings.catch_warnings():
+        # Its successor, forward_sync_buffers, is unknown to the older torch that we also work with.
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+        return DistributedDataParallel(
+            model,
+            broadcast_buffers=False,
+            init_sync=False,
+            # Keeps the buckets as they are from the first step on. They would be rebuilt after it otherwise, the
+            # order of the ring's sums would change, and a resumed run would differ in the last bit.
+            find_unused_parameters=True,
+            bucket_cap_mb=bucket_megabytes,
+        )
 
 
 class Replica:
@@ -109,26 +123,27 @@ def refuse_own_statistics(model: nn.Module, group: Group) -> None:
 class _Reduction:
     """The communication hook, and what became of it."""
 
-    def __init__(self, group: Group, parameters: int) -> None:
-        self._group = group
-        self._parameters = parameters
+    def __init__(self, group: Group, wire: torch.dtype | None, parameters: int) -> None:
+        self._group, self._wire, self._parameters = group, wire, parameters
         self.failure: BaseException | None = None
         self.seconds = 0.0
 
     def hook(self, state: None, bucket: GradBucket) -> Future[Tensor]:
         buffer = bucket.buffer()
-        self._group.count_all_reduce("gradient", buffer.numel() * buffer.element_size())
+        sent = buffer if self._wire is None else buffer.to(self._wire)
+        self._group.count_all_reduce("gradient", sent.numel() * sent.element_size())
         if bucket.is_last():  # one int32 a parameter: which of them any worker has used
             self._group.count_all_reduce("gradient", 4 * self._parameters)
         begin = time.monotonic()
 
         def summed(done: Future[list[Tensor]]) -> Tensor:
             try:
-                return done.value()[0]
+                total = done.value()[0]
             except RuntimeError as error:
                 self.failure, self.seconds = error, time.monotonic() - begin
                 raise
+            return total if self._wire is None else buffer.copy_(total)
 
-        work = dist.all_reduce(buffer, async_op=True)
+        work = dist.all_reduce(sent, async_op=True)
         future: Future[Tensor] = work.get_future().then(summed)
         return future
