@@ -156,6 +156,7 @@ def _entry_points() -> dict[str, dict[str, EntryPoint]]:
 PARTITIONERS = Registry("partitioner", builtin="partitioners")
 SAMPLERS = Registry("sampler", builtin="framework.sample")
 HALOS = Registry("halo", builtin="framework.comm.halo")
+LAYOUTS = Registry("layout", builtin="framework.comm.layout")
 GRADIENTS = Registry("gradient", builtin="framework.comm.gradient")
 MODELS = Registry("model", builtin="framework.models")
 DATASETS = Registry("dataset", builtin="framework.data")
@@ -171,6 +172,7 @@ REGISTRIES = {
         PARTITIONERS,
         SAMPLERS,
         HALOS,
+        LAYOUTS,
         GRADIENTS,
         MODELS,
         DATASETS,

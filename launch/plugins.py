@@ -15,6 +15,7 @@ from typing import Any
 
 from framework.comm.gradient.strategy import GradientStrategy
 from framework.comm.halo.strategy import HaloStrategy
+from framework.comm.layout.strategy import Layout
 from framework.data.dataset import Dataset
 from framework.engine.optimize import Optimizer, Schedule
 from framework.engine.run import Launcher, Workload
@@ -26,6 +27,7 @@ from framework.registry import (
     GRADIENTS,
     HALOS,
     LAUNCHERS,
+    LAYOUTS,
     MODELS,
     OPTIMIZERS,
     PARTITIONERS,
@@ -41,6 +43,7 @@ PROTOCOLS: tuple[tuple[type, Registry], ...] = (
     (VertexCut, PARTITIONERS),
     (Sampler, SAMPLERS),
     (HaloStrategy, HALOS),
+    (Layout, LAYOUTS),
     (GradientStrategy, GRADIENTS),
     (NodeModel, MODELS),
     (Dataset, DATASETS),

@@ -17,22 +17,26 @@ from framework.comm.halo.exact import Exact
 from framework.comm.halo.link import DirectLink
 from framework.comm.halo.plan import HaloPlan
 from framework.comm.halo.strategy import HaloStrategy
+from framework.comm.layout.owner import Owner
+from framework.comm.layout.strategy import Layout, OpenLayout
 from framework.comm.reach import Shards
-from framework.graph.block import Nodes
+from framework.graph.block import GraphBlock, Nodes
 from framework.graph.local import LocalGraph
 from framework.kernels.csr import offsets
 from framework.kernels.sample import sample_neighbors
 from framework.random import Key
 from framework.sample.sampler import Neighbors
 
-EXACT = Exact()
+EXACT, OWNER = Exact(), Owner()
 
 
 class Topology:
     """The graph as one worker reaches it (a GraphView)."""
 
-    def __init__(self, shards: Shards, halo: HaloStrategy = EXACT, device: torch.device = CPU) -> None:
-        self.shards, self.strategy, self.device = shards, halo, device
+    def __init__(
+        self, shards: Shards, halo: HaloStrategy = EXACT, device: torch.device = CPU, layout: Layout = OWNER
+    ) -> None:
+        self.shards, self.strategy, self.device, self.layout = shards, halo, device, layout
 
     @cached_property
     def owned(self) -> Nodes:
@@ -57,15 +61,27 @@ class Topology:
     @cached_property
     def exact(self) -> Wire:
         """The same, every row as it is now: for evaluation, whatever training makes do with."""
-        return Wire(plan=self.plan, exchange=EXACT.open(self.plan, DirectLink(self.shards.group, "evaluation")))
+        return self.exact_over("evaluation")
 
-    def whole(self, keys: Sequence[Key | None], *, exact: bool = False) -> Sequence[OwnedBlock]:
+    def exact_over(self, purpose: str) -> Wire:
+        """Every row as it is now, counted under `purpose`. All workers make it together."""
+        return Wire(plan=self.plan, exchange=EXACT.open(self.plan, DirectLink(self.shards.group, purpose)))
+
+    def layers(self, keys: Sequence[Key | None], wire: Wire) -> Sequence[OwnedBlock]:
         """One layer over all owned nodes for every key; the first one's sources are the halo's nodes, too."""
-        wire = None if len(keys) == 1 else self.exact if exact else self.wire
         return [
             OwnedBlock(edges=self._edges, wire=wire if layer else None, layer=layer, key=key)
             for layer, key in enumerate(keys)
         ]
+
+    def whole(self, keys: Sequence[Key | None]) -> Sequence[GraphBlock]:
+        """One layer over all owned nodes for every key, by the run's layout."""
+        return self.laid.whole(keys)
+
+    @cached_property
+    def laid(self) -> OpenLayout:
+        """The run's layout at work. All workers make it together."""
+        return self.layout.open(self)
 
     @cached_property
     def _edges(self) -> OwnedEdges:

@@ -8,7 +8,6 @@ alone, and the loss is a sum over the global batch divided by its size: so neith
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from framework.comm.features import Features
 from framework.comm.halo.exact import Exact
 from framework.comm.halo.link import Step
 from framework.comm.halo.strategy import HaloStrategy
+from framework.comm.layout.owner import Owner
+from framework.comm.layout.strategy import Layout
 from framework.comm.reach import Reach, Shards
 from framework.comm.rows import all_rows, share_out
 from framework.comm.topology import Topology
@@ -63,6 +64,8 @@ class NodeClassification:
     whole graph, whatever part of its training nodes it learns from."""
     halo: HaloStrategy = Exact()
     """How full-graph training (`--sampler full`) has the rows of other workers' nodes."""
+    layout: Layout = placement(Owner())
+    """How full-graph training lays a layer out over the workers; another one than the owner's takes no --halo."""
     partitioner: EdgeCut | VertexCut = placement(Metis())
     """Who decides which part owns a node."""
     parts: int = placement(4)
@@ -73,6 +76,12 @@ class NodeClassification:
     def __post_init__(self) -> None:
         if self.batch_size < 0:
             raise InputError(f"--batch-size is {self.batch_size}; expected a number of nodes, or 0 for all of them.")
+        if self.layout != Owner() and self.halo != Exact():
+            halo, layout = (plugin_name(type(plugin)).partition(":")[2] for plugin in (self.halo, self.layout))
+            raise InputError(f"--layout {layout} is exact; it takes no --halo {halo}: choose one of the two.")
+        if self.layout != Owner() and not self.sampler.whole:
+            layout = plugin_name(type(self.layout)).partition(":")[2]
+            raise InputError(f"--layout {layout} is for training on the whole graph; choose --sampler full.")
 
     def prepare(self, root: Path, mapper: Mapper, watch: Callable[[Event], None]) -> Prepared:
         """Partitions the graph and writes its shards."""
@@ -123,10 +132,11 @@ class NodeTask:
         self.shards = Shards.open(store, worker.group, workload.reach)
         for part in self.shards.owned:  # once a start: a byte that a disk has changed would be learned from in silence
             store.verify(part)
-        self.topology = Topology(self.shards, workload.halo, worker.device)
+        self.topology = Topology(self.shards, workload.halo, worker.device, workload.layout)
         self.features = Features(self.shards)
         self.seeds, self.seed_labels = self._training_nodes()
 
+        self.kept: list[tuple[Tensor, Tensor]] = []
     def model(self) -> nn.Module:
         """The network, from the store's feature columns to its classes."""
         store = self.shards.store
@@ -150,7 +160,7 @@ class NodeTask:
     def _batch(self, seeds: Nodes, labels: Tensor, size: int, key: Key) -> NodeBatch:
         blocks = self.workload.sampler.sample(self.topology, seeds, key)
         if self.workload.sampler.whole:
-            x, rows = self.local_rows, torch.searchsorted(blocks[-1].targets.ids, seeds.ids).to(self.device)
+            x, rows = self.kept_rows(blocks[0]), torch.searchsorted(blocks[-1].targets.ids, seeds.ids).to(self.device)
         else:
             x, rows = self._rows(blocks[0].sources), None
         placed = [block.to(self.device) if isinstance(block, Block) else block for block in blocks]
@@ -201,10 +211,16 @@ class NodeTask:
         if self.workload.sampler.whole:
             self.topology.wire.exchange.load_state(state)
 
-    @cached_property
-    def local_rows(self) -> Tensor:
-        """Features of the owned nodes and of the halo, for training on the full graph: fetched once and kept."""
-        return self._rows(self.topology.local.block.sources)
+    def kept_rows(self, first: GraphBlock) -> Tensor:
+        """Features that a first layer over the whole graph needs, of other workers' nodes too: fetched once and kept.
+
+        Evaluation shares them with training where the layers have the same sources, which most layouts see to."""
+        sources = first.sources
+        for ids, rows in self.kept:
+            if ids is sources.ids:  # the same on every worker, which equal ids need not be
+                return rows
+        self.kept.append((sources.ids, self._rows(sources)))
+        return self.kept[-1][1]
 
     def _scores(self, model: nn.Module) -> Tensor:
         """Class scores of the owned nodes, every neighbour counted: float [n, classes]."""
@@ -239,7 +255,7 @@ class NodeTask:
             return self._rows(self.topology.owned)
         first, *others = self.topology.whole([None] * depth, exact=True)
         if self.workload.sampler.whole:
-            x = model.forward_layer(0, first, self.local_rows)
+            x = model.forward_layer(0, first, self.kept_rows(first))
         else:  # features of all nodes may not fit in memory: a part of them at a time
             x = torch.cat([model.forward_layer(0, block, rows) for (block,), rows in self._gathered(1, LAYER_BATCH)])
         for block in others:

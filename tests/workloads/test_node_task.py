@@ -55,7 +55,7 @@ def test_a_sampled_run_joins_no_shards_to_train_and_keeps_no_features(tmp_path: 
     assert sum(len(batch.labels) for batch in task.batches(0, 0)) == len(task.seeds)
     assert "local" not in vars(task.topology)
     task.evaluate(task.model().double())
-    assert "local_rows" not in vars(task)
+    assert task.kept == []
     assert torch.equal(task.topology.owned.ids, task.topology.local.owned.ids)
 
 

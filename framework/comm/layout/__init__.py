@@ -1,0 +1,1 @@
+"""Layouts: where the rows and the edges of a full-graph layer are while neighbourhoods are summed."""
