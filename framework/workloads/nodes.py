@@ -253,7 +253,7 @@ class NodeTask:
         """The first `depth` layers over all owned nodes: float [n, columns]."""
         if depth == 0:
             return self._rows(self.topology.owned)
-        first, *others = self.topology.whole([None] * depth, exact=True)
+        first, *others = self.topology.layers([None] * depth, self.topology.exact)
         if self.workload.sampler.whole:
             x = model.forward_layer(0, first, self.kept_rows(first))
         else:  # features of all nodes may not fit in memory: a part of them at a time
