@@ -6,10 +6,11 @@ mirrors. `place` is the way from a plug-in to a placement: it runs the plug-in, 
 Nothing here holds more than one batch of edges and `parts` bits a node.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,13 +18,13 @@ from numpy.typing import NDArray
 
 from framework import random
 from framework.errors import InputError, ShardyardError, told
-from framework.graph.edges import EdgeStream, Ids
+from framework.graph.edges import EdgeBatch, EdgeStream, Ids
+from framework.graph.shard import Kind
 from framework.memory import PeakMemory
 from framework.registry import PARTITIONERS
 
 NodeParts = NDArray[np.int32]
 EdgeParts = NDArray[np.int32]
-Kind = Literal["edge-cut", "vertex-cut"]
 
 T = TypeVar("T")
 
@@ -108,7 +109,13 @@ class Placement:
             for _, target in graph:
                 yield self.owners[target]
         else:
-            yield from self.partitioner.edge_owners(graph, self.parts)
+            for _, holder in _edge_answers(self.partitioner, graph, self.parts):
+                yield holder
+
+
+def kind_of(partitioner: EdgeCut | VertexCut) -> Kind:
+    """What a partitioner cuts; one that does both is taken for an edge-cut."""
+    return "edge-cut" if isinstance(partitioner, EdgeCut) else "vertex-cut"
 
 
 def place(
@@ -163,18 +170,11 @@ def _place_edges(partitioner: VertexCut, graph: EdgeStream, parts: int, widths: 
     replicas = _Replicas(graph.num_nodes, parts)
     edges = np.zeros(parts, np.int64)
     cost = _Cost()
-    answers = _asked(partitioner, lambda: iter(partitioner.edge_owners(graph, parts)))
-    for number, (source, target) in enumerate(graph):
-        with cost:
-            holder = _asked(partitioner, lambda: next(answers, None))
-        _validate(partitioner, f"edge_owners, batch {number}", holder, len(source), parts)
-        assert holder is not None
+    for (source, target), holder in _edge_answers(partitioner, graph, parts, cost):
         edges += np.bincount(holder, minlength=parts)
         replicas.add(source, holder)
         replicas.add(target, holder)
     cost.settle()
-    if (extra := _asked(partitioner, lambda: next(answers, None))) is not None:
-        raise InputError(f"{_name(partitioner)}: edge_owners answered {len(extra)} edges after the last batch.")
 
     owners, copies = replicas.masters()
     quality = _quality(
@@ -190,6 +190,21 @@ def _place_edges(partitioner: VertexCut, graph: EdgeStream, parts: int, widths: 
     return Placement(
         kind="vertex-cut", parts=parts, owners=owners, replicas=replicas.bits, partitioner=partitioner, quality=quality
     )
+
+
+def _edge_answers(
+    partitioner: VertexCut, graph: EdgeStream, parts: int, cost: "_Cost | None" = None
+) -> Iterator[tuple[EdgeBatch, EdgeParts]]:
+    """Every batch of the stream with the parts of its edges, checked. Counts the plug-in's time as `cost`."""
+    answers = _asked(partitioner, lambda: iter(partitioner.edge_owners(graph, parts)))
+    for number, batch in enumerate(graph):
+        with cost or contextlib.nullcontext():
+            holder = _asked(partitioner, lambda: next(answers, None))
+        _validate(partitioner, f"edge_owners, batch {number}", holder, len(batch[0]), parts)
+        assert holder is not None
+        yield batch, holder
+    if (extra := _asked(partitioner, lambda: next(answers, None))) is not None:
+        raise InputError(f"{_name(partitioner)}: edge_owners answered {len(extra)} edges after the last batch.")
 
 
 def _asked(partitioner: Any, question: Callable[[], T]) -> T:

@@ -12,7 +12,7 @@ from whole_graph import WholeGraph
 from framework.data.dataset import ArrayRows, RawGraph
 from framework.graph.edges import ArrayEdges
 from framework.graph.store import ShardStore
-from framework.partition import EdgeCut
+from framework.partition import EdgeCut, VertexCut
 from framework.prepare import prepare
 from partitioners.random import Random
 
@@ -47,7 +47,7 @@ def stored(
     parts: int,
     root: Path,
     *,
-    partitioner: EdgeCut | None = None,
+    partitioner: EdgeCut | VertexCut | None = None,
     features: Tensor | None = None,
     edge_weights: Tensor | None = None,
 ) -> ShardStore:

@@ -21,7 +21,6 @@ from framework.graph.store import MANIFEST, ShardStore
 from framework.memory import PeakMemory
 from framework.prepare import prepare
 from framework.prepare import shards as shards_module
-from framework.registry import PARTITIONERS
 from partitioners.random import Random
 
 NODES, EDGES = 90, 700
@@ -263,13 +262,6 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
     path = prepare(graph(), Random(), 2, tmp_path).path
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_vertex_cut_is_refused_with_the_names_of_edge_cuts(tmp_path):
-    vertex_cuts = [name for name in PARTITIONERS.names() if hasattr(PARTITIONERS.get(name), "edge_owners")]
-    assert vertex_cuts
-    with pytest.raises(InputError, match="is a vertex-cut: .*edge-cut: .*fennel.*random"):
-        prepare(graph(), PARTITIONERS.get(vertex_cuts[0])(), 2, tmp_path)
 
 
 @pytest.mark.parametrize("parts", [0, -1])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from framework.graph.shard import GraphShard
 from framework.kernels.aggregate import spmm
-from framework.kernels.attention import attention
+from framework.kernels.attention import partial_attention
 from framework.kernels.csr import CSR, offsets, row_of_entries, transpose
 from framework.kernels.dropout import edge_dropout_scale
 from framework.random import Key
@@ -135,7 +135,7 @@ class Convolving(Protocol):
         degrees in the whole graph: [sources, columns] -> [targets, columns]."""
 
 
-_ATTENTION = 1  # the purpose a block's key is folded by for its attention weights; layers use others
+ATTENTION = 1  # the purpose a block's key is folded by for its attention weights; layers use others
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,11 +154,19 @@ class Block:
     """float [edges], where the graph has them."""
     key: Key | None = None
     """What this layer's draws (dropout) are keyed by. None where nothing is drawn: evaluation."""
+    masters: int | None = None
+    """In a vertex-cut, how many of the targets (the first) are owned here: an edge that a layer adds from every node to
+    itself is added for them alone. None: for all."""
 
     @property
     def targets(self) -> Nodes:
         """The nodes whose rows come out."""
         return self.sources[: self.num_targets]
+
+    @property
+    def num_owned(self) -> int:
+        """The targets that are not mirrors of nodes that other workers own."""
+        return self.num_targets if self.masters is None else self.masters
 
     @cached_property
     def transposed(self) -> CSR:
@@ -167,16 +175,15 @@ class Block:
 
     @cached_property
     def with_self_loops(self) -> "Block":
-        """The same block with one edge from every target to itself, after its others. Drops the edge weights."""
-        others = self.without_self_loops
-        rows = torch.arange(self.num_targets, dtype=torch.int64, device=self.indptr.device)
-        indptr = others.indptr.clone()
-        indptr[1:] += rows + 1
-        indices = others.indices.new_empty(len(others.indices) + self.num_targets)
-        indices[indptr[1:] - 1] = rows.to(indices.dtype)
+        """The same block with one edge from every owned target to itself, after its others. Drops the edge weights."""
+        others, owned = self.without_self_loops, self.num_owned
+        before = torch.arange(self.num_targets + 1, device=self.indptr.device).clamp(max=owned)  # edges added, by row
+        indptr = others.indptr + before
+        indices = others.indices.new_empty(len(others.indices) + owned)
+        indices[indptr[1 : owned + 1] - 1] = before[:owned].to(indices.dtype)
         entries = torch.arange(len(others.indices), dtype=torch.int64, device=self.indptr.device)
-        indices[entries + row_of_entries(others.indptr, len(entries))] = others.indices
-        return Block(sources=self.sources, num_targets=self.num_targets, indptr=indptr, indices=indices, key=self.key)
+        indices[entries + before[row_of_entries(others.indptr, len(entries))]] = others.indices
+        return dataclasses.replace(self, indptr=indptr, indices=indices, edge_weights=None)
 
     def convolution(self, dtype: torch.dtype) -> "Block":
         """The block with self-loops, its edges weighted as a graph convolution does: float `dtype` [edges]."""
@@ -245,8 +252,23 @@ class Block:
         dropout: float,
     ) -> Tensor:
         """`attend` with another key than the block's own, for a block that serves many steps."""
+        return self.attend_partially(
+            key, values, source_scores, target_scores, negative_slope=negative_slope, dropout=dropout
+        )[0]
+
+    def attend_partially(
+        self,
+        key: Key | None,
+        values: Tensor,
+        source_scores: Tensor,
+        target_scores: Tensor,
+        *,
+        negative_slope: float,
+        dropout: float,
+    ) -> tuple[Tensor, Tensor]:
+        """`attend_keyed` where this block has some of the targets' edges only: what `join_attention` joins."""
         looped = self.with_self_loops
-        return attention(
+        return partial_attention(
             looped.indptr,
             looped.indices,
             values,
@@ -262,7 +284,7 @@ class Block:
         if key is None or p == 0:
             return None
         targets, sources = self._ends
-        return edge_dropout_scale(targets, sources, heads, p, key.fold(_ATTENTION), like.dtype).to(like.device)
+        return edge_dropout_scale(targets, sources, heads, p, key.fold(ATTENTION), like.dtype).to(like.device)
 
     def whole(self, x: Tensor) -> "tuple[Block, Tensor]":
         """Itself: a block of edges has the rows of all its sources."""

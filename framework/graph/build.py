@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from framework.graph.edges import Ids
+from framework.graph.shard import Kind
 from framework.kernels.csr import build_csr
 
 
@@ -41,34 +42,44 @@ class Numbering:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Adjacency:
-    """The in-edges of a part, as columns of its shard (see GraphShard)."""
+    """The edges of a part, as columns of its shard (see GraphShard). Its n nodes are the targets; in a vertex-cut these
+    and its h mirrors."""
 
     indptr: Ids
-    """int64 [n + 1]."""
+    """int64 [targets + 1]."""
     indices: NDArray[np.integer]
     """Local ids: int32 [e] where they fit, else int64."""
     degree: Ids
-    """In-edges from other nodes. int64 [n]."""
+    """In-edges from other nodes, here. int64 [targets]."""
     halo: Ids
     """Global ids, increasing. int64 [h]."""
     edges: Ids
     """The position of every entry among the edges it was built of. int64 [e]."""
 
 
-def build_adjacency(numbering: Numbering, part: int, source: Ids, target: Ids) -> Adjacency:
-    """The in-edge CSR of `part`. `source`, `target`: original ids of its in-edges in the input's order, int64 [e]."""
+def build_adjacency(numbering: Numbering, part: int, kind: Kind, source: Ids, target: Ids) -> Adjacency:
+    """The in-edge CSR of `part`. `source`, `target`: original ids of its edges in the input's order, int64 [e].
+
+    In an edge-cut the part owns all targets."""
     first, last = numbering.offsets[part], numbering.offsets[part + 1]
-    rows = torch.from_numpy(numbering.globals[target] - first)
-    csr = build_csr(rows, torch.from_numpy(np.ascontiguousarray(source)), int(last - first))
-    degree = csr.indptr.diff() - torch.bincount(rows[torch.from_numpy(source == target)], minlength=int(last - first))
-    columns = numbering.globals[csr.indices.numpy()]
-    is_owned = (columns >= first) & (columns < last)
-    halo = np.unique(columns[~is_owned])
-    local = np.where(is_owned, columns - first, last - first + np.searchsorted(halo, columns))
+    ends = [numbering.globals[source], *([numbering.globals[target]] if kind == "vertex-cut" else [])]
+    halo = np.unique(np.concatenate([ids[(ids < first) | (ids >= last)] for ids in ends]))
+    num_targets = int(last - first) + (len(halo) if kind == "vertex-cut" else 0)
+
+    def local(originals: Ids) -> Ids:
+        """Original ids of the part's nodes -> local ones."""
+        ids = numbering.globals[originals]
+        inside = (ids >= first) & (ids < last)
+        places: Ids = np.where(inside, ids - first, last - first + np.searchsorted(halo, ids))
+        return places
+
+    rows = torch.from_numpy(local(target))
+    csr = build_csr(rows, torch.from_numpy(np.ascontiguousarray(source)), num_targets)
+    degree = csr.indptr.diff() - torch.bincount(rows[torch.from_numpy(source == target)], minlength=num_targets)
     width = np.int32 if last - first + len(halo) <= np.iinfo(np.int32).max else np.int64
     return Adjacency(
         indptr=csr.indptr.numpy(),
-        indices=local.astype(width),
+        indices=local(csr.indices.numpy()).astype(width),
         degree=degree.numpy(),
         halo=halo,
         edges=csr.edges.numpy(),

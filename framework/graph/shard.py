@@ -1,13 +1,19 @@
 """A shard: one part of the graph, as tensors mapped from its files.
 
 Assumptions: the nodes of the whole graph are renumbered so that part p owns the contiguous *global* ids offsets[p] to
-offsets[p + 1], inside a part by original id. A shard holds the in-edges of its nodes; the sources that it does not own
-are its halo. The tensors are views of read-only memory: writing into one ends the process.
+offsets[p + 1], inside a part by original id. In an edge-cut a shard holds the in-edges of its nodes, and the sources
+that it does not own are its halo. In a vertex-cut it holds whatever edges the part was given: its nodes are masters,
+its halo are mirrors, all other ends of these edges, and both are targets. The tensors are views of read-only memory:
+writing into one ends the process.
 """
 
 import dataclasses
+from typing import Literal
 
 from torch import Tensor
+
+Kind = Literal["edge-cut", "vertex-cut"]
+"""What a partition cuts: edges between nodes of different owners, or nodes with edges on different parts."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,15 +23,15 @@ class PartCounts:
     nodes: int
     """Owned nodes."""
     edges: int
-    """Their in-edges."""
+    """Their in-edges; in a vertex-cut the part's edges."""
     halo: int
-    """Sources of these edges that the part does not own."""
+    """Ends of these edges that the part does not own."""
 
-    def lengths(self) -> dict[str, int]:
+    def lengths(self, kind: Kind) -> dict[str, int]:
         """The number of rows of every column of the part's shard."""
         return {
             **dict.fromkeys(("original", "degree", "labels", "split", "features"), self.nodes),
-            "indptr": self.nodes + 1,
+            "indptr": self.nodes + 1 + (self.halo if kind == "vertex-cut" else 0),
             **dict.fromkeys(("indices", "edge_weights"), self.edges),
             **dict.fromkeys(("halo", "halo_original", "halo_degree"), self.halo),
         }
@@ -33,7 +39,7 @@ class PartCounts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class GraphShard:
-    """The nodes a part owns, their in-edges, and what is known of the halo. n owned nodes, e edges, h halo nodes."""
+    """The nodes a part owns, its edges, and what is known of the halo. n owned nodes, e edges, h halo nodes."""
 
     part: int
     """The part's number."""
@@ -46,7 +52,7 @@ class GraphShard:
     degree: Tensor
     """In-edges of the owned nodes from other nodes: duplicates count, self-loops do not. int64 [n]."""
     indptr: Tensor
-    """Where a node's in-edges begin. int64 [n + 1]."""
+    """Where a node's in-edges begin: int64 [n + 1]; in a vertex-cut also a halo node's, by local id: [n + h + 1]."""
     indices: Tensor
     """The source of every in-edge as a local id: c < n is the owned node `first + c`, c >= n is `halo[c - n]`. A node's
     sources are in increasing original id, duplicates in the order of the input. int32 [e], int64 where ids need it."""
@@ -72,7 +78,7 @@ class GraphShard:
 
     @property
     def num_edges(self) -> int:
-        """Number of in-edges of the owned nodes, e."""
+        """Number of edges, e."""
         return len(self.indices)
 
     @property

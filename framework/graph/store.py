@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -17,11 +18,13 @@ from torch import Tensor
 
 from framework.errors import InputError, NewerVersionError, StoreError
 from framework.graph.columns import REMEDY, FileFacts, map_column, read_column
-from framework.graph.shard import GraphShard, PartCounts
+from framework.graph.shard import GraphShard, Kind, PartCounts
 
 FORMAT = "shardyard-store"
-VERSION = 2
-"""Of the format: raised whenever what is written changes, so that an older store is prepared again."""
+VERSIONS: Mapping[Kind, int] = MappingProxyType({"edge-cut": 2, "vertex-cut": 3})
+"""Of the format, by what a store holds: raised whenever what is written changes, so that an older store is prepared
+again. The newest is the highest that this program reads."""
+VERSION = max(VERSIONS.values())
 MANIFEST = "manifest.json"
 
 
@@ -59,6 +62,8 @@ class ShardStore:
     """What the partition is worth."""
     files: Mapping[str, FileFacts]
     """Every file of the store but the manifest, by its path inside the folder."""
+    kind: Kind = "edge-cut"
+    """What the partitioner cut."""
 
     @classmethod
     def open(cls, path: Path | str) -> "ShardStore":
@@ -75,7 +80,9 @@ class ShardStore:
         fields["offsets"] = self.offsets.tolist()
         fields["counts"] = [dataclasses.asdict(counts) for counts in self.counts]
         fields["files"] = {name: dataclasses.asdict(facts) for name, facts in self.files.items()}
-        content = {"format": FORMAT, "version": VERSION, **fields}
+        if self.kind == "edge-cut":  # as it was written before there was another kind
+            del fields["kind"]
+        content = {"format": FORMAT, "version": VERSIONS[self.kind], **fields}
         text = json.dumps({**content, "checksum": _checksum(content)}, indent=1)
         (self.path / MANIFEST).write_text(text)
 
@@ -83,7 +90,7 @@ class ShardStore:
         """The shard of `part`, mapped. Raises StoreError for a damaged file, InputError where there is no such part."""
         self._check_part(part)
         columns = {name: map_column(self._file(part, name)) for name in self.columns if name != "ids"}
-        lengths = self.counts[part].lengths()
+        lengths = self.counts[part].lengths(self.kind)
         for name, column in columns.items():
             if len(column) != lengths[name]:
                 raise StoreError(
@@ -165,7 +172,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"'{path}' is of format version {version}; this program reads up to {VERSION}. "
             "Update shardyard, or prepare the store again."
         )
-    if version < VERSION:
+    if version not in VERSIONS.values():
         raise StoreError(f"'{path}' is of the old format version {version}; expected {VERSION}. {REMEDY}")
     if checksum != _checksum(content):
         raise StoreError(f"'{path}' was altered: its checksum is not that of its content. {REMEDY}")

@@ -17,14 +17,14 @@ import torch
 from framework import config
 from framework.data.check import check_graph
 from framework.data.dataset import Dataset, IngestedDataset, Mapper
+from framework.data.digests import remembering
 from framework.errors import InputError, NewerVersionError, StoreError
 from framework.graph.build import Numbering
 from framework.graph.folder import publish, temporary_folder
-from framework.graph.store import VERSION, ShardStore
-from framework.partition import EdgeCut, VertexCut, place
+from framework.graph.store import VERSIONS, ShardStore
+from framework.partition import EdgeCut, VertexCut, kind_of, place
 from framework.prepare.shards import write_shards
 from framework.prepare.spill import Progress, spill_edges, spill_features
-from framework.registry import PARTITIONERS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,11 +59,14 @@ def prepare(
     `mapper` runs the work on single raw files; the bytes of the shards do not depend on it. Raises InputError for raw
     data, a number of parts or a partitioner that cannot be used, and for a full disk, which leaves nothing behind."""
     began = time.monotonic()
-    _check_request(partitioner, parts)
+    _check_parts(parts)
     told = progress or _told_nobody
     told("fingerprint", 0.0)
-    data_digest = dataset.fingerprint()
-    digest = config.digest([data_digest, config.encode(partitioner, result_only=True), parts, VERSION])
+    with remembering(root):
+        data_digest = dataset.fingerprint()
+    digest = config.digest(
+        [data_digest, config.encode(partitioner, result_only=True), parts, VERSIONS[kind_of(partitioner)]]
+    )
     path = root / digest[:16]
     store = _whole(path)
     reused = store is not None
@@ -97,15 +100,9 @@ def _whole(path: Path) -> ShardStore | None:
         return None
 
 
-def _check_request(partitioner: EdgeCut | VertexCut, parts: int) -> None:
+def _check_parts(parts: int) -> None:
     if not isinstance(parts, int) or parts < 1:
-        raise InputError(f"--parts is {parts!r}; expected a whole number of at least 1.")
-    if isinstance(partitioner, VertexCut) and not isinstance(partitioner, EdgeCut):
-        edge_cuts = [name for name in PARTITIONERS.names() if hasattr(PARTITIONERS.get(name), "owners")]
-        raise InputError(
-            f"partitioner '{PARTITIONERS.name_of(type(partitioner))}' is a vertex-cut: it splits the edges of a node, "
-            f"and sampled training needs them in one shard. Choose an edge-cut: {', '.join(edge_cuts)}."
-        )
+        raise InputError(f"parts is {parts!r}; expected a whole number of at least 1.")
 
 
 def _build(
@@ -125,12 +122,11 @@ def _build(
     check_graph(raw)
     told("partition", 0.0)
     placement = place(partitioner, raw.stream(), parts)
-    owners, quality = placement.owners, placement.quality
+    spill_edges(raw, placement, scratch, mapper, told)
+    spill_features(raw, placement.owners, scratch, told)
+    kind, quality, numbering = placement.kind, placement.quality, Numbering.of(placement.owners, parts)
     del placement  # its bits, one a node and part, are not needed any more
-    numbering = Numbering.of(owners, parts)
-    spill_edges(raw, owners, scratch, mapper, told)
-    spill_features(raw, owners, scratch, told)
-    files, counts = write_shards(raw, numbering, scratch, folder, told)
+    files, counts = write_shards(raw, numbering, kind, scratch, folder, told)
     draft = ShardStore(
         path=folder,
         digest="",
@@ -147,6 +143,7 @@ def _build(
         partitioner=config.encode(partitioner),
         quality=dataclasses.asdict(quality),
         files=files,
+        kind=kind,
     )
     shutil.rmtree(scratch)
     return draft

@@ -12,10 +12,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from framework.data.dataset import RawGraph
-from framework.graph.build import Numbering, build_adjacency
+from framework.graph.build import Adjacency, Numbering, build_adjacency
 from framework.graph.columns import FileFacts, read_column, write_column
 from framework.graph.pairs import read_scratch
-from framework.graph.shard import PartCounts
+from framework.graph.shard import Kind, PartCounts
 from framework.graph.store import column_file
 from framework.prepare.spill import Progress, bucket, buckets
 
@@ -23,29 +23,33 @@ Columns = dict[str, NDArray[Any] | pa.Array]
 
 
 def write_shards(
-    raw: RawGraph, numbering: Numbering, scratch: Path, folder: Path, told: Progress
+    raw: RawGraph, numbering: Numbering, kind: Kind, scratch: Path, folder: Path, told: Progress
 ) -> tuple[dict[str, FileFacts], tuple[PartCounts, ...]]:
     """Writes the files of all parts into `folder`; returns their facts by relative path, and what every part holds.
 
-    The halo's degrees come last: they are known when every part has counted those of its own nodes."""
+    Degrees come last: they are known when every part has counted the edges it has."""
     parts = len(numbering.offsets) - 1
     files: dict[str, FileFacts] = {}
     counts = []
-    degrees = np.empty(raw.edges.num_nodes, np.int64)  # by global id
+    degrees = np.zeros(raw.edges.num_nodes, np.int64)  # by global id
     for part in range(parts):
         column_file(folder, part, "original").parent.mkdir()
-        columns = _edge_columns(raw, numbering, scratch, part) | _node_columns(raw, numbering, scratch, part)
-        degrees[numbering.offsets[part] : numbering.offsets[part + 1]] = columns["degree"]
-        counts.append(
-            PartCounts(nodes=len(columns["original"]), edges=len(columns["indices"]), halo=len(columns["halo"]))
-        )
+        adjacency, edge_weights = _edges(raw, numbering, kind, scratch, part)
+        first, last = numbering.offsets[part : part + 2]
+        degrees[first:last] += adjacency.degree[: last - first]
+        degrees[adjacency.halo] += adjacency.degree[last - first :] if kind == "vertex-cut" else 0
+        counts.append(PartCounts(nodes=int(last - first), edges=len(adjacency.indices), halo=len(adjacency.halo)))
+        columns: Columns = {name: getattr(adjacency, name) for name in ("indptr", "indices", "halo")}
+        columns |= edge_weights | _node_columns(raw, numbering, scratch, part)
         files |= _write(folder, part, columns)
-        del columns
+        del adjacency, edge_weights, columns
         shutil.rmtree(buckets(scratch, part), ignore_errors=True)
         told("write shards", (part + 1) / parts)
     for part in range(parts):
         halo = read_column(column_file(folder, part, "halo")).to_numpy()
-        files |= _write(folder, part, {"halo_original": numbering.originals[halo], "halo_degree": degrees[halo]})
+        owned = degrees[numbering.offsets[part] : numbering.offsets[part + 1]]
+        known: Columns = {"degree": owned, "halo_original": numbering.originals[halo], "halo_degree": degrees[halo]}
+        files |= _write(folder, part, known)
     return files, tuple(counts)
 
 
@@ -54,17 +58,16 @@ def _write(folder: Path, part: int, columns: Columns) -> dict[str, FileFacts]:
     return {str(path.relative_to(folder)): write_column(path, values) for path, values in paths.items()}
 
 
-def _edge_columns(raw: RawGraph, numbering: Numbering, scratch: Path, part: int) -> Columns:
-    """`indptr`, `indices`, `degree`, `halo`, and `edge_weights` where the graph has them."""
+def _edges(raw: RawGraph, numbering: Numbering, kind: Kind, scratch: Path, part: int) -> tuple[Adjacency, Columns]:
+    """The part's edges, and the column of `edge_weights` where the graph has them."""
     pieces = sorted(buckets(scratch, part).glob("*.pairs"))
     pairs = [read_scratch(piece, np.int64, columns=2) for piece in pieces]
     source, target = np.concatenate([np.empty((0, 2), np.int64), *pairs]).T
-    adjacency = build_adjacency(numbering, part, source, target)
-    columns: Columns = {name: getattr(adjacency, name) for name in ("indptr", "indices", "degree", "halo")}
-    if raw.edge_weights is not None:
-        weights = [read_scratch(piece.with_suffix(".weights"), np.float32) for piece in pieces]
-        columns["edge_weights"] = np.concatenate([np.empty(0, np.float32), *weights])[adjacency.edges]
-    return columns
+    adjacency = build_adjacency(numbering, part, kind, source, target)
+    if raw.edge_weights is None:
+        return adjacency, {}
+    weights = [read_scratch(piece.with_suffix(".weights"), np.float32) for piece in pieces]
+    return adjacency, {"edge_weights": np.concatenate([np.empty(0, np.float32), *weights])[adjacency.edges]}
 
 
 def _node_columns(raw: RawGraph, numbering: Numbering, scratch: Path, part: int) -> Columns:

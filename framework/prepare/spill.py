@@ -5,6 +5,7 @@ processes that see the same file system. The buckets of a part, read piece after
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from framework.data.dataset import Mapper, RawGraph, each
 from framework.errors import InputError
 from framework.graph.edges import EdgeStream
 from framework.graph.pairs import PairFiles, WeightFiles, append_pairs, append_scratch, read_scratch, require_scratch
-from framework.partition import NodeParts
+from framework.partition import NodeParts, Placement
 
 Progress = Callable[[str, float], None]
 """Told the step that is going on, and how much of it is done, 0 to 1."""
@@ -32,8 +33,10 @@ class _Piece:
     """The edges."""
     weights: Iterable[NDArray[np.float32]] | None
     """Their weights, a batch beside every batch of edges."""
-    owners: Path
-    """A file of the part of every node, int32."""
+    parts: Path
+    """A file of parts, int32: of every node, which its in-edges follow, or of every edge."""
+    first: int | None
+    """The number of its first edge, where there is a part for every edge."""
     scratch: Path
     """Where the buckets go."""
 
@@ -48,7 +51,7 @@ def bucket(scratch: Path, part: int, piece: int, kind: str) -> Path:
     return buckets(scratch, part) / f"{piece:05d}.{kind}"
 
 
-def _pieces(raw: RawGraph, owners: Path, scratch: Path) -> list[_Piece]:
+def _pieces(raw: RawGraph, parts: Path, scratch: Path, *, by_edge: bool) -> list[_Piece]:
     """One piece a file where the edges are in files that another process can open, else one piece."""
     edges, weights = raw.edges, raw.edge_weights
     streams: list[tuple[EdgeStream, Iterable[NDArray[np.float32]] | None]] = [(edges, weights)]
@@ -60,29 +63,36 @@ def _pieces(raw: RawGraph, owners: Path, scratch: Path) -> list[_Piece]:
             )
             for number, file in enumerate(edges.files)
         ]
+    starts = itertools.accumulate((piece.num_edges for piece, _ in streams), initial=0)
     return [
-        _Piece(number=number, edges=piece, weights=beside, owners=owners, scratch=scratch)
-        for number, (piece, beside) in enumerate(streams)
+        _Piece(
+            number=number, edges=piece, weights=beside, parts=parts, first=first if by_edge else None, scratch=scratch
+        )
+        for number, ((piece, beside), first) in enumerate(zip(streams, starts, strict=False))
     ]
 
 
-def spill_edges(raw: RawGraph, owners: NodeParts, scratch: Path, mapper: Mapper, told: Progress) -> None:
-    """Buckets all edges, and their weights, by the part that owns the target. Raises InputError for a bad weight."""
-    append_scratch(scratch / "owners", owners)
-    pieces = _pieces(raw, scratch / "owners", scratch)
+def spill_edges(raw: RawGraph, placement: Placement, scratch: Path, mapper: Mapper, told: Progress) -> None:
+    """Buckets all edges, and their weights, by part. Raises InputError for a bad weight, and for a vertex-cut that
+    answers amiss the second time it is asked."""
+    by_edge = placement.kind == "vertex-cut"
+    for parts in placement.edge_parts(raw.stream()) if by_edge else [placement.owners]:
+        append_scratch(scratch / "parts", parts)
+    pieces = _pieces(raw, scratch / "parts", scratch, by_edge=by_edge)
     for done, _ in enumerate(each(mapper, _spill_piece, pieces)):
         told("bucket edges", (done + 1) / len(pieces))
 
 
 def _spill_piece(piece: _Piece) -> int:
-    """Appends every edge of the piece to the bucket of its target's owner, in order. Returns the number of edges."""
-    require_scratch(piece.owners)
-    owners = read_scratch(piece.owners, np.int32)
+    """Appends every edge of the piece to the bucket of its part, in order. Returns the number of edges."""
+    require_scratch(piece.parts)
+    parts = read_scratch(piece.parts, np.int32)
     total = 0
     weights = None if piece.weights is None else iter(piece.weights)
     for source, target in piece.edges:
         beside = None if weights is None else _checked_weights(next(weights, None), total, len(source))
-        for part, chosen in _by_part(owners[target]):
+        chosen_parts = parts[target] if piece.first is None else parts[piece.first + total :][: len(source)]
+        for part, chosen in _by_part(chosen_parts):
             append_pairs(bucket(piece.scratch, part, piece.number, "pairs"), source[chosen], target[chosen])
             if beside is not None:
                 append_scratch(bucket(piece.scratch, part, piece.number, "weights"), beside[chosen])
@@ -103,11 +113,11 @@ def _checked_weights(weights: NDArray[np.float32] | None, first: int, expected: 
     return weights
 
 
-def _by_part(owners: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def _by_part(parts: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Every part that occurs, and the positions at which it does, increasing."""
-    if len(owners):
-        order = np.argsort(owners, kind="stable")
-        found, starts = np.unique(owners[order], return_index=True)
+    if len(parts):
+        order = np.argsort(parts, kind="stable")
+        found, starts = np.unique(parts[order], return_index=True)
         for part, positions in zip(found, np.split(order, starts[1:]), strict=True):
             yield int(part), positions
 
