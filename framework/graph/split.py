@@ -61,15 +61,16 @@ class SplitBlock:
     def of(cls, block: Block) -> "SplitBlock":
         """Splits a layer whose sources are its n targets and then h others."""
         targets = block.num_targets
-        outside = block.indices >= targets
         return cls(
-            inner=_half(block, ~outside, 0, targets, every_row=True),
-            outer=_half(block, outside, targets, len(block.sources) - targets, every_row=False),
+            inner=half_from(block, 0, targets, every_row=True),
+            outer=half_from(block, targets, len(block.sources) - targets, every_row=False),
             counts=block.drawn.clamp(min=1).unsqueeze(1),
         )
 
 
-def _half(block: Block, chosen: Tensor, first: int, sources: int, *, every_row: bool) -> Half:
+def half_from(block: Block, first: int, sources: int, *, every_row: bool) -> Half:
+    """The edges from `sources` sources, of which `first` is the first; for targets that have some, or for all."""
+    chosen = (block.indices >= first) & (block.indices < first + sources)
     indptr = offsets(chosen)[block.indptr]
     indices = block.indices[chosen] - first
     weights = None if block.edge_weights is None else block.edge_weights[chosen]
