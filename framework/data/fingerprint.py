@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framework import config
+from framework.data.digests import file_digest
 from framework.errors import InputError
 
 
@@ -27,8 +28,7 @@ def fingerprint(
 
 def _of_file(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path)
     except OSError as error:
         raise InputError(f"'{path}' cannot be read: {error.strerror or error}. Name a file that is there.") from error
 
