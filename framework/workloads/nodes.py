@@ -34,7 +34,7 @@ from framework.models.node_model import LayerwiseNetwork, NodeModel
 from framework.partition import EdgeCut, VertexCut
 from framework.prepare import prepare
 from framework.random import Key, shuffled
-from framework.registry import WORKLOADS
+from framework.registry import PARTITIONERS, WORKLOADS
 from framework.sample.neighbor import Neighbor
 from framework.sample.sampler import Sampler
 from partitioners.metis import Metis
@@ -129,14 +129,16 @@ class NodeTask:
         self.dtype = getattr(torch, run.dtype)
         self.key = Key.root(run.seed)
         store = ShardStore.open(worker.prepared.path)
+        if store.kind == "vertex-cut" and not workload.sampler.whole:
+            raise _split_neighbourhoods(workload.partitioner)
         self.shards = Shards.open(store, worker.group, workload.reach)
         for part in self.shards.owned:  # once a start: a byte that a disk has changed would be learned from in silence
             store.verify(part)
         self.topology = Topology(self.shards, workload.halo, worker.device, workload.layout)
         self.features = Features(self.shards)
+        self.kept: list[tuple[Tensor, Tensor]] = []
         self.seeds, self.seed_labels = self._training_nodes()
 
-        self.kept: list[tuple[Tensor, Tensor]] = []
     def model(self) -> nn.Module:
         """The network, from the store's feature columns to its classes."""
         store = self.shards.store
@@ -304,6 +306,16 @@ class NodeTask:
         store, owned = self.shards.store, self.shards.owned
         none = store.raw_ids(0)[:0]  # gives a worker without shards the type of the others' column
         return pa.chunked_array([none, *(store.raw_ids(part) for part in owned)])
+
+
+def _split_neighbourhoods(partitioner: EdgeCut | VertexCut) -> InputError:
+    """What to say where neighbours are to be drawn from a vertex-cut."""
+    edge_cuts = [name for name in PARTITIONERS.names() if hasattr(PARTITIONERS.get(name), "owners")]
+    return InputError(
+        f"partitioner '{PARTITIONERS.name_of(type(partitioner))}' is a vertex-cut: it splits the edges of a node, "
+        f"and sampled training needs them in one shard. Choose an edge-cut: {', '.join(edge_cuts)}; "
+        "or train on the whole graph: --sampler full."
+    )
 
 
 @contextmanager
