@@ -129,7 +129,7 @@ def test_help_of_a_folder_shows_the_flags_that_say_where_it_runs(
 ) -> None:
     everywhere = {"--workers", "--device", "--launcher", "--address", "--store", "--deadline", "--trust", "--json"}
     everywhere |= {"--out", "--embeddings"} if command == "predict" else set()
-    of_folder = everywhere | {"--parts", "--partitioner", "--reach"}
+    of_folder = everywhere | {"--parts", "--partitioner", "--layout", "--reach"}
     for folder, expected in (([], everywhere), (["runs/sage-debian"], of_folder)):
         assert cli.main([command, *folder, "--help"]) == 0
         shown = set(re.findall(r"^\W+ (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
