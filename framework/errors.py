@@ -28,6 +28,10 @@ class InputError(ShardyardError):
     exit_code = 2
 
 
+class PluginError(InputError):
+    """A plug-in failed, or answered what it may not."""
+
+
 class StoreError(InputError):
     """A shard store or a checkpoint is missing, torn, altered, or of another version."""
 

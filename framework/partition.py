@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from framework import random
-from framework.errors import InputError, ShardyardError, told
+from framework.errors import InputError, PluginError, ShardyardError, told
 from framework.graph.edges import EdgeBatch, EdgeStream, Ids
 from framework.graph.shard import Kind
 from framework.memory import PeakMemory
@@ -123,7 +123,7 @@ def place(
 ) -> Placement:
     """Run `partitioner` on `graph` and measure its answer. `widths`: columns of the rows before each layer.
 
-    Raises InputError for parts < 1, and for an answer of wrong type, shape or range, naming the plug-in."""
+    Raises InputError for parts < 1, and PluginError for an answer of wrong type, shape or range, naming the plug-in."""
     if parts < 1:
         raise InputError(f"--parts is {parts}; expected at least 1.")
     if isinstance(partitioner, EdgeCut):
@@ -204,28 +204,28 @@ def _edge_answers(
         assert holder is not None
         yield batch, holder
     if (extra := _asked(partitioner, lambda: next(answers, None))) is not None:
-        raise InputError(f"{_name(partitioner)}: edge_owners answered {len(extra)} edges after the last batch.")
+        raise PluginError(f"{_name(partitioner)}: edge_owners answered {len(extra)} edges after the last batch.")
 
 
 def _asked(partitioner: Any, question: Callable[[], T]) -> T:
-    """What a plug-in answers. Raises InputError, naming it and the place in its code, where it raises instead."""
+    """What a plug-in answers. Raises PluginError, naming it and the place in its code, where it raises instead."""
     try:
         return question()
     except ShardyardError:
         raise
     except Exception as error:
-        raise InputError(f"{_name(partitioner)} failed: {told(error)}.") from error
+        raise PluginError(f"{_name(partitioner)} failed: {told(error)}.") from error
 
 
 def _validate(partitioner: Any, method: str, answer: Any, length: int, parts: int) -> None:
     what = f"{_name(partitioner)}: {method} answered"
     expected = f"expected a NumPy int32 array of shape ({length},) with parts from 0 to {parts - 1}."
     if not isinstance(answer, np.ndarray):
-        raise InputError(f"{what} {'nothing' if answer is None else f'a {type(answer).__name__}'}; {expected}")
+        raise PluginError(f"{what} {'nothing' if answer is None else f'a {type(answer).__name__}'}; {expected}")
     if answer.dtype != np.int32 or answer.shape != (length,):
-        raise InputError(f"{what} {answer.dtype} of shape {answer.shape}; {expected}")
+        raise PluginError(f"{what} {answer.dtype} of shape {answer.shape}; {expected}")
     if length and (answer.min() < 0 or answer.max() >= parts):
-        raise InputError(f"{what} parts from {answer.min()} to {answer.max()}; {expected}")
+        raise PluginError(f"{what} parts from {answer.min()} to {answer.max()}; {expected}")
 
 
 def _name(partitioner: Any) -> str:

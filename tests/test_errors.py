@@ -103,6 +103,7 @@ def test_prepare_says_which_partitioner_failed(capsys: pytest.CaptureFixture[str
     assert cli.main(["prepare", "sage-debian", *SMALL, "--partitioner", "crooked_code:Broken"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: partitioner 'crooked_code:Broken' failed: TypeError: ")
+    assert said.endswith("`shardyard check partitioner crooked_code:Broken` tries it on small graphs.\n")
     assert "defect" not in said
 
 

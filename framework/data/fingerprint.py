@@ -1,6 +1,7 @@
 """What a data set is, in one digest: its files and arrays byte by byte, and its settings.
 
-Assumptions: reading a file costs far less than parsing it; a path says nothing, the content all.
+Assumptions: reading a file costs far less than parsing it (and a large one is read once, see digests.py); a path says
+nothing, the content all.
 """
 
 import hashlib

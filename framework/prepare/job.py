@@ -18,13 +18,15 @@ from framework import config
 from framework.data.check import check_graph
 from framework.data.dataset import Dataset, IngestedDataset, Mapper
 from framework.data.digests import remembering
-from framework.errors import InputError, NewerVersionError, StoreError
+from framework.errors import InputError, NewerVersionError, PluginError, StoreError
 from framework.graph.build import Numbering
+from framework.graph.edges import EdgeStream
 from framework.graph.folder import publish, temporary_folder
 from framework.graph.store import VERSIONS, ShardStore
-from framework.partition import EdgeCut, VertexCut, kind_of, place
+from framework.partition import EdgeCut, Placement, VertexCut, kind_of, place
 from framework.prepare.shards import write_shards
 from framework.prepare.spill import Progress, spill_edges, spill_features
+from framework.registry import PARTITIONERS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,15 @@ def _check_parts(parts: int) -> None:
         raise InputError(f"parts is {parts!r}; expected a whole number of at least 1.")
 
 
+def _placed(partitioner: EdgeCut | VertexCut, graph: EdgeStream, parts: int) -> Placement:
+    """As `place`; where the partitioner is at fault, the message says how to look at it more closely."""
+    try:
+        return place(partitioner, graph, parts)
+    except PluginError as error:
+        name = PARTITIONERS.name_of(type(partitioner))
+        raise PluginError(f"{error} `shardyard check partitioner {name}` tries it on small graphs.") from error
+
+
 def _build(
     dataset: Dataset | IngestedDataset,
     partitioner: EdgeCut | VertexCut,
@@ -121,7 +132,7 @@ def _build(
     raw = dataset.ingest(ingested, mapper) if isinstance(dataset, IngestedDataset) else dataset.open()
     check_graph(raw)
     told("partition", 0.0)
-    placement = place(partitioner, raw.stream(), parts)
+    placement = _placed(partitioner, raw.stream(), parts)
     spill_edges(raw, placement, scratch, mapper, told)
     spill_features(raw, placement.owners, scratch, told)
     kind, quality, numbering = placement.kind, placement.quality, Numbering.of(placement.owners, parts)
