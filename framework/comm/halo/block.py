@@ -5,34 +5,21 @@ first layer nothing has to come: features of the halo are fetched once and kept,
 """
 
 import dataclasses
-import weakref
+from collections import defaultdict
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from framework.comm.halo import passes
+from framework.comm.halo import passes, passes_by_turns
+from framework.comm.halo.constants import Constants
 from framework.comm.halo.plan import HaloPlan
 from framework.comm.halo.strategy import HaloExchange
+from framework.comm.halo.turns import Attention, InTurns, SplitByOwner
 from framework.graph.block import Block, Nodes
 from framework.graph.split import SplitBlock
 from framework.random import Key
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Constant:
-    """Rows that have been seen, and their sums once they have been seen again."""
-
-    rows: weakref.ref[Tensor]
-    """The rows."""
-    version: int
-    """How often they had been changed in place."""
-    sums: Tensor | None
-    """[n, columns], or None."""
-
-    def of(self, x: Tensor) -> bool:
-        """Whether x is these rows, unchanged."""
-        return self.rows() is x and self.version == x._version
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,7 +29,8 @@ class OwnedEdges:
     block: Block
     """Sources: n owned nodes, then h halo nodes."""
     _convolutions: "dict[torch.dtype, OwnedEdges]" = dataclasses.field(default_factory=dict, repr=False)
-    _constants: "dict[bool, Constant]" = dataclasses.field(default_factory=dict, repr=False)
+    _by_owner: "dict[tuple[int, ...], SplitByOwner]" = dataclasses.field(default_factory=dict, repr=False)
+    _constants: dict[bool, Constants] = dataclasses.field(default_factory=lambda: defaultdict(Constants), repr=False)
 
     @cached_property
     def split(self) -> SplitBlock:
@@ -59,16 +47,14 @@ class OwnedEdges:
         """Sums, or means, of rows of all n + h sources. What comes again unchanged, as features do, is summed once."""
         if x.requires_grad:
             return self.block.sum(x, mean=mean)
-        known = self._constants.get(mean)
-        if known is None or not known.of(x):
-            # Whether it comes again is not known yet: nothing but its name is kept.
-            self._constants[mean] = Constant(rows=weakref.ref(x), version=x._version, sums=None)
-            return self.block.sum(x, mean=mean)
-        if known.sums is None:
-            known = dataclasses.replace(known, sums=self.block.sum(x, mean=mean))
-            self._constants[mean] = known
-        assert known.sums is not None
-        return known.sums
+        return self._constants[mean].of(x, lambda: self.block.sum(x, mean=mean))
+
+    def by_owner(self, received: Sequence[int]) -> SplitByOwner:
+        """Edges from owned nodes, and from those that every other worker sends; made once."""
+        key = tuple(received)
+        if key not in self._by_owner:
+            self._by_owner[key] = SplitByOwner.of(self.block, received)
+        return self._by_owner[key]
 
     def convolution(self, dtype: torch.dtype) -> "OwnedEdges":
         """The edges of a graph convolution, each node's own among them, weighted in `dtype`; made once."""
@@ -139,7 +125,10 @@ class OwnedBlock:
         """As GraphBlock's. The wire and the processor work at the same time."""
         if self.wire is None:
             return self.edges.sum(x, mean=mean)
-        return passes.summed(x, self.edges.split, self.wire.plan, self.wire.exchange, self.layer, mean=mean)
+        plan, exchange = self.wire.plan, self.wire.exchange
+        if isinstance(exchange, InTurns):
+            return passes_by_turns.summed(x, self.edges.by_owner(plan.received), exchange, self.layer, mean=mean)
+        return passes.summed(x, self.edges.split, plan, exchange, self.layer, mean=mean)
 
     def convolve(self, x: Tensor) -> Tensor:
         """As Convolving's."""
@@ -149,6 +138,12 @@ class OwnedBlock:
         self, values: Tensor, source_scores: Tensor, target_scores: Tensor, *, negative_slope: float, dropout: float
     ) -> Tensor:
         """As GraphBlock's. Values and scores of a row travel together."""
+        if self.wire is not None and isinstance(self.wire.exchange, InTurns):
+            how = Attention(key=self.key, negative_slope=negative_slope, dropout=dropout)
+            split = self.edges.without_self_loops.by_owner(self.wire.plan.received)
+            return passes_by_turns.attended(
+                how, values, source_scores, target_scores, split, self.wire.exchange, self.layer
+            )
         heads, columns = values.shape[1:]
         block, rows = self.whole(torch.cat([values.flatten(1), source_scores], dim=1))
         return block.attend_keyed(
