@@ -99,3 +99,12 @@ def only_sources(block: Block, kept: Tensor) -> Block:
         indices=block.indices[chosen],
         edge_weights=None if block.edge_weights is None else block.edge_weights[chosen],
     )
+
+
+def between_targets(block: Block) -> Block:
+    """The block with the edges whose source is a target, and degrees that count these alone; sources stay."""
+    kept = torch.arange(len(block.sources), device=block.indptr.device) < block.num_targets
+    inner = only_sources(block, kept)
+    degree = torch.zeros_like(block.sources.degree)
+    degree[: block.num_targets] = inner.without_self_loops.drawn.to(degree.device)
+    return dataclasses.replace(inner, sources=dataclasses.replace(block.sources, degree=degree))

@@ -15,7 +15,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from framework.comm.halo.chosen import KeptEdges, Slots, send_some
+from framework.comm.halo.chosen import KeptEdges, Slots, Spread, send_some
 from framework.comm.halo.link import Arrival, Lane, Link, Step
 from framework.comm.halo.plan import HaloPlan
 from framework.comm.halo.strategy import HaloExchange
@@ -72,11 +72,11 @@ class SampledExchange:
 
     def to_halo(self, copies: Tensor, lane: Lane) -> Arrival:
         """[sent, columns] -> [h, columns], 0 where nothing comes."""
-        return send_some(copies, self._owned, self._halo, self.link, lane)
+        return Spread(some=send_some(copies, self._owned, self._halo, self.link, lane), slots=self._halo)
 
     def to_owners(self, halo: Tensor, lane: Lane) -> Arrival:
         """[h, columns] -> [sent, columns], 0 where nothing comes."""
-        return send_some(halo, self._halo, self._owned, self.link, lane)
+        return Spread(some=send_some(halo, self._halo, self._owned, self.link, lane), slots=self._owned)
 
     def block(self, local: Block) -> Block:
         """The edges from owned nodes, and from halo nodes that come in this step."""

@@ -56,10 +56,10 @@ class Spread:
         return self.slots.spread(self.some.wait())
 
 
-def send_some(rows: Tensor, here: Slots, there: Slots, link: Link, lane: Lane) -> Spread:
+def send_some(rows: Tensor, here: Slots, there: Slots, link: Link, lane: Lane) -> Arrival:
     """Of all rows of the plan [here.rows, columns] sends those chosen `here`; those chosen `there` will come."""
     route = Route(sent=here.counts, received=there.counts, sent_slots=here.places, received_slots=there.places)
-    return Spread(some=link.send(rows[here.places], route, lane), slots=there)
+    return link.send(rows[here.places], route, lane)
 
 
 class KeptEdges:

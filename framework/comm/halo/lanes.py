@@ -12,7 +12,7 @@ from torch import Tensor
 from framework.comm.halo.link import Lane, Link
 
 
-class Turns:
+class Visits:
     """Tells the times apart that a lane is taken in one step: a layer may ask for its halo more than once."""
 
     def __init__(self) -> None:

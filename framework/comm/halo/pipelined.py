@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from framework.comm.halo.lanes import Turns, load_link, with_link
+from framework.comm.halo.lanes import Visits, load_link, with_link
 from framework.comm.halo.link import Arrival, Arrived, Lane, Link, Step
 from framework.comm.halo.plan import HaloPlan
 from framework.comm.halo.strategy import HaloExchange
@@ -66,12 +66,12 @@ class PipelinedExchange:
         self.strategy, self.plan, self.link = strategy, plan, link
         self.staleness: dict[str, int] = {}  # lane -> steps since the rows that it used last were sent
         self._queues: dict[str, _Queue] = {}
-        self._turns = Turns()
+        self._visits = Visits()
 
     def begin(self, step: Step) -> None:
         """Every step is alike."""
         self.link.begin(step)
-        self._turns.begin()
+        self._visits.begin()
 
     def to_halo(self, copies: Tensor, lane: Lane) -> Arrival:
         """[sent, columns], for a later step -> [h, columns] of an earlier one."""
@@ -82,7 +82,7 @@ class PipelinedExchange:
         return self._late(self.link.send(halo, self.plan.route("owners"), lane), lane)
 
     def _late(self, sent: Arrival, lane: Lane) -> Arrival:
-        queue = self._queues.setdefault(self._turns.name(lane), _Queue())
+        queue = self._queues.setdefault(self._visits.name(lane), _Queue())
         late, self.staleness[lane.name] = queue.exchanged(sent, self.strategy.staleness)
         weight = self.strategy.smoothing_of(lane)
         return _Averaged(late=late, queue=queue, weight=weight) if weight else late

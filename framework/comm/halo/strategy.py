@@ -42,6 +42,16 @@ class HaloExchange(Protocol):
 
 
 @runtime_checkable
+class Secluding(Protocol):
+    """An exchange that in some steps has every worker keep to itself, as if no edge led to another."""
+
+    @property
+    def secluded(self) -> bool:
+        """Whether this is such a step: no layer, not even the first, has edges from the halo, nor do degrees count
+        them. On a vertex-cut, whose edges are nobody's own, rows that do not come read as 0 instead."""
+
+
+@runtime_checkable
 class HaloStrategy(Protocol):
     """How the rows of other workers' nodes are had. A plug-in: its fields are its configuration."""
 
