@@ -5,6 +5,7 @@ sorted by where it is read, each run is sampled where it lies, and the answers a
 draw depends on the node's original id, so it does not matter who makes it.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -16,12 +17,13 @@ from framework.comm.halo.block import OwnedBlock, OwnedEdges, Wire
 from framework.comm.halo.exact import Exact
 from framework.comm.halo.link import DirectLink
 from framework.comm.halo.plan import HaloPlan
-from framework.comm.halo.strategy import HaloStrategy
+from framework.comm.halo.strategy import HaloStrategy, Secluding
 from framework.comm.layout.owner import Owner
 from framework.comm.layout.strategy import Layout, OpenLayout
 from framework.comm.reach import Shards
 from framework.graph.block import GraphBlock, Nodes
 from framework.graph.local import LocalGraph
+from framework.graph.split import between_targets
 from framework.kernels.csr import offsets
 from framework.kernels.sample import sample_neighbors
 from framework.random import Key
@@ -69,6 +71,12 @@ class Topology:
 
     def layers(self, keys: Sequence[Key | None], wire: Wire) -> Sequence[OwnedBlock]:
         """One layer over all owned nodes for every key; the first one's sources are the halo's nodes, too."""
+        if isinstance(wire.exchange, Secluding) and wire.exchange.secluded:
+            first, other = self._secluded_edges
+            return [
+                OwnedBlock(edges=other if layer else first, wire=None, layer=layer, key=key)
+                for layer, key in enumerate(keys)
+            ]
         return [
             OwnedBlock(edges=self._edges, wire=wire if layer else None, layer=layer, key=key)
             for layer, key in enumerate(keys)
@@ -87,6 +95,12 @@ class Topology:
     def _edges(self) -> OwnedEdges:
         """The local block on this worker's device, kept with what is made of it for all steps."""
         return OwnedEdges(self.local.block.to(self.device))
+
+    @cached_property
+    def _secluded_edges(self) -> tuple[OwnedEdges, OwnedEdges]:
+        """The edges between owned nodes: with the halo among the sources, for the first layer's features; without."""
+        block = between_targets(self._edges.block)
+        return OwnedEdges(block), OwnedEdges(dataclasses.replace(block, sources=block.targets))
 
     def neighbors(self, nodes: Nodes, fanout: int, key: Key) -> Neighbors:
         """At most `fanout` in-neighbours of every node, by original id; -1: all. All workers call this together."""
