@@ -15,6 +15,7 @@ from framework.data.arrays import from_arrays, from_pyg, from_scipy
 from framework.data.dataset import ArrayRows, RawGraph
 from framework.data.files import Files
 from framework.data.npz import Npz, Scipy
+from framework.engine.checkpoint import FORMAT, DamagedError, parse_index
 from framework.engine.run import Run
 from framework.errors import InputError, StoreError
 from framework.graph.edges import ArrayEdges
@@ -339,6 +340,13 @@ def test_unknown_format(files, tmp_path):
 def test_nothing_is_left_of_a_failed_prepare(files, tmp_path):
     tried(dataclasses.replace(files, classes=1), tmp_path)
     assert list((tmp_path / "stores").iterdir()) == []
+
+
+def test_a_checkpoint_of_an_older_version_is_not_called_damaged():
+    index = json.dumps({"format": FORMAT, "version": 1, "epoch": 3}).encode()
+    with pytest.raises(StoreError, match="here has version 1, of an older Shardyard; this one reads") as caught:
+        parse_index(index, "here")
+    assert not isinstance(caught.value, DamagedError)
 
 
 def test_a_split_is_given_once():
