@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cuts import GivenEdgeOwners
 from numpy.typing import NDArray
 from oracle_store import random_edges
 from stored_graph import stored
@@ -29,21 +30,6 @@ EDGES = len(GRAPH.source)
 PARTS = 6
 SOME = tuple(part for part in range(PARTS) if part != 3)  # one part gets no edge
 GIVEN = torch.tensor([SOME[draw] for draw in np.random.Generator(np.random.Philox(4)).integers(0, 5, EDGES)])
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GivenEdgeOwners:
-    """A vertex-cut whose answer is given."""
-
-    parts_of: tuple[int, ...]
-    """The part of every edge."""
-
-    def edge_owners(self, graph: EdgeStream, parts: int) -> Iterator[NDArray[np.int32]]:
-        """That answer, batch by batch."""
-        done = 0
-        for source, _ in graph:
-            yield np.asarray(self.parts_of[done : done + len(source)], np.int32)
-            done += len(source)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,212 @@
+"""One layer over all nodes of a vertex-cut, as a network sees it: rows of owned nodes in, rows of owned nodes out.
+
+A worker has some of the edges of the nodes it owns, and some of nodes that others own: its mirrors. The same plan
+serves both ways: rows go from owners to mirrors as they would to a halo, partial results from mirrors to owners. Before
+the first layer no row has to come: features of mirrors are fetched once and kept, so mirrors are among the sources
+there. What is summed of features alone, nothing learned in it, is exact whatever the strategy, and is kept where the
+features stay the same.
+
+Attention is combined from partial softmax sums: every worker attends over the edges it has, and the owner weighs these
+answers by the softmax of their log-sum-exps. The edge that attention adds from a node to itself is its owner's.
+"""
+
+import dataclasses
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from framework.comm.halo import partials, passes
+from framework.comm.halo.block import Wire
+from framework.comm.halo.constants import Constants
+from framework.comm.halo.link import DirectLink, Lane
+from framework.comm.halo.plan import HaloPlan
+from framework.errors import InputError
+from framework.graph.block import Block, Nodes
+from framework.kernels.attention import join_attention
+from framework.kernels.csr import CSR, build_csr, transpose
+from framework.random import Key
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class MirroredEdges:
+    """The edges of a worker, kept for all steps with what is made of them. n owned nodes, h mirrors."""
+
+    block: Block
+    """Sources and targets: n owned nodes, then h mirrors."""
+    plan: HaloPlan
+    """Which rows are whose mirrors."""
+    counts: Tensor
+    """Edges of each owned node in the whole graph: int64 [n]."""
+    loopless: Tensor
+    """The same without edges from a node to itself."""
+    _constants: Constants = dataclasses.field(default_factory=Constants, repr=False)
+    _convolutions: "dict[torch.dtype, MirroredEdges]" = dataclasses.field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(cls, block: Block, plan: HaloPlan) -> "MirroredEdges":
+        """Counts the edges of all workers. All workers call this together."""
+        here = torch.stack([block.drawn, block.without_self_loops.drawn], dim=1).to(torch.float64)
+        home, away = here.split_with_sizes([plan.num_owned, plan.num_halo])
+        lane = Lane(layer=0, towards="owners", backward=False)
+        others = DirectLink(plan.group, "state").send(away, plan.route("owners"), lane).wait()
+        counts, loopless = plan.add_to(home.clone(), others).to(torch.int64).unbind(1)
+        return cls(block=block, plan=plan, counts=counts, loopless=loopless)
+
+    @cached_property
+    def quarters(self) -> partials.Quarters:
+        """The edges by both their ends."""
+        return partials.Quarters.of(self.block)
+
+    @cached_property
+    def without_self_loops(self) -> "MirroredEdges":
+        """The same without edges from a node to itself; itself where no worker has any."""
+        if torch.equal(self.counts, self.loopless) and self.block is self.block.without_self_loops:
+            return self
+        return dataclasses.replace(
+            self,
+            block=self.block.without_self_loops,
+            counts=self.loopless,
+            _constants=Constants(),
+            _convolutions={},
+        )
+
+    def convolution(self, dtype: torch.dtype) -> "MirroredEdges":
+        """The edges of a graph convolution, each owned node's own among them, weighted in `dtype`; made once."""
+        if dtype not in self._convolutions:
+            block = self.block.convolution(dtype)
+            self._convolutions[dtype] = dataclasses.replace(self, block=block, _constants=Constants(), _convolutions={})
+        return self._convolutions[dtype]
+
+    def kept_sum(self, x: Tensor, wire: Wire, layer: int) -> Tensor:
+        """Sums of rows of all n + h sources, in which nothing is learned; kept for rows that stay the same."""
+        return self._constants.of(x, lambda: partials.reduced(self.block.sum(x), wire.plan, wire.exchange, layer))
+
+    @cached_property
+    def joining(self) -> tuple[CSR, CSR]:
+        """[boundary, boundary + sent] and its transpose: which partial results each boundary node's result is made of.
+
+        Its own first, then those of the workers in their order."""
+        boundary, returning = self.plan.boundary, self.plan.returning
+        own = torch.arange(len(boundary), device=boundary.device)
+        targets = torch.cat([own, torch.repeat_interleave(own, returning.indptr.diff())])
+        sources = torch.cat([own, returning.indices.long() + len(boundary)]).to(torch.int32)
+        joining = build_csr(targets, sources, len(boundary))
+        return joining, transpose(joining.indptr, joining.indices, len(sources))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class MirroredBlock:
+    """A layer of the whole graph on a vertex-cut (a GraphBlock). n owned nodes, h mirrors."""
+
+    edges: MirroredEdges
+    """The worker's edges."""
+    wire: Wire
+    """Brings rows to mirrors and partial results to owners."""
+    exact: Wire
+    """The same, exactly: for what nothing is learned in."""
+    layer: int
+    """The layer's number, from 0."""
+    key: Key | None
+    """What this layer's draws are keyed by."""
+
+    @property
+    def given(self) -> bool:
+        """Whether mirrors' rows are among those that go in: features, kept."""
+        return self.layer == 0
+
+    @property
+    def local(self) -> Block:
+        """The worker's edges between n + h nodes."""
+        return self.edges.block
+
+    @property
+    def num_targets(self) -> int:
+        """n."""
+        return self.local.num_owned
+
+    @property
+    def sources(self) -> Nodes:
+        """The nodes whose rows go in: n, or n + h where mirrors' rows are given."""
+        return self.local.sources if self.given else self.targets
+
+    @property
+    def targets(self) -> Nodes:
+        """The owned nodes."""
+        return self.local.sources[: self.num_targets]
+
+    @property
+    def drawn(self) -> Tensor:
+        """All edges, of all workers: int64 [n]."""
+        return self.edges.counts
+
+    @property
+    def weighted(self) -> bool:
+        """Whether edges have weights."""
+        return self.local.weighted
+
+    @property
+    def without_self_loops(self) -> "MirroredBlock":
+        """As GraphBlock's."""
+        return dataclasses.replace(self, edges=self.edges.without_self_loops)
+
+    def sum(self, x: Tensor, *, mean: bool = False) -> Tensor:
+        """As GraphBlock's."""
+        sums = self._sum(x)
+        return sums / self.edges.counts.clamp(min=1).unsqueeze(1).to(x.dtype) if mean else sums
+
+    def _sum(self, x: Tensor) -> Tensor:
+        if not self.given:
+            return partials.summed(x, self.edges.quarters, self.wire.plan, self.wire.exchange, self.layer)
+        if not x.requires_grad:
+            return self.edges.kept_sum(x, self.exact, self.layer)
+        return partials.reduced(self.local.sum(x), self.wire.plan, self.wire.exchange, self.layer)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """As Convolving's."""
+        return dataclasses.replace(self, edges=self.edges.convolution(x.dtype)).sum(x)
+
+    def attend(
+        self, values: Tensor, source_scores: Tensor, target_scores: Tensor, *, negative_slope: float, dropout: float
+    ) -> Tensor:
+        """As GraphBlock's. To mirrors go values and scores of a row together; back come heads * columns sums, heads
+        log-sum-exps, and whether there was any edge."""
+        heads, columns = values.shape[1:]
+        if self.given:
+            target_scores = passes.fill(target_scores, self.wire.plan, self.wire.exchange, self.layer)
+        else:
+            rows = torch.cat([values.flatten(1), source_scores, target_scores], dim=1)
+            rows = passes.fill(rows, self.wire.plan, self.wire.exchange, self.layer)
+            flat, source_scores, target_scores = rows.split_with_sizes([heads * columns, heads, heads], dim=1)
+            values = flat.reshape(-1, heads, columns)
+        partial, totals = self.wire.exchange.block(self.local).attend_partially(
+            self.key, values, source_scores, target_scores, negative_slope=negative_slope, dropout=dropout
+        )
+        return self._joined(partial, totals)
+
+    def _joined(self, partial: Tensor, totals: Tensor) -> Tensor:
+        """[n + h, heads, columns] of this worker's edges -> [n, heads, columns] of all. `totals`: [n + h, heads]."""
+        plan, owned = self.wire.plan, self.num_targets
+        heads, columns = partial.shape[1:]
+        # A mirror without an edge, and one whose row the strategy does not let come, is 0 in all columns on the wire.
+        met = totals[owned:].isfinite()
+        rows = [partial[owned:].flatten(1), totals[owned:].where(met, 0), met[:, :1].to(totals.dtype)]
+        copies = partials.gathered(torch.cat(rows, dim=1), plan, self.wire.exchange, self.layer)
+        others, other_totals, came = copies.split_with_sizes([heads * columns, heads, 1], dim=1)
+        joining, transposed = self.edges.joining
+        joined = join_attention(
+            joining.indptr,
+            joining.indices,
+            torch.cat([partial[plan.boundary], others.reshape(-1, heads, columns)]),
+            torch.cat([totals[plan.boundary], other_totals.where(came > 0.5, -torch.inf)]),
+            transposed=transposed,
+        )
+        return partial[:owned].index_copy(0, plan.boundary, joined)
+
+    def whole(self, x: Tensor) -> tuple[Block, Tensor]:
+        """Not on a vertex-cut: raises InputError."""
+        raise InputError(
+            "a layer of this model works on lists of edges, and in a vertex-cut no worker has all edges of a node. "
+            "Choose an edge-cut with --partitioner (metis, random, ...), or layers that use sums or attention of "
+            "blocks: gcn, sage, gat."
+        )

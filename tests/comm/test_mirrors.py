@@ -1,0 +1,129 @@
+"""Layers on vertex-cuts: workers together give the rows and the gradients that one block of the whole graph gives."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cuts import GivenEdgeOwners
+from stored_graph import stored
+from torch import Tensor, nn
+from whole_graph import looped_graph, random_rows
+from worker_processes import together
+
+from framework.comm.group import Group
+from framework.comm.reach import Shards
+from framework.comm.rows import all_rows
+from framework.comm.topology import Topology
+from framework.graph.store import ShardStore
+from framework.models.nodes import GAT, GCN, SAGE
+from framework.random import Key
+from partitioners.dbh import DegreeBasedHashing
+from partitioners.hdrf import HighDegreeReplicatedFirst
+
+GRAPH = looped_graph(60, 300, isolated=6)
+EDGES = len(GRAPH.source)
+COLUMNS, CLASSES, LAYERS = 7, 4, 3
+WEIGHTS = torch.rand(EDGES, generator=torch.Generator().manual_seed(8))
+NETWORKS = {
+    "sage": SAGE(hidden=6, dropout=0.3),
+    "gcn": GCN(hidden=6, dropout=0.3),
+    "gcn-wide": GCN(hidden=9, dropout=0.3, input_dropout=0.2),  # the first layer sums features, dropped ones
+    "gat": GAT(hidden=3, heads=2, dropout=0.3, input_dropout=0.2, attention_dropout=0.3),
+}
+
+
+def drawn(parts: int, seed: int) -> tuple[int, ...]:
+    return tuple(np.random.Generator(np.random.Philox(seed)).integers(0, parts, EDGES).tolist())
+
+
+def far_loops() -> tuple[int, ...]:
+    """Self-loops on the last of three parts, all else on the first: the second has no edge."""
+    return tuple(torch.where(GRAPH.source == GRAPH.target, 2, 0).tolist())
+
+
+CUTS = {
+    "dbh": (DegreeBasedHashing(), 5),
+    "hdrf": (HighDegreeReplicatedFirst(), 3),
+    "drawn": (GivenEdgeOwners(parts_of=drawn(4, 1)), 4),
+    "far loops": (GivenEdgeOwners(parts_of=far_loops()), 3),
+    "one part": (GivenEdgeOwners(parts_of=(1,) * EDGES), 3),
+    "few parts": (GivenEdgeOwners(parts_of=drawn(2, 2)), 2),
+}
+
+
+def keys() -> list[Key]:
+    return [Key.root(5).fold(layer) for layer in range(LAYERS)]
+
+
+def built(name: str, weighted: bool) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return NETWORKS[name].build(COLUMNS, CLASSES, LAYERS).double()
+
+
+FEATURES = random_rows(GRAPH.num_nodes, COLUMNS, seed=2).detach().float()
+FACTORS = random_rows(GRAPH.num_nodes, CLASSES, seed=4).detach()
+
+
+def expected(name: str, weighted: bool) -> dict[str, Tensor]:
+    """Rows and gradients of the whole graph in one block."""
+    block = dataclasses.replace(GRAPH.block, edge_weights=WEIGHTS[GRAPH.csr.edges].double() if weighted else None)
+    network = built(name, weighted)
+    out = network([dataclasses.replace(block, key=key) for key in keys()], FEATURES.double())
+    (out * FACTORS).sum().backward()
+    return {"out": out.detach(), **gradients(network)}
+
+
+def gradients(network: nn.Module) -> dict[str, Tensor]:
+    return {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
+
+
+def outcomes(group: Group, cases: list[tuple[str, str, bool]]) -> dict[str, dict[str, Any]]:
+    """The same of every case (store, network, weighted) by the workers of a group, the last of three like steps."""
+    answers = {}
+    for path, name, weighted in cases:
+        topology = Topology(Shards.open(ShardStore.open(path), group, "owned"))
+        x = FEATURES[topology.whole(keys())[0].sources.original].double()
+        for _ in range(3):
+            network = built(name, weighted)
+            blocks = topology.whole(keys())
+            out = network(blocks, x)
+            original = blocks[-1].targets.original
+            (out * FACTORS[original]).sum().backward()
+        rows = all_rows(group, torch.cat([original.double()[:, None], out.detach()], dim=1), "state")
+        answer = {"out": rows[rows[:, 0].argsort(), 1:], "nodes": rows[:, 0].sort().values}
+        for weight, gradient in gradients(network).items():
+            answer[weight] = group.all_reduce(gradient.clone(), "state")
+        answers[f"{path} {name}"] = {what: tensor.tolist() for what, tensor in answer.items()}
+    return answers
+
+
+def cases_in(folder: Path) -> list[tuple[str, str, str, bool]]:
+    cases = []
+    for cut, (partitioner, parts) in CUTS.items():
+        path = str(stored(GRAPH, parts, folder / cut, partitioner=partitioner, features=FEATURES).path)
+        cases += [(cut, path, name, False) for name in NETWORKS]
+    partitioner, parts = CUTS["drawn"]
+    path = str(stored(GRAPH, parts, folder / "weighted", partitioner=partitioner, edge_weights=WEIGHTS).path)
+    return [*cases, ("weighted", path, "sage", True)]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+def test_workers_together_equal_one_block(tmp_path: Path, workers: int) -> None:
+    cases = cases_in(tmp_path)
+    given = [(path, name, weighted) for _, path, name, weighted in cases]
+    answers = together(workers, outcomes, given)[0] if workers > 1 else outcomes(Group.alone(), given)
+    for cut, path, name, weighted in cases:
+        found, wanted = answers[f"{path} {name}"], expected(name, weighted)
+        assert found["nodes"] == list(range(GRAPH.num_nodes))
+        for what, tensor in wanted.items():
+            torch.testing.assert_close(
+                torch.tensor(found[what], dtype=torch.float64),
+                tensor,
+                rtol=1e-10,
+                atol=1e-12,
+                msg=lambda text, at=(cut, name, what): f"{at}: {text}",
+            )
