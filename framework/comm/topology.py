@@ -16,6 +16,7 @@ from framework.comm.group import CPU
 from framework.comm.halo.block import OwnedBlock, OwnedEdges, Wire
 from framework.comm.halo.exact import Exact
 from framework.comm.halo.link import DirectLink
+from framework.comm.halo.mirrors import MirroredBlock, MirroredEdges
 from framework.comm.halo.plan import HaloPlan
 from framework.comm.halo.strategy import HaloStrategy, Secluding
 from framework.comm.layout.owner import Owner
@@ -48,7 +49,7 @@ class Topology:
     @cached_property
     def local(self) -> LocalGraph:
         """All this worker owns, as one block."""
-        return LocalGraph.join([self.shards.mapped[part] for part in self.shards.owned])
+        return LocalGraph.join([self.shards.mapped[part] for part in self.shards.owned], self.shards.store.kind)
 
     @cached_property
     def plan(self) -> HaloPlan:
@@ -69,9 +70,16 @@ class Topology:
         """Every row as it is now, counted under `purpose`. All workers make it together."""
         return Wire(plan=self.plan, exchange=EXACT.open(self.plan, DirectLink(self.shards.group, purpose)))
 
-    def layers(self, keys: Sequence[Key | None], wire: Wire) -> Sequence[OwnedBlock]:
+    def layers(self, keys: Sequence[Key | None], wire: Wire) -> Sequence[OwnedBlock | MirroredBlock]:
         """One layer over all owned nodes for every key; the first one's sources are the halo's nodes, too."""
-        if isinstance(wire.exchange, Secluding) and wire.exchange.secluded:
+        secluded = isinstance(wire.exchange, Secluding) and wire.exchange.secluded
+        if self.shards.store.kind == "vertex-cut":
+            exact = None if secluded else self._constant
+            return [
+                MirroredBlock(edges=self._mirrored, wire=wire, exact=exact, layer=layer, key=key)
+                for layer, key in enumerate(keys)
+            ]
+        if secluded:
             first, other = self._secluded_edges
             return [
                 OwnedBlock(edges=other if layer else first, wire=None, layer=layer, key=key)
@@ -90,6 +98,16 @@ class Topology:
     def laid(self) -> OpenLayout:
         """The run's layout at work. All workers make it together."""
         return self.layout.open(self)
+
+    @cached_property
+    def _mirrored(self) -> MirroredEdges:
+        """The same of a vertex-cut. All workers make it together."""
+        return MirroredEdges.open(self.local.block.to(self.device), self.plan)
+
+    @cached_property
+    def _constant(self) -> Wire:
+        """What brings partial sums that nothing is learned in."""
+        return self.exact_over("halo")
 
     @cached_property
     def _edges(self) -> OwnedEdges:

@@ -70,10 +70,10 @@ class KeptEdges:
         self._came, self._made = came, list[tuple[Block, Block]]()
 
     def of(self, local: Block) -> Block:
-        """The block's edges from its targets, which are owned, and from halo nodes that came."""
+        """The block's edges from owned nodes, and from halo nodes that came."""
         for whole, kept in self._made:
             if whole is local:
                 return kept
-        kept = only_sources(local, torch.cat([self._came.new_ones(local.num_targets), self._came]))
+        kept = only_sources(local, torch.cat([self._came.new_ones(local.num_owned), self._came]))
         self._made.append((local, kept))
         return kept

@@ -103,8 +103,8 @@ class MirroredBlock:
     """The worker's edges."""
     wire: Wire
     """Brings rows to mirrors and partial results to owners."""
-    exact: Wire
-    """The same, exactly: for what nothing is learned in."""
+    exact: Wire | None
+    """The same, exactly: for what nothing is learned in. None: that goes as everything else."""
     layer: int
     """The layer's number, from 0."""
     key: Key | None
@@ -158,7 +158,7 @@ class MirroredBlock:
     def _sum(self, x: Tensor) -> Tensor:
         if not self.given:
             return partials.summed(x, self.edges.quarters, self.wire.plan, self.wire.exchange, self.layer)
-        if not x.requires_grad:
+        if self.exact is not None and not x.requires_grad:
             return self.edges.kept_sum(x, self.exact, self.layer)
         return partials.reduced(self.local.sum(x), self.wire.plan, self.wire.exchange, self.layer)
 
