@@ -7,7 +7,9 @@ import pytest
 import torch
 from pyg_reference import MODELS, first_gradients, full_run, reference
 
+from framework.registry import PARTITIONERS
 from launch.start import start
+from partitioners.dbh import DegreeBasedHashing
 from partitioners.metis import Metis
 from partitioners.random import Random
 from partitioners.spinner import Spinner
@@ -46,15 +48,21 @@ PLACEMENTS = [
     {"workers": 1, "parts": 3, "partitioner": Random()},
     {"workers": 2, "parts": 4, "partitioner": Metis()},
     {"workers": 3, "parts": 3, "partitioner": Spinner()},
+    {"workers": 2, "parts": 5, "partitioner": DegreeBasedHashing()},
 ]
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS, ids=lambda placement: f"{placement['workers']}-{placement['parts']}")
+def name_of(placement: dict[str, Any]) -> str:
+    """`2-5-dbh`."""
+    return f"{placement['workers']}-{placement['parts']}-{PARTITIONERS.name_of(type(placement['partitioner']))}"
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS, ids=name_of)
 def test_any_placement_equals_one_process(
     folder: Path, alone: tuple[str, dict[str, Any]], placement: dict[str, Any]
 ) -> None:
     kind, report = alone
-    out = folder / f"{kind}-{placement['workers']}-{placement['parts']}"
+    out = folder / f"{kind}-{name_of(placement)}"
     placed = start(full_run(out, kind, **placement), ignore)
     assert placed["loss"] == pytest.approx(report["loss"], rel=1e-8)
     assert placed["metrics"] == report["metrics"]
