@@ -58,9 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """Lets SIGTERM end what is done meanwhile as Ctrl-C does, workers and all: the signal is raised as an exit.
-
-    Ray, once it is imported, answers the signal in the same way."""
+    """Lets SIGTERM end what is done meanwhile as Ctrl-C does, workers and all: the signal is raised as an exit."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

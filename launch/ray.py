@@ -7,12 +7,14 @@ the data over the group. A run that is interrupted goes on from its own checkpoi
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import json
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
 import threading
@@ -104,6 +106,11 @@ class Ray:
         for name in ("ray", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
         join = functools.partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
+        with _sigterm_kept():
+            self._join(join)
+
+    def _join(self, join: Callable[..., Any]) -> None:
+        """Lets `join` start a Ray of this machine, or find the one at the address. Raises as `_connect`."""
         if self.address is None:
             join(address="local", include_dashboard=False, object_store_memory=_OBJECT_STORE)
             return
@@ -130,6 +137,17 @@ class Ray:
                 f"has {total:g} CPUs. Use fewer workers, a smaller --launcher.cpus-per-worker, or add hosts."
             )
         return self.cpus_per_worker
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Puts this process's answer to SIGTERM back, which Ray replaces by one that prints a stack and aborts."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _fit(launcher: Ray, job: Job, run: Run, cpus: float, mailbox: Any) -> None:

@@ -289,8 +289,9 @@ def test_a_recipe_and_a_plug_in_of_the_current_folder_run_on_two_workers(
     assert shardyard("evaluate", "runs/outside.mine", "--trust")["weights_digest"] == report["weights_digest"]
 
 
-def test_a_run_that_is_ended_says_how_to_resume_it(tmp_path: Path) -> None:
-    arguments = [*SMALL, "--epochs=100000", "--evaluate-every=0"]
+@pytest.mark.parametrize("launcher", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_a_run_that_is_ended_says_how_to_resume_it(launcher: str, tmp_path: Path) -> None:
+    arguments = [*SMALL, "--epochs=100000", "--evaluate-every=0", "--launcher", launcher]
     command = [sys.executable, "-P", "-m", "launch.cli", "train", "sage-debian", *arguments]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
