@@ -229,6 +229,9 @@ class NodeTask:
         with torch.no_grad(), evaluating(model):
             if isinstance(model, LayerwiseNetwork):
                 scores = self._layers(model, self.workload.sampler.depth)
+            elif self.workload.sampler.whole:
+                blocks = self.topology.layers([None] * self.workload.sampler.depth, self.topology.exact)
+                scores = model(blocks, self.kept_rows(blocks[0]))
             else:
                 scores = self._sampled_whole(model)
             return self._checked(scores, len(self.topology.owned))

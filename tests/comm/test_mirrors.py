@@ -17,6 +17,7 @@ from framework.comm.group import Group
 from framework.comm.reach import Shards
 from framework.comm.rows import all_rows
 from framework.comm.topology import Topology
+from framework.errors import InputError
 from framework.graph.store import ShardStore
 from framework.models.nodes import GAT, GCN, SAGE
 from framework.random import Key
@@ -109,6 +110,14 @@ def cases_in(folder: Path) -> list[tuple[str, str, str, bool]]:
     partitioner, parts = CUTS["drawn"]
     path = str(stored(GRAPH, parts, folder / "weighted", partitioner=partitioner, edge_weights=WEIGHTS).path)
     return [*cases, ("weighted", path, "sage", True)]
+
+
+def test_single_edges_are_refused(tmp_path: Path) -> None:
+    partitioner, parts = CUTS["drawn"]
+    store = stored(GRAPH, parts, tmp_path, partitioner=partitioner, features=FEATURES)
+    topology = Topology(Shards.open(store, Group.alone(), "owned"))
+    with pytest.raises(InputError, match="no worker has all edges of a node.*--partitioner"):
+        topology.whole(keys())[0].whole(FEATURES)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])
