@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
-from framework.comm.halo.block import OwnedBlock
+from framework.comm.halo.block import OwnedBlock, Wire
+from framework.comm.halo.mirrors import MirroredBlock
 from framework.comm.layout.strategy import OpenLayout, OwnedGraph
 from framework.random import Key
 from framework.registry import LAYOUTS
@@ -16,16 +17,18 @@ class Owner:
 
     def open(self, graph: OwnedGraph) -> OpenLayout:
         """The owned nodes and the halo."""
-        return OwnerLayout(graph)
+        return OwnerLayout(graph=graph, wire=graph.wire)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class OwnerLayout:
-    """The default layout at work."""
+    """Own rows and the halo's, at work."""
 
     graph: OwnedGraph
     """The worker's graph."""
+    wire: Wire
+    """Brings the halo's rows."""
 
-    def whole(self, keys: Sequence[Key | None]) -> Sequence[OwnedBlock]:
+    def whole(self, keys: Sequence[Key | None]) -> Sequence[OwnedBlock | MirroredBlock]:
         """As OpenLayout's."""
-        return self.graph.layers(keys, self.graph.wire)
+        return self.graph.layers(keys, self.wire)

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from framework.comm.halo.block import OwnedBlock, Wire
+from framework.comm.halo.mirrors import MirroredBlock
 from framework.comm.reach import Shards
 from framework.errors import InputError
 from framework.graph.block import GraphBlock, Nodes
@@ -45,7 +46,7 @@ class OwnedGraph(Protocol):
     def exact_over(self, purpose: str) -> Wire:
         """An exact exchange of the halo's rows, counted under `purpose`. All workers call this together."""
 
-    def layers(self, keys: Sequence[Key | None], wire: Wire) -> Sequence[OwnedBlock]:
+    def layers(self, keys: Sequence[Key | None], wire: Wire) -> Sequence[OwnedBlock | MirroredBlock]:
         """One layer over all owned nodes for every key: the first on kept features, the others by `wire`."""
 
     def neighbors(self, nodes: Nodes, fanout: int, key: Key) -> Neighbors:
@@ -77,3 +78,12 @@ def require_edge_cut(graph: OwnedGraph, layout: str) -> None:
             f"--layout {layout} needs all in-edges of a node at its owner; '{store.path}' is of a {store.kind}. "
             "Choose an edge-cut with --partitioner (metis, random, ...), or --layout owner."
         )
+
+
+def columns_of_grid(columns: int, graph: OwnedGraph, flag: str) -> int:
+    """`columns`, where that many workers make a row of a grid. Raises InputError."""
+    workers = graph.shards.group.size
+    if workers % columns:
+        known = ", ".join(str(each) for each in range(1, workers + 1) if workers % each == 0)
+        raise InputError(f"{flag} is {columns}, which does not divide --workers {workers}; expected one of {known}.")
+    return columns
