@@ -36,12 +36,12 @@ class Transfers:
     """int64 [t]: the row's original id."""
 
     @classmethod
-    def of(cls, leg: Tensor | int, sender: Tensor | int, receiver: Tensor, row: Tensor) -> "Transfers":
-        """Transfers that may have a leg or a sender in common."""
+    def of(cls, leg: int, sender: Tensor | int, receiver: Tensor | int, row: Tensor) -> "Transfers":
+        """Transfers of a leg, which may have a sender or a receiver in common."""
         return cls(
-            leg=torch.as_tensor(leg).expand_as(row),
+            leg=torch.full_like(row, leg),
             sender=torch.as_tensor(sender).expand_as(row),
-            receiver=receiver,
+            receiver=torch.as_tensor(receiver).expand_as(row),
             row=row,
         )
 
