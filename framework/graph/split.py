@@ -58,12 +58,12 @@ class SplitBlock:
     """Edges of each target, at least 1: int64 [n, 1]; what a mean divides by."""
 
     @classmethod
-    def of(cls, block: Block) -> "SplitBlock":
-        """Splits a layer whose sources are its n targets and then h others."""
-        targets = block.num_targets
+    def of(cls, block: Block, inside: int | None = None) -> "SplitBlock":
+        """Splits a layer whose sources are `inside` nodes with rows here (None: its n targets) and then h others."""
+        here = block.num_targets if inside is None else inside
         return cls(
-            inner=half_from(block, 0, targets, every_row=True),
-            outer=half_from(block, targets, len(block.sources) - targets, every_row=False),
+            inner=half_from(block, 0, here, every_row=True),
+            outer=half_from(block, here, len(block.sources) - here, every_row=False),
             counts=block.drawn.clamp(min=1).unsqueeze(1),
         )
 

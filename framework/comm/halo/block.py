@@ -28,6 +28,8 @@ class OwnedEdges:
 
     block: Block
     """Sources: n owned nodes, then h halo nodes."""
+    inside: int | None = None
+    """How many of the sources, the first, are here, where more nodes' rows are computed here than come out. None: n."""
     _convolutions: "dict[torch.dtype, OwnedEdges]" = dataclasses.field(default_factory=dict, repr=False)
     _by_owner: "dict[tuple[int, ...], SplitByOwner]" = dataclasses.field(default_factory=dict, repr=False)
     _constants: dict[bool, Constants] = dataclasses.field(default_factory=lambda: defaultdict(Constants), repr=False)
@@ -35,13 +37,13 @@ class OwnedEdges:
     @cached_property
     def split(self) -> SplitBlock:
         """Edges from owned nodes, and edges from the halo."""
-        return SplitBlock.of(self.block)
+        return SplitBlock.of(self.block, self.inside)
 
     @cached_property
     def without_self_loops(self) -> "OwnedEdges":
         """The same without edges from a node to itself; itself where there are none."""
         block = self.block.without_self_loops
-        return self if block is self.block else OwnedEdges(block)
+        return self if block is self.block else OwnedEdges(block, self.inside)
 
     def sum(self, x: Tensor, *, mean: bool) -> Tensor:
         """Sums, or means, of rows of all n + h sources. What comes again unchanged, as features do, is summed once."""
@@ -59,7 +61,7 @@ class OwnedEdges:
     def convolution(self, dtype: torch.dtype) -> "OwnedEdges":
         """The edges of a graph convolution, each node's own among them, weighted in `dtype`; made once."""
         if dtype not in self._convolutions:
-            self._convolutions[dtype] = OwnedEdges(self.block.convolution(dtype))
+            self._convolutions[dtype] = OwnedEdges(self.block.convolution(dtype), self.inside)
         return self._convolutions[dtype]
 
 
@@ -94,7 +96,7 @@ class OwnedBlock:
     @property
     def sources(self) -> Nodes:
         """The nodes whose rows go in: n, or n + h where nothing is exchanged."""
-        return self.local.sources if self.wire is None else self.local.targets
+        return self.local.sources if self.wire is None else self.local.sources[: self.edges.inside or self.num_targets]
 
     @property
     def num_targets(self) -> int:

@@ -12,7 +12,9 @@ from torch import Tensor
 from framework.comm.group import Group
 from framework.comm.halo.link import Route, Towards
 from framework.comm.reach import Shards
+from framework.graph.block import Nodes
 from framework.graph.local import LocalGraph
+from framework.graph.shard import Kind
 from framework.kernels.aggregate import spmm
 from framework.kernels.csr import CSR, build_csr
 from framework.kernels.sample import gather_rows
@@ -40,14 +42,21 @@ class HaloPlan:
     """int64 [sent]: original ids of the rows sent. On the host."""
     halo_original: Tensor
     """int64 [h]: original ids of the halo. On the host."""
+    kind: Kind = "edge-cut"
+    """What was cut: on a vertex-cut partial sums go towards the owners, beside rows towards the halo."""
 
     @classmethod
     def open(cls, shards: Shards, local: LocalGraph, device: torch.device) -> "HaloPlan":
         """Asks every owner once, for rows that will be on `device`. All workers call this together."""
-        group, owned = shards.group, local.owned
-        received = torch.bincount(shards.worker_of(local.halo.ids), minlength=group.size).tolist()
+        return cls.between(shards, local.owned, local.halo, device)
+
+    @classmethod
+    def between(cls, shards: Shards, owned: Nodes, halo: Nodes, device: torch.device) -> "HaloPlan":
+        """The same for any nodes of others, by increasing global id."""
+        group = shards.group
+        received = torch.bincount(shards.worker_of(halo.ids), minlength=group.size).tolist()
         sent = group.exchange_counts(received, "state")
-        ids = group.exchange(local.halo.ids, received, sent, "state")
+        ids = group.exchange(halo.ids, received, sent, "state")
         wanted = ids - (int(owned.ids[0]) if len(owned) else 0)
         boundary, row = torch.unique(wanted, return_inverse=True)
         returning = build_csr(row, torch.arange(len(wanted), dtype=torch.int32), len(boundary))
@@ -60,7 +69,8 @@ class HaloPlan:
             sent=sent,
             received=received,
             wanted_original=owned.original[wanted],
-            halo_original=local.halo.original,
+            halo_original=halo.original,
+            kind=shards.store.kind,
         )
 
     @property

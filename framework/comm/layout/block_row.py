@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from framework.comm.halo.turns import Attention
 from framework.comm.layout.grid import Grid, Way, bring, brought, give
 from framework.comm.layout.strategy import OwnedGraph
 from framework.comm.rows import all_rows
@@ -21,19 +22,6 @@ from framework.graph.block import Block, Nodes
 from framework.graph.split import Half, half_from, only_sources
 from framework.kernels.attention import partial_attention
 from framework.kernels.csr import CSR, offsets, transpose
-from framework.random import Key
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Attention:
-    """What a layer asks of attention."""
-
-    key: Key | None
-    """What the layer's draws are keyed by."""
-    negative_slope: float
-    """Of the scores' leaky ReLU."""
-    dropout: float
-    """Of the attention weights."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

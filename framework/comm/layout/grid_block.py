@@ -12,7 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from framework.comm.layout.block_row import Attention, BlockRow
+from framework.comm.halo.turns import Attention
+from framework.comm.layout.block_row import BlockRow
 from framework.comm.layout.grid import Grid, Way, exchanged
 from framework.comm.layout.strategy import PURPOSE, OwnedGraph
 from framework.graph.block import Block, GraphBlock, Nodes
