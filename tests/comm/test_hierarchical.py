@@ -89,10 +89,6 @@ def test_rows_that_are_apart_go_straight(store: Path) -> None:
     together(4, lanes_apart, store)
 
 
-@pytest.mark.parametrize("size", [1, 2])
-def test_few_workers(tmp_path: Path, size: int) -> None:
-    together(size, as_exact_anywhere, stored(looped_graph(30, 90), 3, tmp_path).path)
-
-
-def as_exact_anywhere(group: Group, store: Path) -> None:
+def test_one_worker(tmp_path: Path) -> None:
+    group, store = Group.alone(), stored(looped_graph(30, 90), 3, tmp_path).path
     assert_alike(passes(topology(group, store, Hierarchical())), passes(topology(group, store)))

@@ -33,9 +33,9 @@ def as_exact(group: Group, store: Path) -> None:
         assert group.size == 1 or group.since(before)["halo/1/forward/again"] > 0
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_results_are_exact(store: Path, workers: int) -> None:
-    together(workers, as_exact, store)
+def test_results_are_exact(store: Path) -> None:
+    together(3, as_exact, store)
+    as_exact(Group.alone(), store)
 
 
 def weighted_as_exact(group: Group, store: Path) -> None:

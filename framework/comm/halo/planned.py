@@ -22,9 +22,6 @@ from framework.comm.rows import all_rows
 from framework.errors import InputError
 from framework.registry import HALOS
 
-MOST_SETS = 4096
-"""Sets of wanting workers that are planned, of all workers' rows together; rows of rarer sets go straight."""
-
 
 @HALOS.register("planned")
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,13 +39,15 @@ class Planned:
     """Exchanges in which a row comes from its owner to everybody: 1 is the direct exchange."""
     heaps: int = 256
     """Heaps into which the rows of all workers are divided; each is planned on its own."""
+    sets: int = 4096
+    """Sets of wanting workers whose rows are planned, over all workers; rows of rarer sets go straight."""
 
     def __post_init__(self) -> None:
         times = {"within": (self.within,), "between": (self.between,), "seconds": self.seconds}
         for name, given in times.items():
             if not all(0 < time < math.inf for time in given):
                 raise InputError(f"--halo.{name} is {given[0] if len(given) == 1 else given}; expected times above 0.")
-        for name, number in {"stages": self.stages, "heaps": self.heaps}.items():
+        for name, number in {"stages": self.stages, "heaps": self.heaps, "sets": self.sets}.items():
             if number < 1:
                 raise InputError(f"--halo.{name} is {number}; expected a whole number of at least 1.")
 
@@ -65,36 +64,35 @@ class Planned:
 
     def open(self, plan: HaloPlan, link: Link) -> HaloExchange:
         """The exchange over `plan`. All workers plan the trees of all rows alike."""
-        trees = along_trees(plan, self.links(plan.group.hosts), self.stages, self.heaps)
-        return RelayedExchange(plan, link, Relay.open(plan, trees, [f"stage-{stage}" for stage in range(self.stages)]))
+        names = [f"stage-{stage}" for stage in range(self.stages)]
+        return RelayedExchange(plan, link, Relay.open(plan, self._along_trees(plan), names))
 
-
-def along_trees(plan: HaloPlan, links: Links, stages: int, heaps: int) -> Transfers:
-    """The ways of this worker's rows. All workers call this together."""
-    group = plan.group
-    receiver = torch.repeat_interleave(torch.arange(group.size), torch.tensor(plan.sent))
-    ids, row = torch.unique(plan.wanted_original, return_inverse=True)
-    wanting = torch.zeros(len(ids), group.size, dtype=torch.int64)
-    wanting[row, receiver] = 1
-    rows_of_all = int(group.all_reduce(torch.tensor(len(ids)), "state"))
-    own, heap = _heaped(wanting, rows_of_all // heaps + 1, MOST_SETS // group.size)
-    straight = heap[row] < 0
-    direct = all_rows(group, wanting[heap < 0].sum(0, keepdim=True), "state")
-    every = all_rows(
-        group, torch.cat([own[:, :1], torch.full_like(own[:, :1], group.rank), own[:, 1:]], dim=1), "state"
-    )
-    every = every[torch.argsort(every[:, 0], stable=True)]  # owners take turns; one's own stay in order
-    found = [
-        Heap(owner=owner, wanting=tuple(worker for worker, wanted in enumerate(wants) if wanted), rows=rows)
-        for _, owner, rows, *wants in every.tolist()
-    ]
-    trees = spanning_trees(found, links, stages, direct.numpy())
-    mine = [tree for tree, each in zip(trees, found, strict=True) if each.owner == group.rank]
-    ways = [Transfers.of(0, group.rank, receiver[straight], plan.wanted_original[straight])]
-    for number, tree in enumerate(mine):
-        rows_of_heap = ids[heap == number]
-        ways += [Transfers.of(stage, sender, taker, rows_of_heap) for stage, sender, taker in tree]
-    return Transfers.concatenate(ways)
+    def _along_trees(self, plan: HaloPlan) -> Transfers:
+        """The ways of this worker's rows. All workers call this together."""
+        group = plan.group
+        receiver = torch.repeat_interleave(torch.arange(group.size), torch.tensor(plan.sent))
+        ids, row = torch.unique(plan.wanted_original, return_inverse=True)
+        wanting = torch.zeros(len(ids), group.size, dtype=torch.int64)
+        wanting[row, receiver] = 1
+        rows_of_all = int(group.all_reduce(torch.tensor(len(ids)), "state"))
+        own, heap = _heaped(wanting, rows_of_all // self.heaps + 1, self.sets // group.size)
+        straight = heap[row] < 0
+        direct = all_rows(group, wanting[heap < 0].sum(0, keepdim=True), "state")
+        every = all_rows(
+            group, torch.cat([own[:, :1], torch.full_like(own[:, :1], group.rank), own[:, 1:]], dim=1), "state"
+        )
+        every = every[torch.argsort(every[:, 0], stable=True)]  # owners take turns; one's own stay in order
+        found = [
+            Heap(owner=owner, wanting=tuple(worker for worker, wanted in enumerate(wants) if wanted), rows=rows)
+            for _, owner, rows, *wants in every.tolist()
+        ]
+        trees = spanning_trees(found, self.links(group.hosts), self.stages, direct.numpy())
+        mine = [tree for tree, each in zip(trees, found, strict=True) if each.owner == group.rank]
+        ways = [Transfers.of(0, group.rank, receiver[straight], plan.wanted_original[straight])]
+        for number, tree in enumerate(mine):
+            rows_of_heap = ids[heap == number]
+            ways += [Transfers.of(stage, sender, taker, rows_of_heap) for stage, sender, taker in tree]
+        return Transfers.concatenate(ways)
 
 
 def _heaped(wanting: Tensor, size: int, most_sets: int) -> tuple[Tensor, Tensor]:
