@@ -173,13 +173,15 @@ class MirroredBlock:
         log-sum-exps, and whether there was any edge."""
         heads, columns = values.shape[1:]
         if self.given:
+            local = self.local
             target_scores = passes.fill(target_scores, self.wire.plan, self.wire.exchange, self.layer)
         else:
+            local = self.wire.exchange.block(self.local)
             rows = torch.cat([values.flatten(1), source_scores, target_scores], dim=1)
             rows = passes.fill(rows, self.wire.plan, self.wire.exchange, self.layer)
             flat, source_scores, target_scores = rows.split_with_sizes([heads * columns, heads, heads], dim=1)
             values = flat.reshape(-1, heads, columns)
-        partial, totals = self.wire.exchange.block(self.local).attend_partially(
+        partial, totals = local.attend_partially(
             self.key, values, source_scores, target_scores, negative_slope=negative_slope, dropout=dropout
         )
         return self._joined(partial, totals)

@@ -136,7 +136,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mirrors: Tensor, plan: HaloPlan, exchange: HaloExchange, layer: int) -> Tensor:
         ctx.exchange, ctx.layer = exchange, layer
-        return exchange.to_owners(mirrors, _lanes(layer, backward=False, apart=True)[1]).wait()
+        copies = exchange.to_owners(mirrors, _lanes(layer, backward=False, apart=True)[1]).wait()
+        return copies.detach()  # a strategy may keep what it gives, which must not become part of a step's graph
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
