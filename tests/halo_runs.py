@@ -18,7 +18,8 @@ from framework.models.node_model import NodeModel
 from framework.models.nodes import GAT, SAGE
 from framework.sample.full import Full
 
-LAYERS, STOP, EPOCHS = 3, 2, 5
+LAYERS = 3
+STOP, SHORT, EPOCHS = 2, 3, 5
 GRAPH = Planted(nodes=150, edges=1200, blocks=4, classes=3, features=5)
 SUMS = SAGE(hidden=6, dropout=0.5)
 ATTENTION = GAT(hidden=4, heads=2, dropout=0.3)

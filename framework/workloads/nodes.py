@@ -22,6 +22,7 @@ from framework.comm.halo.strategy import HaloStrategy
 from framework.comm.layout.owner import Owner
 from framework.comm.layout.strategy import Layout
 from framework.comm.reach import Reach, Shards
+from framework.comm.rounds import require_same_rounds
 from framework.comm.rows import all_rows, share_out
 from framework.comm.topology import Topology
 from framework.config import placement, plugin_name
@@ -102,6 +103,7 @@ class NodeClassification:
 
     def open(self, run: Run, worker: Worker) -> "NodeTask":
         """Maps the shards and gathers the list of training nodes."""
+        require_same_rounds(self.halo, run.gradient)
         return NodeTask(self, run, worker)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from halo_runs import ATTENTION, STOP, SUMS, halo_run, reports
+from halo_runs import ATTENTION, SHORT, STOP, SUMS, halo_run, reports
 
 from framework.comm.halo.boundary_sampled import BoundarySampled
 from framework.comm.halo.bounded import Bounded
@@ -25,7 +25,6 @@ KEEPING: dict[str, HaloStrategy] = {
     "bounded-epochs": Bounded(gap=2),
     "bounded-variation": Bounded(bound="variation", variation=0.9),
 }
-SHORT = STOP + 1
 
 
 @pytest.fixture(scope="module")

@@ -40,8 +40,8 @@ class LocalReplica:
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, group: Group, every: int, meeting: Meeting
     ) -> None:
-        """Meets after every `every` steps."""
-        self.module, self._optimizer, self._group, self._every, self._meeting = model, optimizer, group, every, meeting
+        """Meets after every `every` steps; whoever sets that anew does so at a meeting."""
+        self.module, self._optimizer, self._group, self.every, self._meeting = model, optimizer, group, every, meeting
         self._weights = trainable(model)
         self._alone = 0  # steps since the last meeting
         self._mean: list[Tensor] | None = None  # of the workers' weights, once somebody has asked since the last step
@@ -59,7 +59,7 @@ class LocalReplica:
         self._optimizer.step()
         self._mean = None
         self._alone += 1
-        if self._alone == self._every:
+        if self._alone == self.every:
             with torch.no_grad():
                 self._meeting.meet(self._weights)
             self._alone = 0

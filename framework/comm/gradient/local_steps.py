@@ -45,22 +45,24 @@ class LocalSteps:
             yield Replica(model, model, optimizer)
             return
         refuse_own_statistics(model, group)
-        meeting = _Average(optimizer, group, moments=self.moments == "averaged")
+        meeting = Average(optimizer, group, moments=self.moments == "averaged")
         yield LocalReplica(model, optimizer, group, self.every, meeting)
 
 
-class _Average:
+class Average:
     """The mean of all workers' weights and, if so chosen, of their optimisers' moments."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, group: Group, *, moments: bool) -> None:
         self._optimizer, self._group, self.shares_moments = optimizer, group, moments
 
     def meet(self, weights: list[nn.Parameter]) -> None:
+        """Replaces the weights by their mean, and the moments by theirs."""
         average(self._group, [weight.data for weight in weights], "gradient")
         if self.shares_moments:
             average(self._group, list(self._moments(weights)), "gradient")
 
     def state(self) -> dict[str, Tensor]:
+        """None."""
         return {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
