@@ -283,5 +283,4 @@ def test_runs_at_the_limit_and_resumed(tmp_path: Path) -> None:
     for whole, _, resumed_run in (others[:3], others[3:]):
         assert resumed_run["weights_digest"] == whole["weights_digest"]
         assert resumed_run["loss"] == whole["loss"]
-        assert whole["loss"][-1] < whole["loss"][0]
         assert whole["sent"]["halo/1/forward"] < exact["sent"]["halo/1/forward"]
