@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from pyg_reference import MODELS, first_gradients, full_run, reference
+from pyg_reference import LAYERS, MODELS, first_gradients, full_run, reference
 
 from framework.registry import PARTITIONERS
 from launch.start import start
@@ -68,3 +68,13 @@ def test_any_placement_equals_one_process(
     assert placed["metrics"] == report["metrics"]
     if placement["workers"] > 1:
         assert placed["bytes"]["halo"] > 0
+
+
+def test_bytes_of_the_exact_exchange_are_the_least(folder: Path) -> None:
+    """Every boundary row of every layer above the first, there and back, and nothing else."""
+    run = full_run(folder / "bytes", "sage", workers=3, parts=3, partitioner=Metis(), epochs=2)
+    report = start(run, ignore)
+    epochs, width, size = 2, 8, 8
+    least = report["quality"]["communication_volume"] * width * size * epochs
+    lanes = {lane: sent for lane, sent in report["bytes_by_lane"].items() if lane.startswith("halo/")}
+    assert lanes == {f"halo/{layer}/{way}": least for layer in range(1, LAYERS) for way in ("forward", "backward")}

@@ -1,0 +1,200 @@
+"""The page `taxonomy.md`: both surveys' categories against our plug-ins, each with its exact limit and its test.
+
+Assumptions: the rows here say which system's idea a plug-in holds. When the page is made, names are checked against the
+registries and tests against their files: a plug-in that no row names, a name that no registry knows or a test that is
+not there fails the page, and with it CI. A system whose idea has no plug-in says why.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from framework.registry import GRADIENTS, HALOS, LAYOUTS, PARTITIONERS, SAMPLERS, Registry
+
+ROOT = Path(__file__).resolve().parent.parent
+KINDS: dict[str, Registry] = {
+    "partitioner": PARTITIONERS,
+    "sampler": SAMPLERS,
+    "halo": HALOS,
+    "layout": LAYOUTS,
+    "gradient": GRADIENTS,
+}
+"""The kinds that the surveys classify."""
+
+FULL_GRAPH = "tests/test_full_graph.py::test_any_placement_equals_one_process"
+ANYWHERE = "tests/test_placement_invariance.py::test_loss_and_blocks_are_the_same_anywhere"
+CONFORMS = "tests/test_conformance.py::test_a_builtin_passes"
+HALO_LIMIT = "tests/comm/test_halo_limits.py::test_the_limit_is_exact"
+LAYOUT = "tests/comm/test_layouts.py::test_every_layout_equals_one_worker"
+GRADIENT = "tests/comm/test_gradient_strategies.py::test_at_its_limit_every_strategy_is_all_reduce"
+
+LIMITS: dict[str, tuple[str, str]] = {
+    "partitioner dbh": ("places only", CONFORMS),
+    "partitioner fennel": ("places only", CONFORMS),
+    "partitioner hdrf": ("places only", CONFORMS),
+    "partitioner ldg": ("places only", CONFORMS),
+    "partitioner metis": ("places only", CONFORMS),
+    "partitioner random": ("places only", CONFORMS),
+    "partitioner range": ("places only", CONFORMS),
+    "partitioner spinner": ("places only", CONFORMS),
+    "sampler full": ("always", "tests/test_full_graph.py::test_one_process_equals_pyg"),
+    "sampler neighbor": ("all neighbours, `-1`", ANYWHERE),
+    "halo boundary-sampled": ("`p = 1`", HALO_LIMIT),
+    "halo bounded": ("`gap = 0` or `variation = 0`", HALO_LIMIT),
+    "halo corrected": ("`local_steps = 0`", HALO_LIMIT),
+    "halo delayed": ("`r = 0`", "tests/comm/test_delayed.py::test_the_limit_is_exact"),
+    "halo exact": ("always", FULL_GRAPH),
+    "halo hierarchical": ("always", "tests/comm/test_hierarchical.py::test_rows_cross_once_and_results_are_exact"),
+    "halo never": ("no cut edges", "tests/comm/test_never.py::test_training_is_that_on_the_graph_without_cut_edges"),
+    "halo pipelined": ("`staleness = 0`", HALO_LIMIT),
+    "halo planned": ("always", "tests/comm/test_planned.py::test_results_are_exact"),
+    "halo quantized": ("`bits = 32`", "tests/comm/test_quantized.py::test_runs_at_the_limit_and_resumed"),
+    "halo rematerialized": ("always", "tests/comm/test_rematerialized.py::test_results_are_exact"),
+    "halo variable-rate": ("`first = last = 1`", "tests/comm/test_variable_rate.py::test_the_limit_is_exact"),
+    "layout grid-2d": ("always", LAYOUT),
+    "layout owner": ("always", FULL_GRAPH),
+    "layout recompute": ("always", LAYOUT),
+    "layout rows-15d": ("always", LAYOUT),
+    "layout rows-1d": ("always", LAYOUT),
+    "layout tensor-parallel": ("always", LAYOUT),
+    "gradient all-reduce": ("always", ANYWHERE),
+    "gradient compressed": ("full rank", GRADIENT),
+    "gradient corrected": ("`local_steps = 0`", HALO_LIMIT),
+    "gradient diloco": ("`inner_steps = 1`, outer SGD of rate 1", GRADIENT),
+    "gradient local-steps": ("`every = 1`", GRADIENT),
+    "gradient sharded": ("always", GRADIENT),
+}
+"""`kind name` -> the setting at which it equals the exact mode, and `file::function` of the test that shows it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Technique:
+    """A system's idea, and where it is here."""
+
+    category: str
+    """The survey's category."""
+    system: str
+    """The system, or the paper."""
+    plugin: str
+    """`kind name`; empty: not built."""
+    why_not: str = ""
+    """Of one that is not built."""
+
+
+EXECUTION = (
+    Technique("full-batch, preset workload", "partition-parallel training", "halo exact"),
+    Technique("full-batch, preset workload", "BNS-GCN", "halo boundary-sampled"),
+    Technique("full-batch, preset workload", "PipeGCN", "halo pipelined"),
+    Technique("full-batch, preset workload", "SANCUS, Dorylus (staleness)", "halo bounded"),
+    Technique("full-batch, preset workload", "DistGNN cd-r", "halo delayed"),
+    Technique("full-batch, preset workload", "DistGNN 0c, PSGD-PA", "halo never"),
+    Technique("full-batch, preset workload", "AdaQP, EC-Graph, Sylvie", "halo quantized"),
+    Technique("full-batch, preset workload", "VARCO", "halo variable-rate"),
+    Technique("full-batch, preset workload", "SAR", "halo rematerialized"),
+    Technique("full-batch, preset workload", "hierarchical aggregation", "halo hierarchical"),
+    Technique("full-batch, preset workload", "DGCL", "halo planned"),
+    Technique("full-batch, preset workload", "CAGNET 1D", "layout rows-1d"),
+    Technique("full-batch, preset workload", "CAGNET 1.5D", "layout rows-15d"),
+    Technique("full-batch, preset workload", "CAGNET 2D", "layout grid-2d"),
+    Technique("full-batch, preset workload", "NeutronStar", "layout recompute"),
+    Technique(
+        "full-batch, dispatch workload", "NeuGraph, Roc", "", "the partition hands out workloads, no leader"
+    ),
+    Technique("mini-batch, individual sample", "DistDGL, AliGraph, Euler, GLT", "sampler neighbor"),
+    Technique("mini-batch, joint sample", "LLCG", "gradient corrected"),
+    Technique("mini-batch, joint sample", "LLCG", "halo corrected"),
+    Technique("mini-batch, joint sample", "P3, NeutronTP", "layout tensor-parallel"),
+)
+"""Rows by Lin et al.'s execution types."""
+
+AXES = (
+    Technique("data partition, edge-cut", "hashing", "partitioner random"),
+    Technique("data partition, edge-cut", "ranges of ids", "partitioner range"),
+    Technique("data partition, edge-cut", "METIS", "partitioner metis"),
+    Technique("data partition, edge-cut", "LDG", "partitioner ldg"),
+    Technique("data partition, edge-cut", "Fennel, ReFennel", "partitioner fennel"),
+    Technique("data partition, edge-cut", "Spinner", "partitioner spinner"),
+    Technique("data partition, vertex-cut", "DBH", "partitioner dbh"),
+    Technique("data partition, vertex-cut", "HDRF", "partitioner hdrf"),
+    Technique("data partition, features by column", "P3, NeutronTP", "layout tensor-parallel"),
+    Technique("batch generation, distributed sampling", "GraphSAGE", "sampler neighbor"),
+    Technique("batch generation, none", "full-graph training", "sampler full"),
+    Technique("batch generation, partition as batch", "PSGD-PA", "halo never"),
+    Technique("batch generation, partition as batch", "LLCG", "halo corrected"),
+    Technique("execution, one-shot", "owner computes", "layout owner"),
+    Technique("execution, chunk-sequential", "SAR, HongTu", "halo rematerialized"),
+    Technique("execution, SpMM by matrix layout", "CAGNET", "layout grid-2d"),
+    Technique("execution, push-pull", "P3", "layout tensor-parallel"),
+    Technique("execution, factored or by operator", "GNNLab, ByteGNN", "", "all workers do all stages of a step"),
+    Technique("protocol, point to point", "uneven all-to-all", "halo exact"),
+    Technique("protocol, broadcast", "CAGNET 1D", "layout rows-1d"),
+    Technique("protocol, staleness by epochs", "PipeGCN", "halo pipelined"),
+    Technique("protocol, staleness by epochs", "DistGNN", "halo delayed"),
+    Technique("protocol, adaptive staleness", "Dorylus, SANCUS", "halo bounded"),
+    Technique("protocol, staleness by variation", "SANCUS", "halo bounded"),
+    Technique("gradients, synchronous", "DDP", "gradient all-reduce"),
+    Technique("gradients, compressed", "PowerSGD, half precision", "gradient compressed"),
+    Technique("gradients, local steps", "local SGD", "gradient local-steps"),
+    Technique("gradients, local steps", "DiLoCo", "gradient diloco"),
+    Technique("gradients, sharded", "ZeRO, FSDP", "gradient sharded"),
+)
+"""Rows by Shao et al.'s axes."""
+
+TABLES = {
+    "Execution types": (
+        "Lin et al., *A Comprehensive Survey on Distributed Training of Graph Neural Networks*, Proc. IEEE, 2023.",
+        EXECUTION,
+    ),
+    "Axes": (
+        "Shao et al., *Distributed Graph Neural Network Training: A Survey*, ACM Computing Surveys, 2024.",
+        AXES,
+    ),
+}
+"""Title -> the survey, and its rows."""
+
+
+def page(made: str) -> str:
+    """The page, with the note `made`. Raises ValueError where rows, registries and tests disagree."""
+    _require_complete()
+    lines = [
+        "# Taxonomy",
+        "",
+        made,
+        "",
+        "The two surveys of distributed training of graph networks, and where their ideas are here. Every plug-in has",
+        "a limit at which it equals exact training; the test shows it.",
+        "",
+    ]
+    for title, (survey, techniques) in TABLES.items():
+        lines += [f"## {title}", "", survey, ""]
+        lines += ["| category | system | plug-in | exact limit | test |", "| --- | --- | --- | --- | --- |"]
+        lines += [_row(technique) for technique in techniques]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _row(technique: Technique) -> str:
+    if not technique.plugin:
+        return f"| {technique.category} | {technique.system} | not built: {technique.why_not} | | |"
+    limit, test = LIMITS[technique.plugin]
+    file, _, function = test.partition("::")
+    return f"| {technique.category} | {technique.system} | `{technique.plugin}` | {limit} | `{function}` in `{file}` |"
+
+
+def _require_complete() -> None:
+    named = {technique.plugin for technique in (*EXECUTION, *AXES) if technique.plugin}
+    there = {
+        f"{kind} {entry.name}"
+        for kind, registry in KINDS.items()
+        for entry in registry.entries()
+        if entry.module.partition(".")[0] in ("framework", "partitioners")
+    }
+    wrong = [f"no row names '{plugin}'" for plugin in sorted(there - named)]
+    wrong += [f"'{plugin}' has no limit" for plugin in sorted(there - LIMITS.keys())]
+    wrong += [f"no registry knows '{plugin}'" for plugin in sorted((named | LIMITS.keys()) - there)]
+    for test in sorted({test for _, test in LIMITS.values()}):
+        file, _, function = test.partition("::")
+        path = ROOT / file
+        if not path.exists() or f"def {function}(" not in path.read_text():
+            wrong.append(f"there is no test {test}")
+    if wrong:
+        raise ValueError("; ".join(wrong))
