@@ -55,7 +55,7 @@ class OwnedEdges:
         """Edges from owned nodes, and from those that every other worker sends; made once."""
         key = tuple(received)
         if key not in self._by_owner:
-            self._by_owner[key] = SplitByOwner.of(self.block, received)
+            self._by_owner[key] = SplitByOwner.of(self.block, self.inside, received)
         return self._by_owner[key]
 
     def convolution(self, dtype: torch.dtype) -> "OwnedEdges":

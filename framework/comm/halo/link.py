@@ -63,8 +63,8 @@ class Route:
     received_slots: Tensor | None = None
     """int64 [sum of received]: the same of those received."""
     sent_original: Tensor | None = None
-    """int64 [sum of sent]: original ids of the rows sent, the same in every step of a lane, where these are not the
-    plan's (rows passed on for others). On the host. None: the plan's, by their slots."""
+    """int64 [sum of sent]: original ids of the rows sent, on the host, where these are not the plan's but the same in
+    every step (rows passed on for others, or those for one worker). None: the plan's, by their slots."""
 
 
 class Arrival(Protocol):

@@ -49,13 +49,12 @@ class Turn:
         sent, received = ([0] * plan.group.size for _ in range(2))
         sent[target], received[source] = plan.sent[target], plan.received[source]
         first, begin = sum(plan.sent[:target]), sum(plan.received[:source])
-        slots = torch.arange(first, first + sent[target], device=plan.wanted.device)
-        halo = torch.arange(begin, begin + received[source], device=plan.wanted.device)
+        going, coming = slice(first, first + sent[target]), slice(begin, begin + received[source])
         return cls(
             source=source,
-            wanted=plan.wanted[slots],
-            outward=Route(sent=sent, received=received, sent_slots=slots, received_slots=halo),
-            homeward=Route(sent=received, received=sent, sent_slots=halo, received_slots=slots),
+            wanted=plan.wanted[going],
+            outward=Route(sent=sent, received=received, sent_original=plan.wanted_original[going]),
+            homeward=Route(sent=received, received=sent, sent_original=plan.halo_original[coming]),
             link=link,
         )
 
@@ -157,18 +156,19 @@ class SplitByOwner:
     """The edges of a worker's nodes, by the worker that owns their sources."""
 
     inner: Half
-    """From owned nodes, all rows."""
+    """From nodes whose rows are here, all rows."""
     outer: Sequence[Piece]
     """From the nodes of every worker, by rank; none from its own."""
     counts: Tensor
     """Edges of each target, at least 1: int64 [n, 1]; what a mean divides by."""
-    targets: Nodes
-    """The owned nodes."""
+    inside: Nodes
+    """The nodes whose rows are here, the n targets first."""
 
     @classmethod
-    def of(cls, block: Block, received: Sequence[int]) -> "SplitByOwner":
-        """Splits a layer whose sources are its n targets and then, worker by worker, `received` others."""
-        outer, first = [], block.num_targets
+    def of(cls, block: Block, inside: int | None, received: Sequence[int]) -> "SplitByOwner":
+        """Splits a layer whose sources are `inside` (None: n) here and then, worker by worker, `received` others."""
+        inside = block.num_targets if inside is None else inside
+        outer, first = [], inside
         for count in received:
             half = half_from(block, first, count, every_row=False)
             assert half.rows is not None
@@ -176,15 +176,15 @@ class SplitByOwner:
             outer.append(Piece(half=half, targets=targets, sources=sources))
             first += count
         return cls(
-            inner=half_from(block, 0, block.num_targets, every_row=True),
+            inner=half_from(block, 0, inside, every_row=True),
             outer=outer,
             counts=block.drawn.clamp(min=1).unsqueeze(1),
-            targets=block.targets,
+            inside=block.sources[:inside],
         )
 
     @cached_property
     def inner_block(self) -> Block:
-        """The edges from owned nodes as a layer, without weights."""
+        """The edges from nodes whose rows are here as a layer, without weights."""
         matrix = self.inner.matrix
         return Block(sources=self.targets, num_targets=len(self.targets), indptr=matrix.indptr, indices=matrix.indices)
 
