@@ -5,8 +5,8 @@ registries and tests against their files: a plug-in that no row names, a name th
 not there fails the page, and with it CI. A system whose idea has no plug-in says why.
 """
 
-import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 from framework.registry import GRADIENTS, HALOS, LAYOUTS, PARTITIONERS, SAMPLERS, Registry
 
@@ -66,8 +66,7 @@ LIMITS: dict[str, tuple[str, str]] = {
 """`kind name` -> the setting at which it equals the exact mode, and `file::function` of the test that shows it."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Technique:
+class Technique(NamedTuple):
     """A system's idea, and where it is here."""
 
     category: str
@@ -96,9 +95,7 @@ EXECUTION = (
     Technique("full-batch, preset workload", "CAGNET 1.5D", "layout rows-15d"),
     Technique("full-batch, preset workload", "CAGNET 2D", "layout grid-2d"),
     Technique("full-batch, preset workload", "NeutronStar", "layout recompute"),
-    Technique(
-        "full-batch, dispatch workload", "NeuGraph, Roc", "", "the partition hands out workloads, no leader"
-    ),
+    Technique("full-batch, dispatch workload", "NeuGraph, Roc", "", "the partition hands out workloads, no leader"),
     Technique("mini-batch, individual sample", "DistDGL, AliGraph, Euler, GLT", "sampler neighbor"),
     Technique("mini-batch, joint sample", "LLCG", "gradient corrected"),
     Technique("mini-batch, joint sample", "LLCG", "halo corrected"),

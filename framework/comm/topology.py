@@ -112,13 +112,13 @@ class Topology:
     @cached_property
     def _edges(self) -> OwnedEdges:
         """The local block on this worker's device, kept with what is made of it for all steps."""
-        return OwnedEdges(self.local.block.to(self.device))
+        return OwnedEdges(block=self.local.block.to(self.device))
 
     @cached_property
     def _secluded_edges(self) -> tuple[OwnedEdges, OwnedEdges]:
         """The edges between owned nodes: with the halo among the sources, for the first layer's features; without."""
         block = between_targets(self._edges.block)
-        return OwnedEdges(block), OwnedEdges(dataclasses.replace(block, sources=block.targets))
+        return OwnedEdges(block=block), OwnedEdges(block=dataclasses.replace(block, sources=block.targets))
 
     def neighbors(self, nodes: Nodes, fanout: int, key: Key) -> Neighbors:
         """At most `fanout` in-neighbours of every node, by original id; -1: all. All workers call this together."""

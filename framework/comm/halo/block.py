@@ -22,7 +22,7 @@ from framework.graph.split import SplitBlock
 from framework.random import Key
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class OwnedEdges:
     """The edges of all nodes that a worker owns, kept for all steps with what is made of them."""
 
@@ -43,7 +43,7 @@ class OwnedEdges:
     def without_self_loops(self) -> "OwnedEdges":
         """The same without edges from a node to itself; itself where there are none."""
         block = self.block.without_self_loops
-        return self if block is self.block else OwnedEdges(block, self.inside)
+        return self if block is self.block else OwnedEdges(block=block, inside=self.inside)
 
     def sum(self, x: Tensor, *, mean: bool) -> Tensor:
         """Sums, or means, of rows of all n + h sources. What comes again unchanged, as features do, is summed once."""
@@ -61,7 +61,7 @@ class OwnedEdges:
     def convolution(self, dtype: torch.dtype) -> "OwnedEdges":
         """The edges of a graph convolution, each node's own among them, weighted in `dtype`; made once."""
         if dtype not in self._convolutions:
-            self._convolutions[dtype] = OwnedEdges(self.block.convolution(dtype), self.inside)
+            self._convolutions[dtype] = OwnedEdges(block=self.block.convolution(dtype), inside=self.inside)
         return self._convolutions[dtype]
 
 

@@ -1,22 +1,19 @@
 """Results of rows that stay the same, as features do: computed anew until the same rows come again, then kept."""
 
-import dataclasses
 import weakref
 from collections.abc import Callable
 
 from torch import Tensor
 
 
-@dataclasses.dataclass(eq=False)
 class Constants:
     """The rows that were seen last, and what was made of them once they have been seen again."""
 
-    _rows: weakref.ref[Tensor] | None = None
-    """The rows. Nothing but their name is kept."""
-    _version: int = 0
-    """How often they had been changed in place."""
-    _result: Tensor | None = None
-    """What was made of them; None where they came once only."""
+    def __init__(self) -> None:
+        """Nothing was seen yet."""
+        self._rows: weakref.ref[Tensor] | None = None  # nothing but their name is kept
+        self._version = 0  # how often they had been changed in place
+        self._result: Tensor | None = None  # None where they came once only
 
     def of(self, x: Tensor, compute: Callable[[], Tensor]) -> Tensor:
         """`compute()`, which must depend on x alone; not called again for the same x, unchanged, from the third on."""
