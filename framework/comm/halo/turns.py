@@ -186,7 +186,7 @@ class SplitByOwner:
     def inner_block(self) -> Block:
         """The edges from nodes whose rows are here as a layer, without weights."""
         matrix = self.inner.matrix
-        return Block(sources=self.targets, num_targets=len(self.targets), indptr=matrix.indptr, indices=matrix.indices)
+        return Block(sources=self.inside, num_targets=len(self.counts), indptr=matrix.indptr, indices=matrix.indices)
 
     def attend_inside(
         self, how: Attention, values: Tensor, source_scores: Tensor, target_scores: Tensor
