@@ -6,7 +6,6 @@ not there fails the page, and with it CI. A system whose idea has no plug-in say
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 from framework.registry import GRADIENTS, HALOS, LAYOUTS, PARTITIONERS, SAMPLERS, Registry
 
@@ -66,73 +65,64 @@ LIMITS: dict[str, tuple[str, str]] = {
 """`kind name` -> the setting at which it equals the exact mode, and `file::function` of the test that shows it."""
 
 
-class Technique(NamedTuple):
-    """A system's idea, and where it is here."""
+Technique = tuple[str, str, str]
+"""A category of the survey, a system, and `kind name` of the plug-in that has its idea, or why none has."""
+NOT_BUILT = "not built: "
 
-    category: str
-    """The survey's category."""
-    system: str
-    """The system, or the paper."""
-    plugin: str
-    """`kind name`; empty: not built."""
-    why_not: str = ""
-    """Of one that is not built."""
-
-
-EXECUTION = (
-    Technique("full-batch, preset workload", "partition-parallel training", "halo exact"),
-    Technique("full-batch, preset workload", "BNS-GCN", "halo boundary-sampled"),
-    Technique("full-batch, preset workload", "PipeGCN", "halo pipelined"),
-    Technique("full-batch, preset workload", "SANCUS, Dorylus (staleness)", "halo bounded"),
-    Technique("full-batch, preset workload", "DistGNN cd-r", "halo delayed"),
-    Technique("full-batch, preset workload", "DistGNN 0c, PSGD-PA", "halo never"),
-    Technique("full-batch, preset workload", "AdaQP, EC-Graph, Sylvie", "halo quantized"),
-    Technique("full-batch, preset workload", "VARCO", "halo variable-rate"),
-    Technique("full-batch, preset workload", "SAR", "halo rematerialized"),
-    Technique("full-batch, preset workload", "hierarchical aggregation", "halo hierarchical"),
-    Technique("full-batch, preset workload", "DGCL", "halo planned"),
-    Technique("full-batch, preset workload", "CAGNET 1D", "layout rows-1d"),
-    Technique("full-batch, preset workload", "CAGNET 1.5D", "layout rows-15d"),
-    Technique("full-batch, preset workload", "CAGNET 2D", "layout grid-2d"),
-    Technique("full-batch, preset workload", "NeutronStar", "layout recompute"),
-    Technique("full-batch, dispatch workload", "NeuGraph, Roc", "", "the partition hands out workloads, no leader"),
-    Technique("mini-batch, individual sample", "DistDGL, AliGraph, Euler, GLT", "sampler neighbor"),
-    Technique("mini-batch, joint sample", "LLCG", "gradient corrected"),
-    Technique("mini-batch, joint sample", "LLCG", "halo corrected"),
-    Technique("mini-batch, joint sample", "P3, NeutronTP", "layout tensor-parallel"),
+EXECUTION: tuple[Technique, ...] = (
+    ("full-batch, preset workload", "partition-parallel training", "halo exact"),
+    ("full-batch, preset workload", "BNS-GCN", "halo boundary-sampled"),
+    ("full-batch, preset workload", "PipeGCN", "halo pipelined"),
+    ("full-batch, preset workload", "SANCUS, Dorylus (staleness)", "halo bounded"),
+    ("full-batch, preset workload", "DistGNN cd-r", "halo delayed"),
+    ("full-batch, preset workload", "DistGNN 0c, PSGD-PA", "halo never"),
+    ("full-batch, preset workload", "AdaQP, EC-Graph, Sylvie", "halo quantized"),
+    ("full-batch, preset workload", "VARCO", "halo variable-rate"),
+    ("full-batch, preset workload", "SAR", "halo rematerialized"),
+    ("full-batch, preset workload", "hierarchical aggregation", "halo hierarchical"),
+    ("full-batch, preset workload", "DGCL", "halo planned"),
+    ("full-batch, preset workload", "CAGNET 1D", "layout rows-1d"),
+    ("full-batch, preset workload", "CAGNET 1.5D", "layout rows-15d"),
+    ("full-batch, preset workload", "CAGNET 2D", "layout grid-2d"),
+    ("full-batch, preset workload", "NeutronStar", "layout recompute"),
+    ("full-batch, dispatch workload", "NeuGraph, Roc", NOT_BUILT + "the partition hands out workloads, no leader"),
+    ("mini-batch, individual sample", "DistDGL, AliGraph, Euler, GLT", "sampler neighbor"),
+    ("mini-batch, joint sample", "LLCG", "gradient corrected"),
+    ("mini-batch, joint sample", "LLCG", "halo corrected"),
+    ("mini-batch, joint sample", "P3, NeutronTP", "layout tensor-parallel"),
 )
 """Rows by Lin et al.'s execution types."""
 
-AXES = (
-    Technique("data partition, edge-cut", "hashing", "partitioner random"),
-    Technique("data partition, edge-cut", "ranges of ids", "partitioner range"),
-    Technique("data partition, edge-cut", "METIS", "partitioner metis"),
-    Technique("data partition, edge-cut", "LDG", "partitioner ldg"),
-    Technique("data partition, edge-cut", "Fennel, ReFennel", "partitioner fennel"),
-    Technique("data partition, edge-cut", "Spinner", "partitioner spinner"),
-    Technique("data partition, vertex-cut", "DBH", "partitioner dbh"),
-    Technique("data partition, vertex-cut", "HDRF", "partitioner hdrf"),
-    Technique("data partition, features by column", "P3, NeutronTP", "layout tensor-parallel"),
-    Technique("batch generation, distributed sampling", "GraphSAGE", "sampler neighbor"),
-    Technique("batch generation, none", "full-graph training", "sampler full"),
-    Technique("batch generation, partition as batch", "PSGD-PA", "halo never"),
-    Technique("batch generation, partition as batch", "LLCG", "halo corrected"),
-    Technique("execution, one-shot", "owner computes", "layout owner"),
-    Technique("execution, chunk-sequential", "SAR, HongTu", "halo rematerialized"),
-    Technique("execution, SpMM by matrix layout", "CAGNET", "layout grid-2d"),
-    Technique("execution, push-pull", "P3", "layout tensor-parallel"),
-    Technique("execution, factored or by operator", "GNNLab, ByteGNN", "", "all workers do all stages of a step"),
-    Technique("protocol, point to point", "uneven all-to-all", "halo exact"),
-    Technique("protocol, broadcast", "CAGNET 1D", "layout rows-1d"),
-    Technique("protocol, staleness by epochs", "PipeGCN", "halo pipelined"),
-    Technique("protocol, staleness by epochs", "DistGNN", "halo delayed"),
-    Technique("protocol, adaptive staleness", "Dorylus, SANCUS", "halo bounded"),
-    Technique("protocol, staleness by variation", "SANCUS", "halo bounded"),
-    Technique("gradients, synchronous", "DDP", "gradient all-reduce"),
-    Technique("gradients, compressed", "PowerSGD, half precision", "gradient compressed"),
-    Technique("gradients, local steps", "local SGD", "gradient local-steps"),
-    Technique("gradients, local steps", "DiLoCo", "gradient diloco"),
-    Technique("gradients, sharded", "ZeRO, FSDP", "gradient sharded"),
+AXES: tuple[Technique, ...] = (
+    ("data partition, edge-cut", "hashing", "partitioner random"),
+    ("data partition, edge-cut", "ranges of ids", "partitioner range"),
+    ("data partition, edge-cut", "METIS", "partitioner metis"),
+    ("data partition, edge-cut", "LDG", "partitioner ldg"),
+    ("data partition, edge-cut", "Fennel, ReFennel", "partitioner fennel"),
+    ("data partition, edge-cut", "Spinner", "partitioner spinner"),
+    ("data partition, vertex-cut", "DBH", "partitioner dbh"),
+    ("data partition, vertex-cut", "HDRF", "partitioner hdrf"),
+    ("data partition, features by column", "P3, NeutronTP", "layout tensor-parallel"),
+    ("batch generation, distributed sampling", "GraphSAGE", "sampler neighbor"),
+    ("batch generation, none", "full-graph training", "sampler full"),
+    ("batch generation, partition as batch", "PSGD-PA", "halo never"),
+    ("batch generation, partition as batch", "LLCG", "halo corrected"),
+    ("execution, one-shot", "owner computes", "layout owner"),
+    ("execution, chunk-sequential", "SAR, HongTu", "halo rematerialized"),
+    ("execution, SpMM by matrix layout", "CAGNET", "layout grid-2d"),
+    ("execution, push-pull", "P3", "layout tensor-parallel"),
+    ("execution, factored or by operator", "GNNLab, ByteGNN", NOT_BUILT + "all workers do all stages of a step"),
+    ("protocol, point to point", "uneven all-to-all", "halo exact"),
+    ("protocol, broadcast", "CAGNET 1D", "layout rows-1d"),
+    ("protocol, staleness by epochs", "PipeGCN", "halo pipelined"),
+    ("protocol, staleness by epochs", "DistGNN", "halo delayed"),
+    ("protocol, adaptive staleness", "Dorylus, SANCUS", "halo bounded"),
+    ("protocol, staleness by variation", "SANCUS", "halo bounded"),
+    ("gradients, synchronous", "DDP", "gradient all-reduce"),
+    ("gradients, compressed", "PowerSGD, half precision", "gradient compressed"),
+    ("gradients, local steps", "local SGD", "gradient local-steps"),
+    ("gradients, local steps", "DiLoCo", "gradient diloco"),
+    ("gradients, sharded", "ZeRO, FSDP", "gradient sharded"),
 )
 """Rows by Shao et al.'s axes."""
 
@@ -170,15 +160,16 @@ def page(made: str) -> str:
 
 
 def _row(technique: Technique) -> str:
-    if not technique.plugin:
-        return f"| {technique.category} | {technique.system} | not built: {technique.why_not} | | |"
-    limit, test = LIMITS[technique.plugin]
+    category, system, plugin = technique
+    if plugin.startswith(NOT_BUILT):
+        return f"| {category} | {system} | {plugin} | | |"
+    limit, test = LIMITS[plugin]
     file, _, function = test.partition("::")
-    return f"| {technique.category} | {technique.system} | `{technique.plugin}` | {limit} | `{function}` in `{file}` |"
+    return f"| {category} | {system} | `{plugin}` | {limit} | `{function}` in `{file}` |"
 
 
 def _require_complete() -> None:
-    named = {technique.plugin for technique in (*EXECUTION, *AXES) if technique.plugin}
+    named = {plugin for *_, plugin in (*EXECUTION, *AXES) if not plugin.startswith(NOT_BUILT)}
     there = {
         f"{kind} {entry.name}"
         for kind, registry in KINDS.items()
