@@ -17,6 +17,7 @@ from framework.comm.features import Features
 from framework.comm.group import Group
 from framework.comm.layout.grid_2d import Grid2D
 from framework.comm.layout.owner import Owner
+from framework.comm.layout.recompute import Recompute
 from framework.comm.layout.rows_1d import Rows1D
 from framework.comm.layout.rows_15d import Rows15D
 from framework.comm.layout.strategy import Layout
@@ -34,6 +35,7 @@ MODELS = {
     "sage": SAGE(hidden=6, dropout=0.4),
     "gat": GAT(hidden=2, heads=3, dropout=0.3, attention_dropout=0.3),
 }
+SOME = Recompute(width=6, flops=1e6, bandwidth=4e5)
 STEPS = 2
 
 
@@ -44,6 +46,9 @@ def layouts(workers: int) -> dict[str, Layout]:
         "tensor-parallel": TensorParallel(),
         "rows-1d": Rows1D(),
         "rows-1d-sparse": Rows1D(sparse=True),
+        "recompute": Recompute(dependencies="compute"),
+        "recompute-none": Recompute(dependencies="fetch"),
+        "recompute-some": SOME,
         "grid-2d": Grid2D(),
         **{f"grid-2d-{columns}": Grid2D(columns=columns) for columns in divisors},
         **{f"rows-15d-{replicas}": Rows15D(replication=replicas) for replicas in divisors},
