@@ -3,18 +3,22 @@
 Assumptions: a fence marked `sh` holds commands that work as they stand; what is not to be typed so is marked `text`.
 """
 
+import importlib
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from pyg_reference import full_run
 from whole_graph import random_graph, random_rows
 
+from framework.comm.halo.exact import Exact
 from framework.models.node_model import LayerwiseNetwork, Module
 from framework.random import Key
 from framework.sample.neighbor import Neighbor
 from launch import cli
+from launch.start import start
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -129,3 +133,17 @@ def test_the_matrix_of_the_guide_is_prepared(
     path, cut = capsys.readouterr().out.split()
     assert (tmp_path / path / "manifest.json").exists()
     assert 0 < float(cut) < 1
+
+
+def test_the_strategy_of_the_guide_is_trained_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows are rounded, and at its limit it is exact."""
+    (text,) = blocks(ROOT / "docs" / "guides" / "train-the-whole-graph.md", "python")
+    (tmp_path / "guide_halo.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    strategy = importlib.import_module("guide_halo").Rounded
+    losses = [
+        start(full_run(tmp_path / name, "sage", workers=2, epochs=2, halo=halo), lambda event: None)["loss"]
+        for name, halo in (("exact", Exact()), ("limit", strategy(step=0.0)), ("rounded", strategy(step=0.5)))
+    ]
+    assert losses[1] == losses[0]
+    assert losses[2] != losses[0]

@@ -1,4 +1,4 @@
-"""Writes the pages of docs/ that the code makes: `cli.md`, every command's help, and `plugins.md`, every plug-in.
+"""Writes the pages of docs/ that the code makes: every command's help, every plug-in, and the surveys' taxonomy.
 
 `python tools/docs.py` writes them; with `--check` it writes nothing and fails where one differs from the code. Plug-ins
 of other packages that happen to be installed are left out.
@@ -12,6 +12,8 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import taxonomy
 
 from framework.registry import REGISTRIES, Entry, Registry
 from launch import cli
@@ -51,7 +53,16 @@ def plugin_page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-PAGES: dict[str, Callable[[], str]] = {"cli.md": command_page, "plugins.md": plugin_page}
+def taxonomy_page() -> str:
+    """The surveys' categories against the plug-ins."""
+    return taxonomy.page(MADE)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "cli.md": command_page,
+    "plugins.md": plugin_page,
+    "taxonomy.md": taxonomy_page,
+}
 
 
 def main(arguments: list[str]) -> int:

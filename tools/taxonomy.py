@@ -23,7 +23,7 @@ FULL_GRAPH = "tests/test_full_graph.py::test_any_placement_equals_one_process"
 ANYWHERE = "tests/test_placement_invariance.py::test_loss_and_blocks_are_the_same_anywhere"
 CONFORMS = "tests/test_conformance.py::test_a_builtin_passes"
 HALO_LIMIT = "tests/comm/test_halo_limits.py::test_the_limit_is_exact"
-LAYOUT = "tests/comm/test_layouts.py::test_every_layout_equals_one_worker"
+LAYOUT = "tests/comm/test_layouts.py::test_every_layout_equals_one_worker_and_sends_what_it_says"
 GRADIENT = "tests/comm/test_gradient_strategies.py::test_at_its_limit_every_strategy_is_all_reduce"
 
 LIMITS: dict[str, tuple[str, str]] = {
@@ -40,7 +40,7 @@ LIMITS: dict[str, tuple[str, str]] = {
     "halo boundary-sampled": ("`p = 1`", HALO_LIMIT),
     "halo bounded": ("`gap = 0` or `variation = 0`", HALO_LIMIT),
     "halo corrected": ("`local_steps = 0`", HALO_LIMIT),
-    "halo delayed": ("`r = 0`", "tests/comm/test_delayed.py::test_the_limit_is_exact"),
+    "halo delayed": ("`r = 0`", "tests/comm/test_delayed.py::test_runs_at_the_limit_away_from_it_and_resumed"),
     "halo exact": ("always", FULL_GRAPH),
     "halo hierarchical": ("always", "tests/comm/test_hierarchical.py::test_rows_cross_once_and_results_are_exact"),
     "halo never": ("no cut edges", "tests/comm/test_never.py::test_training_is_that_on_the_graph_without_cut_edges"),
@@ -48,7 +48,10 @@ LIMITS: dict[str, tuple[str, str]] = {
     "halo planned": ("always", "tests/comm/test_planned.py::test_results_are_exact"),
     "halo quantized": ("`bits = 32`", "tests/comm/test_quantized.py::test_runs_at_the_limit_and_resumed"),
     "halo rematerialized": ("always", "tests/comm/test_rematerialized.py::test_results_are_exact"),
-    "halo variable-rate": ("`first = last = 1`", "tests/comm/test_variable_rate.py::test_the_limit_is_exact"),
+    "halo variable-rate": (
+        "`first = last = 1`",
+        "tests/comm/test_variable_rate.py::test_runs_at_the_limit_and_resumed",
+    ),
     "layout grid-2d": ("always", LAYOUT),
     "layout owner": ("always", FULL_GRAPH),
     "layout recompute": ("always", LAYOUT),
