@@ -59,7 +59,7 @@ def keys() -> list[Key]:
     return [Key.root(5).fold(layer) for layer in range(LAYERS)]
 
 
-def built(name: str, weighted: bool) -> nn.Module:
+def built(name: str) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         return NETWORKS[name].build(COLUMNS, CLASSES, LAYERS).double()
@@ -72,7 +72,7 @@ FACTORS = random_rows(GRAPH.num_nodes, CLASSES, seed=4).detach()
 def expected(name: str, weighted: bool) -> dict[str, Tensor]:
     """Rows and gradients of the whole graph in one block."""
     block = dataclasses.replace(GRAPH.block, edge_weights=WEIGHTS[GRAPH.csr.edges].double() if weighted else None)
-    network = built(name, weighted)
+    network = built(name)
     out = network([dataclasses.replace(block, key=key) for key in keys()], FEATURES.double())
     (out * FACTORS).sum().backward()
     return {"out": out.detach(), **gradients(network)}
@@ -82,14 +82,14 @@ def gradients(network: nn.Module) -> dict[str, Tensor]:
     return {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
 
 
-def outcomes(group: Group, cases: list[tuple[str, str, bool]]) -> dict[str, dict[str, Any]]:
-    """The same of every case (store, network, weighted) by the workers of a group, the last of three like steps."""
+def outcomes(group: Group, cases: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:
+    """The same of every case (store, network) by the workers of a group, the last of three like steps."""
     answers = {}
-    for path, name, weighted in cases:
+    for path, name in cases:
         topology = Topology(Shards.open(ShardStore.open(path), group, "owned"))
         x = FEATURES[topology.whole(keys())[0].sources.original].double()
         for _ in range(3):
-            network = built(name, weighted)
+            network = built(name)
             blocks = topology.whole(keys())
             out = network(blocks, x)
             original = blocks[-1].targets.original
@@ -123,7 +123,7 @@ def test_single_edges_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])
 def test_workers_together_equal_one_block(tmp_path: Path, workers: int) -> None:
     cases = cases_in(tmp_path)
-    given = [(path, name, weighted) for _, path, name, weighted in cases]
+    given = [(path, name) for _, path, name, _ in cases]
     answers = together(workers, outcomes, given)[0] if workers > 1 else outcomes(Group.alone(), given)
     for cut, path, name, weighted in cases:
         found, wanted = answers[f"{path} {name}"], expected(name, weighted)
@@ -136,3 +136,41 @@ def test_workers_together_equal_one_block(tmp_path: Path, workers: int) -> None:
                 atol=1e-12,
                 msg=lambda text, at=(cut, name, what): f"{at}: {text}",
             )
+
+
+STEPS = 3
+
+
+def sent(group: Group, path: str, names: list[str]) -> list[dict[str, int]]:
+    """What this worker sends in some steps of each network, by lane."""
+    told = []
+    for name in names:
+        topology, network = Topology(Shards.open(ShardStore.open(path), group, "owned")), built(name)
+        x = FEATURES[topology.whole(keys())[0].sources.original].double()
+        before = group.snapshot()
+        for _ in range(STEPS):
+            network(topology.whole(keys()), x).sum().backward()
+        told.append({lane: count for lane, count in group.since(before).items() if lane.startswith("halo/")})
+    return told
+
+
+def test_bytes_are_those_of_mirrors_once_each_way(tmp_path: Path) -> None:
+    """A row to every mirror and its partial sums back, gradients likewise; sums of features cross until kept."""
+    store = stored(GRAPH, 3, tmp_path, partitioner=HighDegreeReplicatedFirst(), features=FEATURES)
+    mirrors = int(store.quality["communication_volume"]) * 8  # bytes of a column
+    counted = together(3, sent, str(store.path), ["sage", "gat"])
+    sage, gat = ({lane: sum(told[case][lane] for told in counted) for lane in counted[0][case]} for case in (0, 1))
+    row = 6
+    assert sage == {
+        "halo/0/forward": 2 * mirrors * COLUMNS,
+        **{f"halo/{layer}/{way}": STEPS * mirrors * 2 * row for layer in (1, 2) for way in ("forward", "backward")},
+    }
+    heads, last = 2, CLASSES + 1
+    columns = [  # to mirrors: values and both scores of a row, before the first layer the target's; back: 1 more
+        heads + (row + heads + 1),
+        (row + 2 * heads) + (row + heads + 1),
+        (last + 1) + (last + 1),
+    ]
+    assert gat == {
+        f"halo/{layer}/{way}": STEPS * mirrors * columns[layer] for layer in range(3) for way in ("forward", "backward")
+    }

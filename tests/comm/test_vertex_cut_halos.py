@@ -19,10 +19,9 @@ from framework.comm.halo.rematerialized import Rematerialized
 from framework.comm.halo.strategy import HaloStrategy
 from framework.comm.halo.variable_rate import VariableRate
 from framework.models.node_model import NodeModel
-from framework.models.nodes import GCN
 from partitioners.hdrf import HighDegreeReplicatedFirst
 
-MODELS: dict[str, NodeModel] = {"sums": SUMS, "heads": ATTENTION, "convolutions": GCN(hidden=6, dropout=0.5)}
+MODELS: dict[str, NodeModel] = {"sums": SUMS, "heads": ATTENTION}
 LIMITS: dict[str, HaloStrategy] = {
     "boundary-sampled": BoundarySampled(p=1.0),
     "pipelined": Pipelined(staleness=0),
