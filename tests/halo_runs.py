@@ -19,7 +19,7 @@ from framework.models.nodes import GAT, SAGE
 from framework.sample.full import Full
 
 LAYERS = 3
-STOP, SHORT, EPOCHS = 2, 3, 5
+STOP, SHORT, EPOCHS = 2, 3, 6
 GRAPH = Planted(nodes=150, edges=1200, blocks=4, classes=3, features=5)
 SUMS = SAGE(hidden=6, dropout=0.5)
 ATTENTION = GAT(hidden=4, heads=2, dropout=0.3)

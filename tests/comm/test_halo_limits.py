@@ -1,10 +1,12 @@
-"""Whole runs by halo strategies: at its exact limit each equals the exact one, and resumed equals never stopped."""
+"""Whole runs by halo strategies: each equals the exact one at its limit, a reference away from it, itself resumed."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 from halo_runs import ATTENTION, SHORT, STOP, SUMS, halo_run, reports
+from late_reference import Used, late_losses
+from torch import Tensor
 
 from framework.comm.halo.boundary_sampled import BoundarySampled
 from framework.comm.halo.bounded import Bounded
@@ -24,6 +26,21 @@ KEEPING: dict[str, HaloStrategy] = {
     "pipelined": Pipelined(staleness=2, smoothing=0.5),
     "bounded-epochs": Bounded(gap=2),
     "bounded-variation": Bounded(bound="variation", variation=0.9),
+}
+
+
+def averaged(sent: list[Tensor]) -> Tensor:
+    """What a pipeline of two steps uses, half of it what it used before."""
+    average = sent[0]
+    for rows in sent[1 : len(sent) - 2]:
+        average = (average + rows) / 2
+    return average
+
+
+USED: dict[str, Used] = {
+    "exact": lambda sent: sent[-1],
+    "pipelined": averaged,
+    "bounded-epochs": lambda sent: sent[(len(sent) - 1) // 3 * 3],
 }
 
 
@@ -54,3 +71,17 @@ def test_resumed_equals_never_stopped(told: dict[str, dict[str, Any]], strategy:
     assert resumed["weights_digest"] == whole["weights_digest"]
     assert resumed["loss"] == whole["loss"]
     assert whole["loss"][:SHORT] != told["exact/sums"]["loss"], "the strategy is away from its limit"
+
+
+def test_the_staleness_seen_is_reported(told: dict[str, dict[str, Any]]) -> None:
+    late = told["pipelined/whole"]["staleness"]
+    assert set(late.values()) == {KEEPING["pipelined"].staleness}  # type: ignore[attr-defined]
+    assert told["exact/sums"]["staleness"] == {}
+    assert set(told["exact/sums"]["busy"]) == {"computing", "waiting", "packing"}
+
+
+@pytest.mark.parametrize("strategy", USED)
+def test_what_is_late_is_what_the_reference_has(told: dict[str, dict[str, Any]], strategy: str, tmp_path: Path) -> None:
+    losses = told["exact/sums" if strategy == "exact" else f"{strategy}/whole"]["loss"]
+    run = halo_run(tmp_path, Exact(), epochs=len(losses))
+    assert losses == pytest.approx(late_losses(run, 2, USED[strategy]), rel=1e-10)

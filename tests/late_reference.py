@@ -1,0 +1,92 @@
+"""GraphSAGE on a whole graph in one process, where rows between parts are those of other steps: what stale runs equal.
+
+Written on dense matrices and on the list of everything that was ever sent, with no cache, queue or wire in it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from framework.engine.run import Run
+from framework.engine.train import INITIAL
+from framework.kernels.dropout import dropout
+from framework.models.nodes import SAGE
+from framework.random import Key
+from framework.sample.full import Full
+from framework.workloads.nodes import STEPPING, NodeClassification
+from partitioners.random import hashed_parts
+
+Used = Callable[[list[Tensor]], Tensor]
+"""Of all that was sent until now, this step's last, what a step uses."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Lane:
+    """What was sent for a layer, step by step."""
+
+    rows: list[Tensor] = dataclasses.field(default_factory=list)
+    gradients: list[Tensor] = dataclasses.field(default_factory=list)
+
+
+class LateMean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, inside: Tensor, outside: Tensor, lane: Lane, used: Used) -> Tensor:
+        ctx.inside, ctx.outside, ctx.lane, ctx.used = inside, outside, lane, used
+        lane.rows.append(x.detach().clone())
+        return inside @ x + outside @ used(lane.rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.lane.gradients.append(ctx.outside.t() @ gradients[0])
+        return ctx.inside.t() @ gradients[0] + ctx.used(ctx.lane.gradients), None, None, None, None
+
+
+def late_losses(run: Run, parts: int, used: Used) -> list[float]:
+    """The loss of every epoch of a full-batch run of `SAGE` on the random partitioner's parts, a worker each."""
+    workload = run.workload
+    assert isinstance(workload, NodeClassification)
+    assert isinstance(workload.model, SAGE)
+    assert isinstance(workload.sampler, Full)
+    raw, layers, root = workload.data.open(), workload.sampler.layers, Key.root(run.seed)
+    assert raw.features is not None
+    assert raw.labels is not None
+    assert raw.split is not None
+    x = torch.cat([torch.from_numpy(batch) for batch in raw.features.batches()]).double()
+    inside, outside = means(raw, parts)
+    labels, training = torch.from_numpy(raw.labels), torch.from_numpy(raw.split == 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(root.fold(INITIAL).value >> 1)
+        model: Any = workload.model.build(x.shape[1], raw.num_classes, layers).double()
+    optimizer, lanes = run.optimizer.build(model.parameters()), [Lane() for _ in range(layers)]
+    losses = []
+    for epoch in range(run.epochs):
+        rows = x
+        for number, layer in enumerate(model.layers):
+            # The first layer's halo is features, which are never late.
+            late: Used = used if number else lambda sent: sent[-1]
+            neighbors = LateMean.apply(rows, inside, outside, lanes[number], late)  # type: ignore[no-untyped-call]
+            rows = layer.neighbors(neighbors) + layer.own(rows)
+            if number < layers - 1:
+                key = root.fold(STEPPING, epoch, 0).fold(2, number).fold(2)
+                rows = dropout(torch.relu(rows), workload.model.dropout, key, torch.arange(len(rows)))
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(rows[training], labels[training])
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def means(raw: Any, parts: int) -> tuple[Tensor, Tensor]:
+    """The matrix of neighbourhoods' means in two: edges inside parts, and edges between them. float64 [N, N] each."""
+    source, target = (np.concatenate(ends) for ends in zip(*raw.edges, strict=True))
+    number, part = raw.edges.num_nodes, hashed_parts(raw.edges.num_nodes, parts, Key.root(0))
+    both = torch.zeros(2, number, number, dtype=torch.float64)
+    between = torch.from_numpy((part[source] != part[target]).astype(np.int64))
+    both.index_put_((between, *map(torch.from_numpy, (target, source))), torch.ones(1).double(), accumulate=True)
+    inside, outside = both / both.sum((0, 2)).clamp(min=1)[None, :, None]
+    return inside, outside
