@@ -72,20 +72,27 @@ class Lines:
                 self._say(f"resumed after epoch {event['epoch']}, step {event['step']}")
             case "epoch":
                 pace = f"{event['seconds']:.2f} s  {tables.size(self._traffic.rate(event))}/s"
-                self._say(f"epoch {event['epoch']}/{event['epochs']}  {summary(event)}  {pace}")
+                waited = f"  waiting {waiting:.0%}" if (waiting := self._traffic.waiting(event)) else ""
+                self._say(f"epoch {event['epoch']}/{event['epochs']}  {summary(event)}  {pace}{waited}")
 
 
 class Traffic:
-    """Bytes a second, told from the counters of one epoch and the next."""
+    """Bytes a second and the share of waiting, told from the counters of one epoch and the next."""
 
     def __init__(self) -> None:
-        self._sent = 0
+        self._sent, self._waited = 0, 0.0
 
     def rate(self, event: Event) -> float:
         """Bytes that the first worker sent a second of training, in this epoch."""
         sent = int(sum(event.get("bytes", {}).values()))
         grown, self._sent = sent - self._sent, sent
         return max(0, grown) / max(float(event["seconds"]), 1e-9)
+
+    def waiting(self, event: Event) -> float:
+        """The share of this epoch that the first worker waited for rows of others."""
+        waited = float(event.get("busy", {}).get("waiting", 0.0))
+        grown, self._waited = waited - self._waited, waited
+        return min(1.0, max(0.0, grown) / max(float(event["seconds"]), 1e-9))
 
 
 def summary(event: Event) -> str:

@@ -60,6 +60,8 @@ class Recorder:
             self._board = SummaryWriter(self.folder / BOARD, purge_step=epoch)
         scalars = {"loss": event["loss"], "seconds": event["seconds"], **event.get("metrics", {})}
         scalars |= {f"bytes/{purpose}": count for purpose, count in event.get("bytes", {}).items()}
+        scalars |= {f"busy/{activity}": seconds for activity, seconds in event.get("busy", {}).items()}
+        scalars |= {f"staleness/{lane}": steps for lane, steps in event.get("staleness", {}).items()}
         for name, value in scalars.items():
             self._board.add_scalar(name, value, epoch)
         self._board.flush()

@@ -66,6 +66,9 @@ class LineTask:
     def load_state(self, state: dict[str, Tensor]) -> None:
         assert not state
 
+    def staleness(self) -> dict[str, int]:
+        return {}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LineBatch:

@@ -72,6 +72,9 @@ class Task(Protocol):
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Puts back what `state` gave."""
 
+    def staleness(self) -> dict[str, int]:
+        """How many steps old what others sent was when this worker used it last, by lane. Empty where nothing is."""
+
 
 @runtime_checkable
 class Workload(Protocol):

@@ -29,6 +29,7 @@ from framework.errors import InputError
 from framework.random import Key
 
 REPORTED_PURPOSES = ("frontier", "features", "halo", "gradient")  # in every report, sent or not
+ACTIVITIES = ("waiting", "packing")  # that the group times; the rest is computing
 INITIAL, FOREIGN = 3, 4  # purposes of the run's key: first weights, and the draws of modules that know no keys
 
 
@@ -129,6 +130,7 @@ class Learner:
                 "metrics": now.metrics if measured else {},
                 "bytes": _by_purpose(self.group.sent),
                 "busy": dict(self.group.seconds),
+                "staleness": self.task.staleness(),
             }
         )
 
@@ -237,6 +239,8 @@ class Learner:
             "seconds": {"epoch_median": statistics.median(now.seconds) if now.seconds else 0.0, "train": seconds},
             "bytes": {**_by_purpose(sent), "total": sum(sent.values())},
             "bytes_by_lane": {purpose: payload for purpose, payload in sent.items() if "/" in purpose},
+            "busy": self._busy(seconds),
+            "staleness": self.task.staleness(),
             "run_digest": run.digest(),
             "data_digest": prepared.data_digest,
             "weights_digest": weights_digest(weights),
@@ -247,6 +251,12 @@ class Learner:
         """The epoch's, over all workers."""
         mine = torch.as_tensor(self.progress.loss_sum, dtype=torch.float64).cpu().clone()
         return float(self.group.all_reduce(mine, "loss")) / max(1, self.progress.samples)
+
+    def _busy(self, seconds: float) -> dict[str, float]:
+        """What a worker did with the `seconds` since this start, on average. All workers call this together."""
+        workers: list[dict[str, float]] = self.group.gather_json(dict(self.group.seconds))
+        busy = {name: sum(worker.get(name, 0.0) for worker in workers) / len(workers) for name in ACTIVITIES}
+        return {"computing": seconds - sum(busy.values()), **busy}
 
     def _sent(self) -> dict[str, int]:
         """Payload bytes that all workers sent in all starts of this run, by purpose. All workers call this together."""

@@ -102,7 +102,8 @@ def _dropped(x: Tensor, key: Key, rows: Tensor, threshold: int, scale: float, *,
 def _passed(gradient: Tensor, out: Tensor, scale: float) -> Tensor:
     """The gradient of what is above 0, which was neither cut nor dropped; 0 elsewhere."""
     if not native.usable(gradient, out):
-        return torch.ops.aten.threshold_backward(gradient, out, 0).mul_(scale)
+        twin: Tensor = torch.ops.aten.threshold_backward(gradient, out, 0)
+        return twin.mul_(scale)
     passed = torch.empty_like(gradient)
     native.call(native.typed("passed", gradient), gradient, out, gradient.numel(), scale, passed)
     return passed

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from framework.comm.features import Features
 from framework.comm.halo.exact import Exact
 from framework.comm.halo.link import Step
-from framework.comm.halo.strategy import HaloStrategy
+from framework.comm.halo.strategy import HaloStrategy, Late
 from framework.comm.layout.owner import Owner
 from framework.comm.layout.strategy import Layout
 from framework.comm.reach import Reach, Shards
@@ -214,6 +214,13 @@ class NodeTask:
         """Puts back what `state` gave."""
         if self.workload.sampler.whole:
             self.topology.wire.exchange.load_state(state)
+
+    def staleness(self) -> dict[str, int]:
+        """As the halo strategy saw it."""
+        if not self.workload.sampler.whole:
+            return {}
+        exchange = self.topology.wire.exchange
+        return dict(exchange.staleness) if isinstance(exchange, Late) else {}
 
     def kept_rows(self, first: GraphBlock) -> Tensor:
         """Features that a first layer over the whole graph needs, of other workers' nodes too: fetched once and kept.

@@ -4,16 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from halo_runs import ATTENTION, SHORT, STOP, SUMS, halo_run, reports
-from late_reference import Used, late_losses
+from late_reference import Used, late_losses, newest
 from torch import Tensor
 
-from framework.comm.halo.boundary_sampled import BoundarySampled
+from framework.comm.halo.boundary_sampled import SAMPLING, BoundarySampled, drawn
 from framework.comm.halo.bounded import Bounded
 from framework.comm.halo.exact import Exact
 from framework.comm.halo.pipelined import Pipelined
 from framework.comm.halo.strategy import HaloStrategy
 from framework.models.node_model import NodeModel
+from framework.random import Key
+from partitioners.random import hashed_parts
 
 MODELS: dict[str, NodeModel] = {"sums": SUMS, "heads": ATTENTION}
 LIMITS: dict[str, HaloStrategy] = {
@@ -37,8 +40,17 @@ def averaged(sent: list[Tensor]) -> Tensor:
     return average
 
 
+def sampled(between: Tensor, key: Key) -> Tensor:
+    """What an edge counts for where 0.4 of the nodes that a part has for another are drawn."""
+    part, weights = torch.from_numpy(hashed_parts(len(between), 2, Key.root(0))), torch.zeros(between.shape).double()
+    for owner, peer in ((0, 1), (1, 0)):
+        boundary = (between & (part == peer)[:, None] & (part == owner)).any(0).nonzero().squeeze(1)
+        weights[:, boundary[drawn(0.4, boundary, key.fold(SAMPLING).fold(owner, peer))]] = 1 / 0.4
+    return weights
+
+
 USED: dict[str, Used] = {
-    "exact": lambda sent: sent[-1],
+    "exact": newest,
     "pipelined": averaged,
     "bounded-epochs": lambda sent: sent[(len(sent) - 1) // 3 * 3],
 }
@@ -56,6 +68,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
         runs[f"{name}/whole"] = halo_run(folder / f"{name}-whole", strategy)
         runs[f"{name}/cut"] = halo_run(folder / f"{name}-cut", strategy, epochs=STOP)
         runs[f"{name}/resumed"] = halo_run(folder / f"{name}-cut", strategy)
+    runs["boundary-sampled/whole"] = halo_run(folder / "sampled", BoundarySampled(p=0.4))
     return dict(zip(runs, reports(folder, 2, list(runs.values())), strict=True))
 
 
@@ -85,3 +98,8 @@ def test_what_is_late_is_what_the_reference_has(told: dict[str, dict[str, Any]],
     losses = told["exact/sums" if strategy == "exact" else f"{strategy}/whole"]["loss"]
     run = halo_run(tmp_path, Exact(), epochs=len(losses))
     assert losses == pytest.approx(late_losses(run, 2, USED[strategy]), rel=1e-10)
+
+
+def test_what_is_left_out_is_what_the_reference_leaves_out(told: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    losses = told["boundary-sampled/whole"]["loss"]
+    assert losses == pytest.approx(late_losses(halo_run(tmp_path, Exact()), 2, weights=sampled), rel=1e-10)

@@ -52,6 +52,14 @@ class Secluding(Protocol):
 
 
 @runtime_checkable
+class Late(Protocol):
+    """An exchange whose rows may be of earlier steps."""
+
+    staleness: dict[str, int]
+    """Lane -> steps since the oldest rows that it used last were sent."""
+
+
+@runtime_checkable
 class HaloStrategy(Protocol):
     """How the rows of other workers' nodes are had. A plug-in: its fields are its configuration."""
 
