@@ -32,7 +32,7 @@ class FullyShardedModel:
         """Cuts `model`, and gives `optimizer` its pieces. Raises InputError where it cannot be cut."""
         self._optimizer, self._group = optimizer, group
         self._plain = copy.deepcopy(model)
-        _empty(self._plain)
+        give_up_weights(self._plain)
         self._rows = {name: len(weight) for name, weight in model.named_parameters()}
         before = trainable(model)
         self.module = _sharded(model, group)
@@ -58,7 +58,7 @@ class FullyShardedModel:
         try:
             yield self._plain
         finally:
-            _empty(self._plain)
+            give_up_weights(self._plain)
 
     def _gathered(self, mine: Tensor, rows: int) -> Tensor:
         """All rows of a weight, of which every worker has as many as `torch.chunk` gives it."""
@@ -140,7 +140,7 @@ def _piece(weight: Any) -> Tensor:
     return piece
 
 
-def _empty(model: nn.Module) -> None:
+def give_up_weights(model: nn.Module) -> None:
     """Gives up the memory of a model's weights."""
     for weight in model.parameters():
         weight.data = weight.new_empty(0)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from framework.comm.gradient.all_reduce import Replica, refuse_own_statistics
+from framework.comm.gradient.deep_speed import DeepSpeedModel
 from framework.comm.gradient.fsdp import FullyShardedModel
 from framework.comm.gradient.strategy import GradientSynchronizer
 from framework.comm.gradient.zero import ShardedOptimizer
@@ -28,7 +29,7 @@ class Sharded:
 
     stage: Literal["fsdp", "zero1", "zero2", "zero3"] = "zero1"
     """zero1: the optimiser's state is in pieces. fsdp: weights and gradients, too, by torch. zero2 and zero3: as zero1
-    and fsdp, with gradients in pieces from the backward pass on, by DeepSpeed (extra `deepspeed`)."""
+    and fsdp, with gradients in pieces from the backward pass on, by DeepSpeed (extra `deepspeed`), in float32."""
 
     def __post_init__(self) -> None:
         if self.stage not in ("fsdp", "zero1", "zero2", "zero3"):
@@ -44,4 +45,6 @@ class Sharded:
         refuse_own_statistics(model, group)
         if self.stage == "fsdp":
             return nullcontext(FullyShardedModel(model, optimizer, group))
-        return nullcontext(ShardedOptimizer(model, optimizer, group))
+        if self.stage == "zero1":
+            return nullcontext(ShardedOptimizer(model, optimizer, group))
+        return nullcontext(DeepSpeedModel(model, optimizer, group, 2 if self.stage == "zero2" else 3))
