@@ -90,6 +90,7 @@ def _store(folder: Path, verify: bool) -> Inspection:
         "classes": store.num_classes,
         "parts": store.parts,
         "partitioner": _settings(store.partitioner),
+        "kind": store.kind,
         "bytes": sum(file.bytes for file in store.files.values()),
         "digest": store.digest,
         "data_digest": store.data_digest,

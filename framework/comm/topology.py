@@ -122,6 +122,7 @@ class Topology:
 
     def neighbors(self, nodes: Nodes, fanout: int, key: Key) -> Neighbors:
         """At most `fanout` in-neighbours of every node, by original id; -1: all. All workers call this together."""
+        assert self.shards.store.kind == "edge-cut", "a shard of a vertex-cut does not have all edges of a node"
         routes = self.shards.by_part(nodes.ids)
         found = [self._near(part, nodes[routes.order[run]], fanout, key) for part, run in routes.near]
         if self.shards.asks:

@@ -10,12 +10,9 @@ from halo_runs import ATTENTION, STOP, SUMS, halo_run, reports
 from framework.comm.halo.boundary_sampled import BoundarySampled
 from framework.comm.halo.bounded import Bounded
 from framework.comm.halo.exact import Exact
-from framework.comm.halo.hierarchical import Hierarchical
 from framework.comm.halo.never import Never
 from framework.comm.halo.pipelined import Pipelined
-from framework.comm.halo.planned import Planned
 from framework.comm.halo.quantized import Quantized
-from framework.comm.halo.rematerialized import Rematerialized
 from framework.comm.halo.strategy import HaloStrategy
 from framework.comm.halo.variable_rate import VariableRate
 from framework.models.node_model import NodeModel
@@ -28,9 +25,6 @@ LIMITS: dict[str, HaloStrategy] = {
     "bounded": Bounded(gap=0),
     "quantized": Quantized(bits=32),
     "variable-rate": VariableRate(first=1.0, last=1.0),
-    "hierarchical": Hierarchical(),
-    "planned": Planned(),
-    "rematerialized": Rematerialized(),
 }
 AWAY: dict[str, HaloStrategy] = {
     "boundary-sampled": BoundarySampled(p=0.5),
