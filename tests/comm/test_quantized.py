@@ -29,6 +29,7 @@ from framework.config import decode, encode
 from framework.errors import InputError
 from framework.kernels.quantize import HEADER, dequantize, quantize
 from launch.arguments import parse_run
+from partitioners.dbh import DegreeBasedHashing
 
 COLUMNS = 9
 
@@ -90,7 +91,7 @@ def feedback(group: Group) -> None:
     for bits, inner in itertools.product((1, 2, 4), (Exact(), BoundarySampled(p=0.6), Hierarchical())):
         plan, exchange = opened(Quantized(bits=bits, error_feedback=True, inner=inner), group)  # type: ignore[arg-type]
         sent, arrived = torch.zeros(plan.num_halo, COLUMNS), torch.zeros(len(plan.wanted), COLUMNS)
-        for number in range(40):
+        for number in range(25):
             exchange.begin(step(number))
             gradient = features(plan.halo_original, number % 3)
             arrived = arrived + exchange.to_owners(gradient, BACKWARD).wait()
@@ -101,7 +102,7 @@ def feedback(group: Group) -> None:
             travelled = group.exchange(sent - left[0], plan.received, plan.sent, "test")
             assert torch.allclose(arrived, travelled, rtol=1e-12, atol=1e-9)
             widest = features(plan.halo_original).abs().amax(1) * 2
-            assert bool((left[0].abs().amax(1) < 3 * widest).all()), "40 steps leave no more than a few would"
+            assert bool((left[0].abs().amax(1) < 3 * widest).all()), "many steps leave no more than a few would"
 
 
 def resumed(group: Group) -> None:
@@ -167,9 +168,8 @@ def everything(group: Group) -> None:
         check(group)
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_rows_are_rounded_sent_kept_and_resumed(size: int) -> None:
-    together(size, everything, deadline=60.0)
+def test_rows_are_rounded_sent_kept_and_resumed() -> None:
+    together(3, everything, deadline=60.0)
 
 
 def test_a_worker_alone_sends_nothing() -> None:
@@ -268,6 +268,12 @@ def test_runs_at_the_limit_and_resumed(tmp_path: Path) -> None:
         halo_run(tmp_path / "exact", Exact(), ATTENTION),
         halo_run(tmp_path / "limit", Quantized(bits=32), ATTENTION),
         halo_run(tmp_path / "fine", Quantized(bits=16), ATTENTION),
+        halo_run(
+            tmp_path / "vertex-cut",
+            Quantized(bits=16, error_feedback=True),
+            ATTENTION,
+            partitioner=DegreeBasedHashing(),
+        ),
     ]
     for name, strategy in (("fed-back", fed_back), ("automatic", automatic)):
         runs += [
@@ -275,11 +281,12 @@ def test_runs_at_the_limit_and_resumed(tmp_path: Path) -> None:
             halo_run(tmp_path / f"{name}-stopped", strategy, epochs=STOP),
             halo_run(tmp_path / f"{name}-stopped", strategy, epochs=EPOCHS),
         ]
-    exact, limit, fine, *others = reports(tmp_path, 2, runs)
+    exact, limit, fine, partials, *others = reports(tmp_path, 2, runs)
     assert limit["loss"] == exact["loss"]
     assert limit["sent"]["halo/1/forward"] == exact["sent"]["halo/1/forward"]
-    assert fine["loss"] == pytest.approx(exact["loss"], rel=1e-3)
-    assert fine["loss"] != exact["loss"]
+    for near in (fine, partials):
+        assert near["loss"] == pytest.approx(exact["loss"], rel=1e-3)
+        assert near["loss"] != exact["loss"]
     for whole, _, resumed_run in (others[:3], others[3:]):
         assert resumed_run["weights_digest"] == whole["weights_digest"]
         assert resumed_run["loss"] == whole["loss"]
