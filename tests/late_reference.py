@@ -1,4 +1,4 @@
-"""GraphSAGE on a whole graph in one process, where rows between parts are those of other steps: what stale runs equal.
+"""GraphSAGE on a whole graph in one process, where rows between parts are late or left out: what other runs equal.
 
 Written on dense matrices and on the list of everything that was ever sent, with no cache, queue or wire in it.
 """
@@ -23,6 +23,10 @@ from partitioners.random import hashed_parts
 Used = Callable[[list[Tensor]], Tensor]
 """Of all that was sent until now, this step's last, what a step uses."""
 
+Weights = Callable[[Tensor, Key], Tensor]
+"""What the edges between parts count for in the hidden layers of a step, by its key: float64 [N, N]. Takes a mask of
+them, bool [N, N], targets first."""
+
 
 @dataclasses.dataclass(kw_only=True)
 class Lane:
@@ -45,7 +49,17 @@ class LateMean(torch.autograd.Function):
         return ctx.inside.t() @ gradients[0] + ctx.used(ctx.lane.gradients), None, None, None, None
 
 
-def late_losses(run: Run, parts: int, used: Used) -> list[float]:
+def newest(sent: list[Tensor]) -> Tensor:
+    """Nothing is late."""
+    return sent[-1]
+
+
+def all_edges(between: Tensor, key: Key) -> Tensor:
+    """Nothing is left out."""
+    return between.double()
+
+
+def late_losses(run: Run, parts: int, used: Used = newest, weights: Weights = all_edges) -> list[float]:
     """The loss of every epoch of a full-batch run of `SAGE` on the random partitioner's parts, a worker each."""
     workload = run.workload
     assert isinstance(workload, NodeClassification)
@@ -64,15 +78,16 @@ def late_losses(run: Run, parts: int, used: Used) -> list[float]:
     optimizer, lanes = run.optimizer.build(model.parameters()), [Lane() for _ in range(layers)]
     losses = []
     for epoch in range(run.epochs):
-        rows = x
+        key, rows = root.fold(STEPPING, epoch, 0), x
+        sampled = outside * weights(outside != 0, key)
         for number, layer in enumerate(model.layers):
-            # The first layer's halo is features, which are never late.
-            late: Used = used if number else lambda sent: sent[-1]
-            neighbors = LateMean.apply(rows, inside, outside, lanes[number], late)  # type: ignore[no-untyped-call]
+            # The first layer's halo is features, which are all there from the start.
+            late, edges = (used, sampled) if number else (newest, outside)
+            neighbors = LateMean.apply(rows, inside, edges, lanes[number], late)  # type: ignore[no-untyped-call]
             rows = layer.neighbors(neighbors) + layer.own(rows)
             if number < layers - 1:
-                key = root.fold(STEPPING, epoch, 0).fold(2, number).fold(2)
-                rows = dropout(torch.relu(rows), workload.model.dropout, key, torch.arange(len(rows)))
+                drawing = key.fold(2, number).fold(2)
+                rows = dropout(torch.relu(rows), workload.model.dropout, drawing, torch.arange(len(rows)))
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(rows[training], labels[training])
         loss.backward()  # type: ignore[no-untyped-call]
