@@ -110,11 +110,14 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, source_scores, target_scores, out, totals = ctx.saved_tensors
-        how, split, exchange = ctx.how, ctx.split, ctx.exchange
+        how, split, exchange, gradient = ctx.how, ctx.split, ctx.exchange, gradients[0].contiguous()
+        along = _dots(gradient, out)
         again = Lane(layer=ctx.layer, towards="halo", backward=False, leg=AGAIN)
         coming = _fetched(values, source_scores, exchange, again)
         inside = functools.partial(split.attend_inside, how)
-        owned, target_gradient = _gradients(inside, (values, source_scores, target_scores), out, totals, gradients[0])
+        owned, target_gradient = _gradients(
+            inside, (values, source_scores, target_scores), totals, gradient.clone(), along
+        )
 
         def given() -> Iterator[tuple[Turn, Arrival]]:
             lane = Lane(layer=ctx.layer, towards="owners", backward=True)
@@ -123,7 +126,7 @@ class _Attend(torch.autograd.Function):
                 inputs, rows = (*_unpacked(arrival.wait(), values), target_scores[piece.rows]), piece.rows
                 del arrival
                 attend = functools.partial(piece.attend, how)
-                packed, of_targets = _gradients(attend, inputs, out[rows], totals[rows], gradients[0][rows])
+                packed, of_targets = _gradients(attend, inputs, totals[rows], gradient[rows], along[rows])
                 del inputs
                 target_gradient.index_add_(0, rows, of_targets)
                 yield turn, turn.give_back(packed, lane)
@@ -158,24 +161,33 @@ def _join(out: Tensor, totals: Tensor, rows: Tensor, part: Tensor, part_totals: 
     together = torch.logaddexp(before, part_totals)
     kept = torch.ones_like(totals)
     kept[rows] = (before - together).exp_()
-    out.mul_(kept.unsqueeze(2)).index_add_(0, rows, part * (part_totals - together).exp_().unsqueeze(2))
+    out.mul_(kept.unsqueeze(2)).index_add_(0, rows, part.mul_((part_totals - together).exp_().unsqueeze(2)))
     totals[rows] = together
 
 
 def _gradients(
     attend: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
     inputs: tuple[Tensor, Tensor, Tensor],
-    out: Tensor,
     totals: Tensor,
     gradient: Tensor,
+    along: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The gradient through attention over some of the edges, computed once more: values and scores side by side, as
-    rows travel, and of the targets' scores. `out`, `totals`: over all edges; `gradient`: of `out`."""
+    rows travel, and of the targets' scores.
+
+    `totals`: over all edges; `gradient`: of the whole, and used up; `along`: its dot product with the whole."""
     leaves = [each.detach().requires_grad_() for each in inputs]
     with torch.enable_grad():
         part, part_totals = attend(*leaves)
     # The whole is the sum of its parts times exp(part's total - total), which sum to 1.
-    of_part = gradient * (part_totals.detach() - totals).exp_().unsqueeze(2)
-    of_total = ((part.detach() - out) * of_part).sum(2)
+    share = (part_totals.detach() - totals).exp_()
+    of_total = (_dots(gradient, part.detach()) - along).mul_(share)
+    of_part = gradient.mul_(share.unsqueeze(2))
     values, scores, target_scores = torch.autograd.grad((part, part_totals), leaves, (of_part, of_total))
+    del part, of_part
     return torch.cat([values.flatten(1), scores], dim=1), target_scores
+
+
+def _dots(one: Tensor, other: Tensor) -> Tensor:
+    """[n, heads, columns] twice -> [n, heads]."""
+    return torch.einsum("nhc,nhc->nh", one, other)
