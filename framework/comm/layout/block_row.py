@@ -90,7 +90,7 @@ class BlockRow:
             place[first : first + sizes[stage]] = torch.arange(end - sizes[stage], end, dtype=torch.int32)
         block = looped if end == len(place) else only_sources(looped, place >= 0)
         indices = place[block.indices.long()]
-        matrix = CSR(indptr=block.indptr, indices=indices, edges=torch.arange(len(indices)))
+        matrix = CSR(indptr=block.indptr, indices=indices, edges=torch.arange(len(indices), device=indices.device))
         return Attended(block=block, matrix=matrix, transposed=transpose(block.indptr, indices, end))
 
     def sum(self, rows: Tensor, way: Way) -> Tensor:
