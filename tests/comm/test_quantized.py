@@ -17,13 +17,17 @@ from worker_processes import together
 from framework.comm.group import Group
 from framework.comm.halo.allotment import CHOICES, Rows, allot, costs
 from framework.comm.halo.boundary_sampled import BoundarySampled
+from framework.comm.halo.bounded import Bounded
+from framework.comm.halo.corrected import Corrected
 from framework.comm.halo.exact import Exact
 from framework.comm.halo.hierarchical import Hierarchical
 from framework.comm.halo.link import DirectLink
 from framework.comm.halo.pipelined import Pipelined
 from framework.comm.halo.plan import HaloPlan
+from framework.comm.halo.planned import Planned
 from framework.comm.halo.quantized import QUANTIZING, Quantized, two_means
-from framework.comm.halo.strategy import HaloExchange
+from framework.comm.halo.rematerialized import Rematerialized
+from framework.comm.halo.strategy import HaloExchange, HaloStrategy
 from framework.comm.halo.variable_rate import VariableRate
 from framework.config import decode, encode
 from framework.errors import InputError
@@ -291,3 +295,22 @@ def test_runs_at_the_limit_and_resumed(tmp_path: Path) -> None:
         assert resumed_run["weights_digest"] == whole["weights_digest"]
         assert resumed_run["loss"] == whole["loss"]
         assert whole["sent"]["halo/1/forward"] < exact["sent"]["halo/1/forward"]
+
+
+def test_whatever_strategy_sends_its_rows_are_rounded(tmp_path: Path) -> None:
+    inner: list[HaloStrategy] = [Bounded(), Planned(), Rematerialized(), Corrected(local_steps=1)]
+    runs = [
+        halo_run(tmp_path / f"{number}-{place}", strategy, epochs=2)
+        for number, each in enumerate(inner)
+        for place, strategy in enumerate((each, Quantized(bits=16, inner=each)))
+    ]
+    told = reports(tmp_path, 2, runs)
+    for alone, rounded in zip(told[::2], told[1::2], strict=True):
+        assert rounded["loss"] == pytest.approx(alone["loss"], rel=1e-3)
+        sent, sent_rounded = (sum_of(report["sent"], "halo/") for report in (alone, rounded))
+        assert 2 * sent_rounded < sent, "of 64 bits 16 and the header's share are left"
+
+
+def sum_of(sent: dict[str, int], beginning: str) -> int:
+    """Bytes of all purposes that begin so."""
+    return sum(size for purpose, size in sent.items() if purpose.startswith(beginning))
