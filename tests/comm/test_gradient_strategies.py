@@ -47,7 +47,7 @@ def weights(folder: Path, name: str) -> Tensor:
     return torch.cat([found[key].flatten() for key in sorted(found)])
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_at_its_limit_every_strategy_is_all_reduce(tmp_path: Path, workers: int) -> None:
     momentum, adam = SGD(lr=0.02, momentum=0.9, weight_decay=0.01), Adam(lr=0.01)
     cases = {"all-reduce": Case(gradient=AllReduce(), optimizer=momentum)}
@@ -64,6 +64,7 @@ def test_at_its_limit_every_strategy_is_all_reduce(tmp_path: Path, workers: int)
         assert answers[0][name]["evaluated"]["metrics"] == answers[0][name]["metrics"]
 
 
+@pytest.mark.slow
 def test_resumed_equals_never_stopped(tmp_path: Path) -> None:
     # Stopped in the sixth step: two since the last meeting, one since PowerSGD began to compress.
     whole = {name: Case(gradient=gradient, optimizer=Adam(lr=0.01)) for name, gradient in OTHERS.items()}
@@ -99,6 +100,7 @@ def test_bytes_are_those_of_the_method(tmp_path: Path) -> None:
     assert sent["zero1"] == STEPS * (once + 2 * 4 + used)  # 25 numbers in two ranges are 26
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_those_of_all_workers(tmp_path: Path) -> None:
     # Two epochs of four steps: the second evaluation is between two meetings.
     settings = {"keep": "best", "patience": 3, "epochs": 5}
@@ -115,6 +117,7 @@ def resumed_on_three(tmp_path: Path, gradient: Any) -> Any:
     return together(3, made, str(tmp_path), {"run": Case(gradient=gradient)})
 
 
+@pytest.mark.slow
 def test_what_a_worker_keeps_is_not_shared_out_anew(tmp_path: Path) -> None:
     for answer in resumed_on_three(tmp_path, LocalSteps(every=3)):
         assert answer["run"]["kind"] == "InputError"
@@ -126,6 +129,7 @@ def test_what_a_worker_keeps_is_not_shared_out_anew(tmp_path: Path) -> None:
     assert found.tensors["worker-0"]["gradient.weight.0"].shape == (8, 1)
 
 
+@pytest.mark.slow
 def test_after_an_average_of_everything_any_number_goes_on(tmp_path: Path) -> None:
     # Two epochs are eight steps, two meetings of four.
     for answer in resumed_on_three(tmp_path, LocalSteps(every=4, moments="averaged")):
