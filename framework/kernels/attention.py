@@ -1,7 +1,8 @@
 """Softmax over in-edges: alone, and fused with the weighted sum of graph attention; both with gradients.
 
-Assumptions: scores are [entries, heads] in the order of the CSR's entries. The fused kernel keeps one number a target
-and head between its passes and never holds anything of the size entries x heads x width.
+Assumptions: scores are [entries, heads] in the order of the CSR's entries. Where gradients are asked for, the fused
+kernel keeps a second row as long as its output for each target, so that the gradients take one look at each entry; it
+never holds anything of the size entries x heads, with dropout nothing but the factors it is given.
 """
 
 from typing import Any
@@ -62,9 +63,18 @@ def partial_attention(
     check.below("indices", indices, len(values))
     if edge_scale is not None:
         edge_scale = check.features("edge_scale", edge_scale.detach(), (len(indices), heads), like=values)
-    if native.usable(indptr, values):
+    if native.usable(indptr, values) and len(values) < 2**31:
+        gradients = torch.is_grad_enabled() and any(x.requires_grad for x in (values, source_scores, target_scores))
         both: tuple[Tensor, Tensor] = _Attention.apply(  # type: ignore[no-untyped-call]
-            indptr, indices, values, source_scores, target_scores, edge_scale, negative_slope, transposed
+            indptr,
+            indices.int(),
+            values,
+            source_scores,
+            target_scores,
+            edge_scale,
+            negative_slope,
+            transposed,
+            gradients,
         )
         return both
     scores = _scores(indptr, indices, source_scores, target_scores, negative_slope)
@@ -119,7 +129,7 @@ def _scores(
 
 
 class _Attention(torch.autograd.Function):
-    """The C++ of `partial_attention`; its twin is made of `_EdgeSoftmax` and `spmm`."""
+    """The C++ of `partial_attention`, for int32 indices; its twin is made of `_EdgeSoftmax` and `spmm`."""
 
     @staticmethod
     def forward(
@@ -132,40 +142,51 @@ class _Attention(torch.autograd.Function):
         edge_scale: Tensor | None,
         negative_slope: float,
         transposed: CSR | None,
+        gradients: bool,
     ) -> tuple[Tensor, Tensor]:
-        totals = torch.empty_like(target_scores)
         out = values.new_empty(len(indptr) - 1, *values.shape[1:])
+        totals = torch.empty_like(target_scores)
+        positive, positive_totals = (torch.empty_like(x) if gradients else None for x in (out, totals))
         inputs = (indptr, len(out), indices, values, source_scores, target_scores, edge_scale)
-        native.call(
-            native.typed("attention", values, indices), *inputs, *values.shape[1:], float(negative_slope), totals, out
-        )
-        context.save_for_backward(indptr, indices, values, source_scores, target_scores, edge_scale, totals)
-        context.negative_slope, context.transposed = float(negative_slope), transposed
-        context.set_materialize_grads(False)
+        settings = (*values.shape[1:], float(negative_slope))
+        native.call(native.typed("attention", values), *inputs, *settings, totals, out, positive_totals, positive)
+        if gradients:
+            context.save_for_backward(
+                indptr,
+                indices,
+                values,
+                source_scores,
+                target_scores,
+                edge_scale,
+                totals,
+                out,
+                positive_totals,
+                positive,
+            )
+            context.settings, context.transposed = settings, transposed
+            context.set_materialize_grads(False)
         return out, totals
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        indptr, indices, values, source_scores, target_scores, edge_scale, totals = context.saved_tensors
-        heads, width = values.shape[1:]
+        indptr, indices, values, source_scores, target_scores, edge_scale, *outputs = context.saved_tensors
+        heads, targets = values.shape[1], len(target_scores)
         gradient, total_gradient = (None if given is None else given.contiguous() for given in gradients)
         if gradient is None:
-            gradient = values.new_zeros(len(totals), heads, width)
-        pairs = values.new_empty(len(indices), heads, 2)
+            gradient = torch.zeros_like(outputs[1])
+        facts = values.new_empty(targets, 3, heads)
         value_gradient, source_gradient, target_gradient = map(torch.empty_like, (values, source_scores, target_scores))
-        inputs = (indptr, len(gradient), indices, values, source_scores, target_scores, edge_scale)
-        name = native.typed("attention_target_gradient", values, indices)
+        inputs = (values, source_scores, target_scores, edge_scale, *context.settings)
         native.call(
-            name, *inputs, heads, width, context.negative_slope, totals, gradient, total_gradient,
-            pairs, target_gradient,
+            native.typed("attention_target_gradient", values), indptr, targets, indices, *inputs,
+            *outputs, gradient, total_gradient, facts, target_gradient,
         )  # fmt: skip
         back = context.transposed or transpose(indptr, indices, len(values))
-        name = native.typed("attention_source_gradient", values, back.indices)
         native.call(
-            name, back.indptr, len(values), back.indices, back.edges, pairs, gradient, heads, width,
-            value_gradient, source_gradient,
+            native.typed("attention_source_gradient", values), back.indptr, len(values), back.indices.int(),
+            *inputs, back.edges, facts, gradient, value_gradient, source_gradient,
         )  # fmt: skip
-        return None, None, value_gradient, source_gradient, target_gradient, None, None, None
+        return None, None, value_gradient, source_gradient, target_gradient, None, None, None, None
 
 
 class _EdgeSoftmax(torch.autograd.Function):

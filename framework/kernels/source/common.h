@@ -2,14 +2,15 @@
 //
 // Assumptions: pointers are to contiguous arrays whose sizes the caller has checked; a function returns 0, or
 // 1 + the position of the first entry it cannot use. Compiled without contraction to fused multiply-adds and without
-// -ffast-math, so that every version of a function gives the same bits on every CPU (exp and log, which attention takes
-// from the C library, are the library's to keep).
+// -ffast-math, so that every version of a function gives the same bits on every CPU (the log that attention takes from
+// the C library is the library's to keep).
 #pragma once
 
 #include <cstdint>
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 #define INLINE inline __attribute__((always_inline))
+#define INLINE_LAMBDA __attribute__((always_inline))
 
 // VERSIONS before a function compiles it for several instruction sets; the loader picks the best the CPU has. It takes
 // glibc and a compiler that knows the names of the x86-64 levels. An OpenMP region is not versioned with the function

@@ -5,18 +5,7 @@
 #include <cstring>
 
 #include "common.h"
-
-// 64 bytes of T: one AVX-512 register, two of AVX2, four of SSE; the compiler splits it for each version.
-template <class T>
-struct Vector {
-  typedef T type __attribute__((vector_size(64)));
-  static constexpr int64_t kWidth = 64 / sizeof(T);
-};
-
-template <class T>
-INLINE void load(typename Vector<T>::type& value, const T* from) {  // by reference: a returned one has no stable ABI
-  std::memcpy(&value, from, sizeof(value));
-}
+#include "vectors.h"
 
 // The entries of one CSR row.
 template <class I>
@@ -28,6 +17,13 @@ struct Row {
 
 // Entries ahead whose rows of x are asked for: about as many cache misses as a core can have under way.
 constexpr int64_t kAhead = 8;
+
+// Asks for the cache lines of row[begin .. end).
+template <class T>
+INLINE void prefetch(const T* row, int64_t begin, int64_t end) {
+  for (int64_t c = begin; c < end; c += Vector<T>::kWidth) __builtin_prefetch(row + c);
+  __builtin_prefetch(row + end - 1);
+}
 
 // out[0 .. kVectors * width) of weighted_sum, its sums held in registers over all entries.
 template <int kVectors, class T, class I, class Weight>
@@ -45,7 +41,7 @@ INLINE void weighted_tile(T* out, const T* x, int64_t stride, Row<I> row, Weight
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       typename Vector<T>::type part;
-      load<T>(part, from + v * kWidth);
+      load(part, from + v * kWidth);
       sums[v] += part * w;
     }
   }
@@ -82,8 +78,8 @@ INLINE T dot(const T* a, const T* b, int64_t width) {
   int64_t c = 0;
   for (; c + kWidth <= width; c += kWidth) {
     typename Vector<T>::type left, right;
-    load<T>(left, a + c);
-    load<T>(right, b + c);
+    load(left, a + c);
+    load(right, b + c);
     sums += left * right;
   }
   T lanes[kWidth];
