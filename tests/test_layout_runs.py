@@ -21,6 +21,8 @@ from framework.errors import InputError
 from framework.models.nodes import GAT, GCN, SAGE
 from framework.sample.full import Full
 from framework.workloads.nodes import NodeClassification
+from launch import cli
+from launch.arguments import parse_run
 from launch.start import start
 from partitioners.dbh import DegreeBasedHashing
 from partitioners.metis import Metis
@@ -83,6 +85,35 @@ def test_losses_are_those_of_the_owners_layout(tmp_path: Path, model: str, worke
         assert reports[name]["loss"] == pytest.approx(owner["loss"], rel=1e-10), name
         assert reports[name]["metrics"] == owner["metrics"], name
         assert reports[name]["run_digest"] == owner["run_digest"], "a layout is where a run goes, not what it learns"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """Of a command that has none."""
+
+
+@pytest.mark.parametrize(
+    ("flags", "layout"),
+    [
+        (["--layout", "tensor-parallel"], TensorParallel()),
+        (["--layout", "rows-1d", "--layout.sparse"], Rows1D(sparse=True)),
+        (["--layout", "rows-15d", "--layout.replication", "4"], Rows15D(replication=4)),
+        (["--layout", "grid-2d", "--layout.columns", "3"], Grid2D(columns=3)),
+        (["--layout", "recompute", "--layout.dependencies", "fetch"], Recompute(dependencies="fetch")),
+        (["--layout", "recompute", "--layout.bandwidth", "1e8"], Recompute(bandwidth=1e8)),
+    ],
+)
+def test_a_layout_is_chosen_by_flags(tmp_path: Path, flags: list[str], layout: Layout) -> None:
+    run = parse_run(full_run(tmp_path, "gcn"), flags, NoOptions, command="train", example="", about="")[0]
+    assert isinstance(run.workload, NodeClassification)
+    assert run.workload.layout == layout
+
+
+def test_layouts_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "layouts"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("owner", "tensor-parallel", "rows-1d", "rows-15d", "grid-2d", "recompute"):
+        assert name in shown.split()
 
 
 def test_a_halo_strategy_is_the_owners_layouts_alone(tmp_path: Path) -> None:
