@@ -121,6 +121,8 @@ def counted(group: Group, path: Path, few: bool) -> dict[str, list[dict[str, int
     found = {}
     for name, layout in {**layouts(group.size, few), "owner": Owner()}.items():
         block = opened(group, path, layout).whole([None] * 2)[1]
+        local, ids = block.whole(block.sources.original.double().unsqueeze(1))
+        assert ids.squeeze(1).tolist() == local.sources.original.tolist()
         rows = len(block.sources)
         values = torch.randn(rows, HEADS, COLUMNS, dtype=torch.float64, requires_grad=True)
         scores = torch.randn(rows, HEADS, dtype=torch.float64, requires_grad=True)
@@ -218,9 +220,10 @@ def features() -> Tensor:
     return torch.randn(NODES, FEATURES, generator=torch.Generator().manual_seed(1))
 
 
-def everything(group: Group, path: Path, expected: dict[str, dict[str, Any]], few: bool) -> list[Any]:
-    """Both, in one start."""
-    return [differences(group, path, expected, few), counted(group, path, few)]
+def everything(group: Group, paths: list[Path], expected: list[dict[str, dict[str, Any]]], few: bool) -> list[Any]:
+    """Both, and the differences on a graph with weights, in one start."""
+    compared = [differences(group, path, each, few) for path, each in zip(paths, expected, strict=True)]
+    return [*compared, counted(group, paths[0], few)]
 
 
 @pytest.mark.parametrize(
@@ -236,11 +239,20 @@ def everything(group: Group, path: Path, expected: dict[str, dict[str, Any]], fe
 def test_every_layout_equals_one_worker_and_sends_what_it_says(
     tmp_path: Path, features: Tensor, workers: int, parts: int, few: bool
 ) -> None:
-    path = stored(looped_graph(NODES, 300, isolated=4), parts, tmp_path, features=features).path
-    expected = one_worker(path, list(MODELS))
-    both = together(workers, everything, path, expected, few) if workers > 1 else []
-    for found in [found for found, _ in both] or [differences(Group.alone(), path, expected, few)]:
-        assert not {name: off for name, off in found.items() if not off < 1e-10}
-        assert len(found) == len(layouts(workers, few)) * len(MODELS)
+    graph = looped_graph(NODES, 300, isolated=4)
+    weights = torch.rand(len(graph.source), generator=torch.Generator().manual_seed(2))
+    paths = [
+        stored(graph, parts, tmp_path / "plain", features=features).path,
+        stored(graph, parts, tmp_path / "weighted", features=features, edge_weights=weights).path,
+    ]
+    expected = [one_worker(paths[0], list(MODELS)), one_worker(paths[1], ["sage"])]
+    answers = (
+        together(workers, everything, paths, expected, few)
+        if workers > 1
+        else [everything(Group.alone(), paths, expected, few)]
+    )
+    for plain, weighted, _ in answers:
+        assert not {name: off for name, off in (plain | weighted).items() if not off < 1e-10}
+        assert len(plain) == len(weighted) * len(MODELS) == len(layouts(workers, few)) * len(MODELS)
     if workers > 1:
-        check_bytes(path, workers, [sent for _, sent in both])
+        check_bytes(paths[0], workers, [sent for *_, sent in answers])

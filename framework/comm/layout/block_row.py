@@ -1,9 +1,8 @@
-"""The edges of a whole grid row, and what is computed on them: sums in turn, one block row of sources after the other,
-and attention.
+"""The edges of a whole grid row, and what is computed on them: sums and attention, from one block row after the other.
 
 Assumptions: a worker has the edges of all nodes of its grid row. They are constant, so they are gathered once, at
-opening; what moves in a step are rows. Its sources are numbered with the grid row's own nodes first, then all others by
-id, so the sources of every block row lie together.
+opening; what moves in a step are rows. Sources are numbered with the grid row's own nodes first, then all others by id,
+so the sources of every block row lie together. Workers of a grid column go through them in one order: theirs.
 """
 
 import dataclasses

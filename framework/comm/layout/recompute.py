@@ -34,7 +34,11 @@ class Recompute:
 
     A forward pass of a layer whose sums are c columns wide sends c numbers for every row that others fetch of this
     worker's nodes, a backward pass c for every row that it fetches; attention over h heads c + h. Where all are
-    computed, hidden layers send nothing."""
+    computed, hidden layers send nothing. To choose, a worker asks once for all in-edges of the halo, of their sources,
+    and so on, one hop less than there are layers.
+
+    Memory: these edges, and what is replicated of them again for every layer; features of every node that a subtree
+    starts from, and those of the halo once more for evaluation, which is the owner's layout."""
 
     dependencies: Literal["cost", "fetch", "compute"] = "cost"
     """Choose by cost; or fetch all, or compute all."""
