@@ -18,7 +18,7 @@ from framework.comm.halo.exact import Exact
 from framework.comm.halo.link import DirectLink
 from framework.comm.halo.mirrors import MirroredBlock, MirroredEdges
 from framework.comm.halo.plan import HaloPlan
-from framework.comm.halo.strategy import HaloStrategy, Secluding
+from framework.comm.halo.strategy import Faithful, HaloStrategy, Secluding
 from framework.comm.layout.owner import Owner
 from framework.comm.layout.strategy import Layout, OpenLayout
 from framework.comm.reach import Shards
@@ -68,7 +68,8 @@ class Topology:
 
     def exact_over(self, purpose: str) -> Wire:
         """Every row as it is now, counted under `purpose`. All workers make it together."""
-        return Wire(plan=self.plan, exchange=EXACT.open(self.plan, DirectLink(self.shards.group, purpose)))
+        strategy = self.strategy if isinstance(self.strategy, Faithful) else EXACT
+        return Wire(plan=self.plan, exchange=strategy.open(self.plan, DirectLink(self.shards.group, purpose)))
 
     def layers(self, keys: Sequence[Key | None], wire: Wire) -> Sequence[OwnedBlock | MirroredBlock]:
         """One layer over all owned nodes for every key; the first one's sources are the halo's nodes, too."""

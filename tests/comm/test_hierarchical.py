@@ -45,11 +45,14 @@ def as_exact(group: Group, store: Path) -> list[dict[str, Any]]:
         group.hosts = hosts
         graph = topology(group, store, Hierarchical())
         assert_alike(passes(graph), exact)
-        rows = torch.rand(graph.plan.num_owned, WIDTH)
-        before = group.snapshot()
-        graph.wire.exchange.to_halo(graph.plan.copies(rows), Lane(layer=1, towards="halo", backward=False)).wait()
-        halo = torch.rand(graph.plan.num_halo, WIDTH)
-        graph.wire.exchange.to_owners(halo, Lane(layer=1, towards="owners", backward=True)).wait()
+        training, evaluation = graph.wire.exchange, graph.exact.exchange
+        copies, halo = (
+            graph.plan.copies(torch.rand(graph.plan.num_owned, WIDTH)),
+            torch.rand(graph.plan.num_halo, WIDTH),
+        )
+        before, lane = group.snapshot(), Lane(layer=1, towards="halo", backward=False)
+        assert torch.equal(training.to_halo(copies, lane).wait(), evaluation.to_halo(copies, lane).wait())
+        training.to_owners(halo, Lane(layer=1, towards="owners", backward=True)).wait()
         sent = {purpose: count // (4 * WIDTH) for purpose, count in group.since(before).items() if count}
         found.append({"sent": sent, "pairs": between_hosts(graph.plan, hosts), "copies": sum(graph.plan.sent)})
     return found
@@ -65,9 +68,9 @@ def test_rows_cross_once_and_results_are_exact(store: Path) -> None:
             for purpose in answer["sent"]
         }
         pairs, copies = sum(answer["pairs"] for answer in answers), sum(answer["copies"] for answer in answers)
-        for direction in ("forward", "backward"):
-            assert sent.pop(f"halo/1/{direction}/between", 0) == pairs, name
-            assert sent.pop(f"halo/1/{direction}/within", 0) == copies - pairs, name
+        for lane in ("halo/1/forward", "halo/1/backward", "evaluation/1/forward"):
+            assert sent.pop(f"{lane}/between", 0) == pairs, name
+            assert sent.pop(f"{lane}/within", 0) == copies - pairs, name
         assert not sent
 
 

@@ -17,6 +17,7 @@ from framework.comm.halo.exact import Exact
 from framework.comm.halo.passes_by_turns import under_way
 from framework.comm.halo.rematerialized import Rematerialized
 from framework.comm.halo.strategy import HaloStrategy
+from framework.comm.halo.turns import InTurns
 from framework.errors import InputError
 
 
@@ -28,8 +29,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def as_exact(group: Group, store: Path) -> None:
     exact = passes(topology(group, store))
     for ahead in (0, 1, 5):
-        before = group.snapshot()
-        assert_alike(passes(topology(group, store, Rematerialized(ahead=ahead))), exact)
+        before, graph = group.snapshot(), topology(group, store, Rematerialized(ahead=ahead))
+        assert_alike(passes(graph), exact)
+        assert isinstance(graph.exact.exchange, InTurns), "evaluation does not hold the halo either"
         assert group.size == 1 or group.since(before)["halo/1/forward/again"] > 0
 
 

@@ -5,6 +5,7 @@ ATC 2019) and the hierarchical aggregation of the surveys (Lin et al., Proceedin
 """
 
 import dataclasses
+from typing import ClassVar
 
 import torch
 
@@ -22,6 +23,9 @@ LEGS = ("between", "within")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Hierarchical:
     """Rows cross between hosts once and are shared inside; gradients are summed inside before they cross. Exact."""
+
+    faithful: ClassVar[bool] = True
+    """Every row comes as it is."""
 
     def open(self, plan: HaloPlan, link: Link) -> HaloExchange:
         """The exchange over `plan`, between the hosts of its group."""

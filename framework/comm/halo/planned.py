@@ -9,6 +9,7 @@ boundary is above the others' halos.
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ from framework.registry import HALOS
 class Planned:
     """Rows go along trees that keep the busiest link short, and gradients are summed along them (DGCL, 2021). Exact."""
 
+    faithful: ClassVar[bool] = True
+    """Every row comes as it is."""
     within: float = 0.1
     """Time of a row between workers of a host, in any unit."""
     between: float = 1.0

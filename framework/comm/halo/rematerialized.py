@@ -9,6 +9,7 @@ A layer that is written on edges (`GraphBlock.whole`) has the whole halo at once
 """
 
 import dataclasses
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -27,6 +28,8 @@ from framework.registry import HALOS
 class Rematerialized:
     """One other worker's rows at a time, freed when aggregated, fetched again for gradients (SAR, 2022). Exact."""
 
+    faithful: ClassVar[bool] = True
+    """Every row comes as it is."""
     ahead: int = 0
     """Workers whose rows are under way while those of an earlier one are aggregated: time for memory."""
 

@@ -6,7 +6,7 @@ halo and gradients towards the owners; on a vertex-cut partial sums go towards t
 towards the halo. A strategy that treats every lane alike needs not know which it is.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -65,3 +65,11 @@ class HaloStrategy(Protocol):
 
     def open(self, plan: HaloPlan, link: Link) -> HaloExchange:
         """The strategy at work between the workers of a plan, over a link."""
+
+
+@runtime_checkable
+class Faithful(Protocol):
+    """A strategy by which every row comes as it is, in every step: evaluation has its rows by it as well."""
+
+    faithful: ClassVar[bool]
+    """True."""
