@@ -141,6 +141,27 @@ def test_workers_together_equal_one_block(tmp_path: Path, workers: int) -> None:
 STEPS = 3
 
 
+def constants(group: Group, path: str) -> list[list[float]]:
+    """Sums of the same rows with loops and without, step after step."""
+    topology = Topology(Shards.open(ShardStore.open(path), group, "owned"))
+    x = FEATURES[topology.whole(keys())[0].sources.original].double()
+    told = []
+    for _ in range(STEPS):
+        first = topology.whole(keys())[0]
+        told.append([first.sum(x).sum().item(), first.without_self_loops.sum(x).sum().item()])
+    return group.all_reduce(torch.tensor(told), "state").tolist()
+
+
+def test_workers_keep_constant_sums_alike(tmp_path: Path) -> None:
+    """One worker has all loops, and what it keeps is kept by those without any."""
+    partitioner, parts = CUTS["far loops"]
+    path = str(stored(GRAPH, parts, tmp_path, partitioner=partitioner, features=FEATURES).path)
+    loops = GRAPH.source == GRAPH.target
+    expected = [FEATURES[GRAPH.source[kept]].double().sum().item() for kept in (loops | ~loops, ~loops)]
+    for sums in together(3, constants, path):
+        torch.testing.assert_close(torch.tensor(sums), torch.tensor([expected] * STEPS), rtol=1e-5, atol=1e-4)
+
+
 def sent(group: Group, path: str, names: list[str]) -> list[dict[str, int]]:
     """What this worker sends in some steps of each network, by lane."""
     told = []

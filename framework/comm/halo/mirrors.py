@@ -40,6 +40,8 @@ class MirroredEdges:
     """Edges of each owned node in the whole graph: int64 [n]."""
     loopless: Tensor
     """The same without edges from a node to itself."""
+    looped: bool
+    """Whether some worker has such an edge."""
     _constants: Constants = dataclasses.field(default_factory=Constants, repr=False)
     _convolutions: "dict[torch.dtype, MirroredEdges]" = dataclasses.field(default_factory=dict, repr=False)
 
@@ -51,7 +53,8 @@ class MirroredEdges:
         lane = Lane(layer=0, towards="owners", backward=False)
         others = DirectLink(plan.group, "state").send(away, plan.route("owners"), lane).wait()
         counts, loopless = plan.add_to(home.clone(), others).to(torch.int64).unbind(1)
-        return cls(block=block, plan=plan, counts=counts, loopless=loopless)
+        loops = plan.group.all_reduce((counts - loopless).sum(), "state")
+        return cls(block=block, plan=plan, counts=counts, loopless=loopless, looped=bool(loops > 0))
 
     @cached_property
     def quarters(self) -> partials.Quarters:
@@ -60,13 +63,15 @@ class MirroredEdges:
 
     @cached_property
     def without_self_loops(self) -> "MirroredEdges":
-        """The same without edges from a node to itself; itself where no worker has any."""
-        if torch.equal(self.counts, self.loopless) and self.block is self.block.without_self_loops:
+        """The same without edges from a node to itself; itself where no worker has any: what is kept for constant rows
+        has to be kept by all."""
+        if not self.looped:
             return self
         return dataclasses.replace(
             self,
             block=self.block.without_self_loops,
             counts=self.loopless,
+            looped=False,
             _constants=Constants(),
             _convolutions={},
         )
@@ -191,7 +196,7 @@ class MirroredBlock:
         plan, owned = self.wire.plan, self.num_targets
         heads, columns = partial.shape[1:]
         # A mirror without an edge, and one whose row the strategy does not let come, is 0 in all columns on the wire.
-        met = totals[owned:].isfinite()
+        met = totals[owned:] != -torch.inf
         rows = [partial[owned:].flatten(1), totals[owned:].where(met, 0), met[:, :1].to(totals.dtype)]
         copies = partials.gathered(torch.cat(rows, dim=1), plan, self.wire.exchange, self.layer)
         others, other_totals, came = copies.split_with_sizes([heads * columns, heads, 1], dim=1)
