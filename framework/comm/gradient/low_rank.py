@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from framework.comm.gradient.collect import add_up, trainable, used_anywhere
 from framework.comm.group import Group
-from framework.random import Key
+from framework.random import Key, uniform
 
 _DRAWS = Key.root(0x506F776572534744)  # the first queries: the same in every run and on every worker
 
@@ -96,9 +96,8 @@ class _Matrix:
     @classmethod
     def like(cls, weight: Tensor, rank: int, key: Key) -> "_Matrix":
         error = torch.zeros_like(weight, requires_grad=False).reshape(len(weight), -1)
-        draws = torch.Generator().manual_seed(key.value >> 1)
-        query = torch.randn(error.shape[1], rank, generator=draws, dtype=torch.float64)
-        return cls(error=error, query=query.to(weight))
+        draws = uniform(key, torch.arange(error.shape[1] * rank)).view(-1, rank)
+        return cls(error=error, query=(2 * draws - 1).to(weight))
 
 
 def _is_worth_it(weight: Tensor, rank: int) -> bool:
