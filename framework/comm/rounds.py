@@ -1,7 +1,7 @@
 """Rounds of local steps, each worker for itself, and then global ones, all together: the calendar of LLCG.
 
 Ramezani et al., "Learn locally, correct globally: A distributed algorithm for training graph neural networks",
-ICLR 2022, algorithm 2: round r = 0, 1, ... has K rho^r local steps, an average of the weights, and S global steps. A
+ICLR 2022: round r = 0, 1, ... has K rho^r local steps, an average of the weights, and S global steps. A
 halo strategy and a gradient strategy keep it apart from each other, so it has to be the same in both.
 """
 

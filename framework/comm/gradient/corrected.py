@@ -34,7 +34,7 @@ class Corrected:
     global_steps: int = 1
     """Steps of a round on the gradient of all workers."""
     growth: float = 1.0
-    """Each round's local part is so many times as long as that of the round before; the paper takes 1.1."""
+    """Each round's local part is so many times as long as that of the round before; above 1 in the paper."""
 
     def __post_init__(self) -> None:
         self.rounds.check("gradient")

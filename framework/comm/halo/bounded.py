@@ -8,9 +8,11 @@ asynchrony. Three bounds:
     adaptive    the age allowed grows as training settles: log2(epoch + 1), rounded down, up to `gap`
     variation   a worker sends a peer its rows when they differ from those it sent last by more than `variation`
 
-By the first two both sides know when rows come. By the third the sender alone does, and says so first: a byte for every
-worker and lane, counted under the lane's `flags`. Gradients of halo rows are treated as rows are. Exact limit: gap=0,
-or variation=0.
+How the age grows in the second is ours. By the first two both sides know when rows come. By the third the sender alone
+does, and says so first: a byte for every worker and lane, counted under the lane's `flags`. Dropout of p changes rows
+by a share of sqrt(2 p) in every step, whatever the network learns: `variation` has to be above that to save anything.
+
+Gradients of halo rows are treated as rows are. Exact limit: gap=0, or variation=0.
 """
 
 import dataclasses
