@@ -59,12 +59,17 @@ def ignore(event: Any) -> None:
 
 
 def with_every_layout(run: Run, worker: Worker) -> dict[str, Any]:
-    """The reports of the run with each layout, in one launch."""
+    """The reports of the run with each layout, and of another that was stopped and resumed, in one launch."""
     reports = {}
     for name, layout in LAYOUTS.items():
         assert isinstance(run.workload, NodeClassification)
         workload = dataclasses.replace(run.workload, layout=layout)
-        reports[name] = train(dataclasses.replace(run, workload=workload, out=f"{run.out}-{name}"), worker)
+        laid = dataclasses.replace(run, workload=workload, out=f"{run.out}-{name}")
+        reports[name] = train(laid, worker)
+        if name != "owner":
+            stopped = dataclasses.replace(laid, out=f"{laid.out}-stopped")
+            train(dataclasses.replace(stopped, epochs=2), worker)
+            reports[f"{name}, resumed"] = train(stopped, worker)
     return reports
 
 
@@ -84,6 +89,8 @@ def test_losses_are_those_of_the_owners_layout(tmp_path: Path, model: str, worke
     for name in LAYOUTS:
         assert reports[name]["loss"] == pytest.approx(owner["loss"], rel=1e-10), name
         assert reports[name]["metrics"] == owner["metrics"], name
+        resumed = reports.get(f"{name}, resumed", reports[name])
+        assert resumed["weights_digest"] == reports[name]["weights_digest"], name
         assert reports[name]["run_digest"] == owner["run_digest"], "a layout is where a run goes, not what it learns"
 
 

@@ -69,8 +69,8 @@ class Dependencies:
         needless, as long as what they take fits into `memory` bytes."""
         used = 0.0
         for level in range(1, len(self.computed)):
-            subtrees = [self._subtree(np.array([node]), level) for node in range(self.halo)]
-            seconds = np.array([self._seconds(subtree, prices) for subtree in subtrees])
+            every = (self._subtree(np.array([node]), level) for node in range(self.halo))
+            seconds = np.array([self._seconds(subtree, prices) for subtree in every])
             for node in np.argsort(seconds, kind="stable").tolist():
                 subtree = self._subtree(np.array([node]), level)  # anew: others may have taken some of it
                 saved = sum(int((new < self.halo).sum()) for new in subtree.values()) * prices.fetching
