@@ -34,6 +34,8 @@ def halo_run(out: Path, halo: HaloStrategy, model: NodeModel = SUMS, **fields: A
 def reports(folder: Path, workers: int, runs: Sequence[Run]) -> list[dict[str, Any]]:
     """What each run reports, in a group of `workers`; a run of an earlier one's folder goes on with it."""
     tasks = [(run, run.workload.prepare(folder / "stores", map, ignore)) for run in runs]
+    if workers == 1:
+        return _learned(Group.alone(), tasks)
     answers: list[dict[str, Any]] = together(workers, _learned, tasks, deadline=60.0)[0]
     return answers
 

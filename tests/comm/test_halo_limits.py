@@ -11,7 +11,9 @@ from torch import Tensor
 
 from framework.comm.halo.boundary_sampled import SAMPLING, BoundarySampled, drawn
 from framework.comm.halo.bounded import Bounded
+from framework.comm.halo.corrected import Corrected
 from framework.comm.halo.exact import Exact
+from framework.comm.halo.never import Never
 from framework.comm.halo.pipelined import Pipelined
 from framework.comm.halo.strategy import HaloStrategy
 from framework.models.node_model import NodeModel
@@ -76,6 +78,15 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("strategy", LIMITS)
 def test_the_limit_is_exact(told: dict[str, dict[str, Any]], strategy: str, kind: str) -> None:
     assert told[f"{strategy}/{kind}"]["loss"] == pytest.approx(told[f"exact/{kind}"]["loss"], rel=1e-12)
+
+
+def test_a_worker_alone_is_exact(tmp_path: Path) -> None:
+    alone: dict[str, HaloStrategy] = {"exact": Exact(), "sampled": BoundarySampled(), "never": Never(), **KEEPING}
+    alone["corrected"] = Corrected()
+    runs = [halo_run(tmp_path / name, strategy, epochs=SHORT) for name, strategy in alone.items()]
+    exact, *others = reports(tmp_path, 1, runs)
+    for other in others:
+        assert other["loss"] == pytest.approx(exact["loss"], rel=1e-12)
 
 
 @pytest.mark.parametrize("strategy", KEEPING)
