@@ -47,7 +47,7 @@ class Pending:
     """Rows on their way: `wait()` gives them."""
 
     def __init__(self, group: "Group", received: Tensor, work: dist.Work | None, purpose: str) -> None:
-        """Made by `Group.exchange_async` alone."""
+        """Made by `Group.exchange_async` and subgroups alone."""
         self._group, self._received, self._work, self._purpose = group, received, work, purpose
 
     def wait(self) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch.distributed as dist
 from torch import Tensor
 
-from framework.comm.group import Group
+from framework.comm.group import Group, Pending
 
 
 class Subgroup:
@@ -33,22 +33,24 @@ class Subgroup:
             channel = opened if group.rank in ranks else channel
         return cls(group, mine, channel)
 
-    def broadcast(self, tensor: Tensor, source: int, purpose: str) -> Tensor:
-        """The tensor of worker `source` to all members, in place; returns `tensor`. Raises LostWorkerError."""
+    def broadcast(self, tensor: Tensor, source: int, purpose: str) -> Pending:
+        """The tensor of worker `source` to all members, in place: `tensor`, once it is waited for."""
+        work = None
         if self._channel is not None and tensor.numel():
-            with self.group.guard(purpose), self.group.timed("waiting"):
-                dist.broadcast(tensor, source, group=self._channel)
+            with self.group.guard(purpose):
+                work = dist.broadcast(tensor, source, group=self._channel, async_op=True)
             if self.group.rank == source:
                 self.group.count(purpose, (len(self.ranks) - 1) * tensor.numel() * tensor.element_size())
-        return tensor
+        return Pending(self.group, tensor, work, purpose)
 
-    def reduce(self, tensor: Tensor, destination: int, purpose: str) -> Tensor:
-        """The sum of the members' tensors at worker `destination`, in place: elsewhere what is left is undefined.
+    def reduce(self, tensor: Tensor, destination: int, purpose: str) -> Pending:
+        """The sum of the members' tensors at worker `destination`, in place: `tensor`, once it is waited for.
 
-        Returns `tensor`. Raises LostWorkerError."""
+        Elsewhere what is left in it is undefined."""
+        work = None
         if self._channel is not None and tensor.numel():
-            with self.group.guard(purpose), self.group.timed("waiting"):
-                dist.reduce(tensor, destination, group=self._channel)
+            with self.group.guard(purpose):
+                work = dist.reduce(tensor, destination, group=self._channel, async_op=True)
             if self.group.rank != destination:
                 self.group.count(purpose, tensor.numel() * tensor.element_size())
-        return tensor
+        return Pending(self.group, tensor, work, purpose)

@@ -12,9 +12,9 @@ def spoken(group: Group) -> dict[str, object]:
     some = Subgroup.split(group, [[0, 2], [1]])
     mine = torch.full((3, 2), float(group.rank + 1), dtype=torch.float64)
     last = some.ranks[-1]
-    heard = some.broadcast(mine.clone(), last, "heard").tolist()
-    total = some.reduce(mine.clone(), last, "added")
-    some.broadcast(torch.empty(0), last, "nothing")
+    heard = some.broadcast(mine.clone(), last, "heard").wait().tolist()
+    total = some.reduce(mine.clone(), last, "added").wait()
+    some.broadcast(torch.empty(0), last, "nothing").wait()
     added = total.tolist() if group.rank == last else None
     return {"ranks": some.ranks, "heard": heard[0][0], "added": added and added[0][0], "sent": group.snapshot()}
 
@@ -29,5 +29,5 @@ def test_members_hear_each_other_and_nobody_else() -> None:
 
 def test_one_worker_is_its_own_subgroup() -> None:
     group = Group.alone()
-    assert Subgroup.split(group, [[0]]).broadcast(torch.ones(2), 0, "heard").tolist() == [1, 1]
+    assert Subgroup.split(group, [[0]]).broadcast(torch.ones(2), 0, "heard").wait().tolist() == [1, 1]
     assert group.snapshot() == {}

@@ -7,6 +7,7 @@ so the sources of every block row lie together. Workers of a grid column go thro
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -29,8 +30,8 @@ class Attended:
 
     block: Block
     """Those from the stages' sources, each target's own among them; sources are numbered as the block row's."""
-    matrix: CSR
-    """The same, with sources numbered as `brought` has their rows."""
+    indices: Tensor
+    """int32 [edges]: their sources, numbered as `brought` has their rows."""
     transposed: CSR
     """For the backward pass."""
 
@@ -89,13 +90,13 @@ class BlockRow:
             place[first : first + sizes[stage]] = torch.arange(end - sizes[stage], end, dtype=torch.int32)
         block = looped if end == len(place) else only_sources(looped, place >= 0)
         indices = place[block.indices.long()]
-        matrix = CSR(indptr=block.indptr, indices=indices, edges=torch.arange(len(indices), device=indices.device))
-        return Attended(block=block, matrix=matrix, transposed=transpose(block.indptr, indices, end))
+        return Attended(block=block, indices=indices, transposed=transpose(block.indptr, indices, end))
 
     def sum(self, rows: Tensor, way: Way) -> Tensor:
         """[r, columns] of the block row -> [r, columns]: sums over the stages' sources. Differentiable.
 
-        Holds one other block row at a time; the backward pass gives each what it is owed, in turn."""
+        Holds two other block rows at a time, for one is under way while the one before is summed; so does the backward
+        pass, which gives each what it is owed."""
         out: Tensor = _Sum.apply(rows, self, way)  # type: ignore[no-untyped-call]
         return out
 
@@ -117,10 +118,9 @@ class BlockRow:
         heads, columns = values.shape[1:]
         scale = self.attended.block.dropped_edges(attention.key, all_heads, attention.dropout, values)
         rows = brought(torch.cat([values.flatten(1), source_scores], dim=1), self.grid, self.stages, way)
-        matrix = self.attended.matrix
         return partial_attention(
-            matrix.indptr,
-            matrix.indices,
+            self.attended.block.indptr,
+            self.attended.indices,
             rows[:, : heads * columns].reshape(len(rows), heads, columns),
             rows[:, heads * columns :].contiguous(),
             target_scores,
@@ -135,18 +135,35 @@ class _Sum(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, edges: BlockRow, way: Way) -> Tensor:
         ctx.edges, ctx.way = edges, way
         out = torch.zeros_like(rows)
-        for stage, half in zip(edges.stages, edges.halves, strict=True):
-            half.add_to(out, bring(rows, edges.grid, stage, way.forward))
+        for half, block in zip(edges.halves, _in_turn(rows, edges, way), strict=True):
+            half.add_to(out, block)
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         edges, gradient = ctx.edges, gradients[0].contiguous()
-        own = None
+        own = going = None
         for stage, half in zip(edges.stages, edges.halves, strict=True):
-            total = give(half.backward(gradient), edges.grid, stage, ctx.way.backward)
-            own = total if stage == edges.grid.row else own
+            owed = half.backward(gradient)
+            if going is not None:
+                going.wait()
+            going = give(owed, edges.grid, stage, ctx.way.backward)
+            own = owed if stage == edges.grid.row else own
+        if going is not None:
+            going.wait()
         return torch.zeros_like(gradient) if own is None else own, None, None
+
+
+def _in_turn(rows: Tensor, edges: BlockRow, way: Way) -> Iterator[Tensor]:
+    """The block rows of the stages; the next one is under way while one is used."""
+    ahead = None
+    for stage in edges.stages:
+        coming = bring(rows, edges.grid, stage, way.forward)
+        if ahead is not None:
+            yield ahead.wait()
+        ahead = coming
+    if ahead is not None:
+        yield ahead.wait()
 
 
 def _gathered(graph: OwnedGraph, grid: Grid) -> Block:

@@ -16,7 +16,7 @@ from framework.comm.layout.surroundings import Surroundings
 Places = NDArray[np.int64]
 
 _PASSES = 3  # of a row's arithmetic: one forward, and two gradients backward
-_NUMBER, _EDGE = 4, 12  # bytes: of a feature or activation as costs count it, and of an edge with its transpose
+_NUMBER, _EDGE = 4, 28  # bytes: of a feature or activation as costs count it, and of an edge with its transpose
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

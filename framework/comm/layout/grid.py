@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.comm.group import Group
+from framework.comm.group import Group, Pending
 from framework.comm.reach import Shards, owner_of_part
 from framework.comm.subgroup import Subgroup
 
@@ -121,15 +121,15 @@ def brought(rows: Tensor, grid: Grid, stages: Sequence[int], way: Way) -> Tensor
     return together
 
 
-def bring(rows: Tensor, grid: Grid, stage: int, purpose: str) -> Tensor:
+def bring(rows: Tensor, grid: Grid, stage: int, purpose: str) -> Pending:
     """The rows of block row `stage` [.., columns] to all of a grid column, `rows` being this worker's own."""
     block = rows if stage == grid.row else rows.new_empty(grid.blocks[stage], *rows.shape[1:])
     return grid.above.broadcast(block.contiguous(), _holder(grid, stage), purpose)
 
 
-def give(rows: Tensor, grid: Grid, stage: int, purpose: str) -> Tensor:
+def give(rows: Tensor, grid: Grid, stage: int, purpose: str) -> Pending:
     """The sum at block row `stage` of what a grid column has for its rows, in place; undefined elsewhere."""
-    return grid.above.reduce(rows.contiguous(), _holder(grid, stage), purpose)
+    return grid.above.reduce(rows, _holder(grid, stage), purpose)
 
 
 def _holder(grid: Grid, row: int) -> int:
@@ -154,15 +154,16 @@ class _Brought(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, grid: Grid, stages: Sequence[int], way: Way) -> Tensor:
         ctx.grid, ctx.stages, ctx.way, ctx.shape = grid, stages, way, rows.shape
-        blocks = [bring(rows, grid, stage, way.forward) for stage in stages]
-        return torch.cat([rows[:0], *blocks])
+        coming = [bring(rows, grid, stage, way.forward) for stage in stages]
+        return torch.cat([rows[:0], *(block.wait() for block in coming)])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         grid, own = ctx.grid, gradients[0].new_zeros(ctx.shape)
-        blocks = gradients[0].split_with_sizes([grid.blocks[stage] for stage in ctx.stages])
-        for stage, block in zip(ctx.stages, blocks, strict=True):
-            # A copy: a sum in place leaves whatever it likes in it.
-            total = give(block.clone(), grid, stage, ctx.way.backward)
+        # A copy: a sum in place leaves whatever it likes in it.
+        blocks = gradients[0].contiguous().clone().split_with_sizes([grid.blocks[stage] for stage in ctx.stages])
+        going = [give(block, grid, stage, ctx.way.backward) for stage, block in zip(ctx.stages, blocks, strict=True)]
+        for stage, sums in zip(ctx.stages, going, strict=True):
+            total = sums.wait()
             own = total if stage == grid.row else own
         return own, None, None, None

@@ -25,8 +25,9 @@ class Grid2D:
     h heads cuts c + 2 h numbers a row and sends (c + h) / b down (h, not h / b, where there are fewer heads than grid
     columns). The features' first layer sends nothing: what it needs is fetched once and kept.
 
-    Memory: the edges of a block row on each worker of its grid row (12 bytes an edge, with their transpose, and 32 for
-    every node of the graph), a slice of two block rows; for attention a slice of all rows."""
+    Memory: the edges of a block row on each worker of its grid row (28 bytes an edge with their transpose, 45 where a
+    graph convolution weighs them, and 32 for every node of the graph), a slice of three block rows; for attention one
+    of all rows."""
 
     columns: int = 0
     """Workers of a grid row, a divisor of their number. 0: as near to a square as can be, wide rather than high."""

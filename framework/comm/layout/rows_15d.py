@@ -24,8 +24,9 @@ class Rows15D:
     rows of other block rows whose stages are its column's times c, and (r - n) c. Attention over h heads sends c + 2 h,
     c + h and c + h for c. The features' first layer sends nothing: what it needs is fetched once and kept.
 
-    Memory: the edges of a block row on each of its replicas (12 bytes an edge, with their transpose, and 32 for every
-    node of the graph), its rows, and one more block row; for attention the rows of all its stages."""
+    Memory: the edges of a block row on each of its replicas (28 bytes an edge with their transpose, 45 where a graph
+    convolution weighs them, and 32 for every node of the graph), its rows, and two more block rows; for attention
+    the rows of all its stages."""
 
     replication: int = 2
     """Workers that have the same block row; a divisor of their number."""

@@ -22,7 +22,7 @@ class Rows1D:
     Sparse: (rows in others' halos) c and (own halo) c. The features' first layer sends nothing: what it needs is
     fetched once and kept.
 
-    Memory: beside its own rows a worker holds the largest block row of another, and for attention all N rows; sparse,
+    Memory: beside its own rows a worker holds those of two others at a time, and for attention all N rows; sparse,
     its halo."""
 
     sparse: bool = False

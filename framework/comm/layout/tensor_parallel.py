@@ -22,8 +22,8 @@ class TensorParallel:
     fewer heads than workers). The features' first layer sends nothing: where P3 sends partial results of hidden width
     in every step, what a worker lacks of the features is fetched once here and kept.
 
-    Memory: the whole graph's edges on every worker (12 bytes an edge and 32 a node for sums, with their transpose; as
-    much again for a network that needs them without self-loops), N c / k numbers a layer, and features of the halo."""
+    Memory: the whole graph's edges on every worker (28 bytes an edge with their transpose, 45 where a graph
+    convolution weighs them, and 32 a node), N c / k numbers a layer, and features of the halo."""
 
     def open(self, graph: OwnedGraph) -> OpenLayout:
         """One grid row of all workers."""
