@@ -123,7 +123,7 @@ def _measure(kind: str, graph: str, name: str, seed: int, network: str, folder: 
     data, epochs = GRAPHS[graph]
     timed = kind == "time"
     run = _run(CANDIDATES[name], data, folder / f"{kind}-{graph}-{name}-{network}-{seed}".replace(" ", ""), seed)
-    run = dataclasses.replace(run, epochs=TIMED if timed else epochs, evaluate_every=0 if timed else 5)
+    run = dataclasses.replace(run, epochs=TIMED if timed else epochs, evaluate_every=0 if timed else 5, save_every=1000)
     prepared = run.workload.prepare(Path(run.store), map, lambda event: None)
     report = _together(run, prepared, network)
     environment = harness.environment(seed=seed, run_digest=report["run_digest"], data_digest=report["data_digest"])

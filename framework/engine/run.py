@@ -135,12 +135,22 @@ class Run:
     store: str = placement("stores")
     """Where prepared data is kept."""
     checkpoint_every: int = placement(0)
-    """Steps between checkpoints. 0: one at the end of every epoch."""
+    """Steps between checkpoints within an epoch. 0: none within one."""
+    save_every: int = placement(1)
+    """Epochs between checkpoints at the end of one; the last epoch always ends with one."""
     deadline: float = placement(300.0)
     """Seconds a worker waits for the others before it gives up."""
 
     def __post_init__(self) -> None:
-        least_values = {"epochs": 0, "seed": 0, "workers": 1, "evaluate_every": 0, "checkpoint_every": 0, "patience": 1}
+        least_values = {
+            "epochs": 0,
+            "seed": 0,
+            "workers": 1,
+            "evaluate_every": 0,
+            "checkpoint_every": 0,
+            "save_every": 1,
+            "patience": 1,
+        }
         for name, least in least_values.items():
             value = getattr(self, name)
             if value is None and name == "patience":

@@ -82,7 +82,7 @@ def train(run: Run, worker: Worker) -> dict[str, Any]:
         learner = Learner(run, worker, task, synchronizer, optimizer, schedule)
         if found is not None:
             learner.resume(found)
-        while learner.progress.epoch < run.epochs and not learner.patience_ended():
+        while not learner.ended():
             learner.epoch()
         return learner.report(time.perf_counter() - began)
 
@@ -119,7 +119,8 @@ class Learner:
         self.schedule.step()
         now.seconds.append(time.perf_counter() - began)
         measured = self.evaluate()
-        self.save()
+        if now.epoch % run.save_every == 0 or self.ended():
+            self.save()
         self.worker.watch(
             {
                 "event": "epoch",
@@ -172,9 +173,10 @@ class Learner:
         else:
             now.since_best += 1
 
-    def patience_ended(self) -> bool:
-        """Whether the monitored metric has not risen for as long as the run waits."""
-        return self.run.patience is not None and self.progress.since_best >= self.run.patience
+    def ended(self) -> bool:
+        """Whether all epochs are done, or the monitored metric has not risen for as long as the run waits."""
+        now, run = self.progress, self.run
+        return now.epoch >= run.epochs or (run.patience is not None and now.since_best >= run.patience)
 
     def save(self) -> None:
         """A checkpoint of this place, on every host."""

@@ -72,7 +72,7 @@ def _whole(run: Run, layers: int) -> Run:
     """The same run, full-graph: an epoch is one step, so there are more of them."""
     assert isinstance(run.workload, NodeClassification)
     workload = dataclasses.replace(run.workload, sampler=Full(layers=layers), batch_size=0)
-    return dataclasses.replace(run, workload=workload, epochs=200, evaluate_every=10)
+    return dataclasses.replace(run, workload=workload, epochs=200, evaluate_every=10, save_every=10)
 
 
 def _debian(model: NodeModel) -> Run:

@@ -56,6 +56,20 @@ def test_resumed_equals_never_stopped(tmp_path: Path, optimizer: Any, schedule: 
     assert resumed["metrics"] == whole["metrics"]
 
 
+def test_epochs_between_checkpoints(tmp_path: Path) -> None:
+    settings = {"checkpoint_every": 0, "save_every": 2, "epochs": 5}
+    whole = train(run(tmp_path / "whole", **settings), worker())
+    with pytest.raises(StoppedError):
+        train(run(tmp_path / "cut", **settings), worker(stop_at(4, 1)))
+    events: list[Event] = []
+    resumed = train(run(tmp_path / "cut", **settings), worker(events.append))
+    assert [event for event in events if event["event"] == "resumed"] == [{"event": "resumed", "epoch": 2, "step": 0}]
+    assert resumed["weights_digest"] == whole["weights_digest"]
+    last = newest(tmp_path / "cut" / "checkpoints", Group.alone())
+    assert last is not None
+    assert last.epoch == 5
+
+
 def test_more_epochs_go_on_from_the_last_checkpoint(tmp_path: Path) -> None:
     train(run(tmp_path / "two", epochs=2), worker())
     longer = train(run(tmp_path / "two", epochs=4), worker())
