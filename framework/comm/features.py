@@ -1,4 +1,8 @@
-"""Feature rows of any nodes: by memory where the shard is mapped, from the owner through the group elsewhere."""
+"""Feature rows of any nodes: by memory where the shard is mapped, from the owner through the group elsewhere.
+
+Assumption: a table of features is most of a shard. Where its rows are copied once, for a whole training, it is mapped
+for that alone: pages of a mapping stay resident for as long as the mapping does.
+"""
 
 import torch
 from torch import Tensor
@@ -11,8 +15,9 @@ from framework.kernels.sample import gather_rows, scatter_rows
 class Features:
     """Reads rows of the store's features."""
 
-    def __init__(self, shards: Shards) -> None:
-        self.shards = shards
+    def __init__(self, shards: Shards, *, once: bool = False) -> None:
+        """`once`: rows are asked for a few times in all, each time many, and copied; no page stays resident."""
+        self.shards, self.once = shards, once
         if shards.store.num_features == 0:
             raise InputError(f"{shards.store.path} holds no features; a model of nodes needs at least one column.")
 
@@ -35,7 +40,7 @@ class Features:
         return gather_rows(self._table(part), ids - self.shards.mapped[part].first)
 
     def _table(self, part: int) -> Tensor:
-        table = self.shards.mapped[part].features
+        table = self.shards.store.column(part, "features") if self.once else self.shards.mapped[part].features
         assert table is not None  # the store's schema has features, so every shard of it does
         return table
 

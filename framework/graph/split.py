@@ -11,7 +11,23 @@ from torch import Tensor
 
 from framework.graph.block import Block
 from framework.kernels.aggregate import spmm
-from framework.kernels.csr import CSR, offsets, transpose
+from framework.kernels.csr import offsets, transpose
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Matrix:
+    """A sparse matrix by rows, without what it was made from: a `CSR` says of every entry, in 8 bytes, where it was."""
+
+    indptr: Tensor
+    """int64 [rows + 1]."""
+    indices: Tensor
+    """int32 [entries]."""
+    values: Tensor | None
+    """float [entries]; None: each is 1."""
+
+    def times(self, x: Tensor) -> Tensor:
+        """[columns of the matrix, columns] -> [rows, columns], no gradient."""
+        return spmm(self.indptr, self.indices, x, None if self.values is None else self.values.to(x.dtype))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -20,14 +36,10 @@ class Half:
 
     rows: Tensor | None
     """int64 [rows]: the targets that have such edges. None: the rows are all targets."""
-    matrix: CSR
-    """Their edges; sources are counted from the half's first."""
-    weights: Tensor | None
-    """float [edges], where the graph has them."""
-    transposed: CSR
+    matrix: Matrix
+    """[rows, sources]: the edges, with their weights; sources are counted from the half's first."""
+    transposed: Matrix
     """[sources, targets], for the backward pass."""
-    transposed_weights: Tensor | None
-    """The weights in its order."""
 
     def add_to(self, out: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
         """Adds `scale` times the sums of rows x [sources, columns] to `out` [targets, columns], in place."""
@@ -38,12 +50,11 @@ class Half:
 
     def sum(self, x: Tensor) -> Tensor:
         """[sources, columns] -> [rows, columns], no gradient."""
-        return spmm(self.matrix.indptr, self.matrix.indices, x, _like(self.weights, x))
+        return self.matrix.times(x)
 
     def backward(self, gradient: Tensor) -> Tensor:
         """[targets, columns] -> [sources, columns]: the gradient of the sums."""
-        weights = _like(self.transposed_weights, gradient)
-        return spmm(self.transposed.indptr, self.transposed.indices, gradient, weights)
+        return self.transposed.times(gradient)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,23 +82,25 @@ class SplitBlock:
 def half_from(block: Block, first: int, sources: int, *, every_row: bool) -> Half:
     """The edges from `sources` sources, of which `first` is the first; for targets that have some, or for all."""
     chosen = (block.indices >= first) & (block.indices < first + sources)
-    indptr = offsets(chosen)[block.indptr]
-    indices = block.indices[chosen] - first
-    weights = None if block.edge_weights is None else block.edge_weights[chosen]
-    transposed = transpose(indptr, indices, sources)
-    rows = None if every_row else torch.nonzero(indptr.diff()).squeeze(1)
-    entries = torch.nonzero(chosen).squeeze(1)
+    if first == 0 and bool(chosen.all()):
+        edges = Matrix(indptr=block.indptr, indices=block.indices, values=block.edge_weights)
+    else:
+        edges = Matrix(
+            indptr=offsets(chosen)[block.indptr],
+            indices=block.indices[chosen] - first,
+            values=None if block.edge_weights is None else block.edge_weights[chosen],
+        )
+    rows = None if every_row else torch.nonzero(edges.indptr.diff()).squeeze(1)
+    back = transpose(edges.indptr, edges.indices, sources)
     return Half(
         rows=rows,
-        matrix=CSR(indptr=indptr if rows is None else offsets(indptr.diff()[rows]), indices=indices, edges=entries),
-        weights=weights,
-        transposed=transposed,
-        transposed_weights=None if weights is None else weights[transposed.edges],
+        matrix=edges if rows is None else dataclasses.replace(edges, indptr=offsets(edges.indptr.diff()[rows])),
+        transposed=Matrix(
+            indptr=back.indptr,
+            indices=back.indices,
+            values=None if edges.values is None else edges.values[back.edges],
+        ),
     )
-
-
-def _like(weights: Tensor | None, x: Tensor) -> Tensor | None:
-    return None if weights is None else weights.to(x.dtype)
 
 
 def only_sources(block: Block, kept: Tensor) -> Block:

@@ -113,6 +113,11 @@ class ShardStore:
             edge_weights=columns.get("edge_weights"),
         )
 
+    def column(self, part: int, name: str) -> Tensor:
+        """One tensor of the shard of `part`, in a mapping of its own that ends with the tensor. Raises as `shard`."""
+        self._check_part(part)
+        return map_column(self._file(part, name))
+
     def raw_ids(self, part: int) -> pa.Array:
         """The ids that the raw data knows the owned nodes of `part` by: int64 or text [n]. Raises as `shard`."""
         self._check_part(part)

@@ -31,6 +31,7 @@ from framework.engine.run import Event, Mapper, Prepared, Run, Worker
 from framework.errors import InputError
 from framework.graph.block import Block, GraphBlock, Nodes
 from framework.graph.store import ShardStore
+from framework.memory import return_large_tensors
 from framework.models.node_model import LayerwiseNetwork, NodeModel
 from framework.partition import EdgeCut, VertexCut
 from framework.prepare import prepare
@@ -130,6 +131,8 @@ class NodeTask:
         self.workload, self.device = workload, worker.device
         self.dtype = getattr(torch, run.dtype)
         self.key = Key.root(run.seed)
+        if workload.sampler.whole:
+            return_large_tensors()
         store = ShardStore.open(worker.prepared.path)
         if store.kind == "vertex-cut" and not workload.sampler.whole:
             raise _split_neighbourhoods(workload.partitioner)
@@ -137,7 +140,7 @@ class NodeTask:
         for part in self.shards.owned:  # once a start: a byte that a disk has changed would be learned from in silence
             store.verify(part)
         self.topology = Topology(self.shards, workload.halo, worker.device, workload.layout)
-        self.features = Features(self.shards)
+        self.features = Features(self.shards, once=workload.sampler.whole)
         self.kept: list[tuple[Tensor, Tensor]] = []
         self.seeds, self.seed_labels = self._training_nodes()
 

@@ -57,4 +57,6 @@ class _Sum(torch.autograd.Function):
         outer = split.outer.backward(gradient).div_(ctx.exchange.share)
         arrival = ctx.exchange.to_owners(outer, Lane(layer=ctx.layer, towards="owners", backward=True))
         inner = split.inner.backward(gradient)
-        return ctx.plan.add_to(inner, arrival.wait()), None, None, None, None
+        others = arrival.wait()
+        del outer, arrival  # what was sent is free before what came is summed
+        return ctx.plan.add_to(inner, others), None, None, None, None

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from framework.comm.halo.link import Arrival, Lane, Link, Route
@@ -17,7 +16,7 @@ from framework.comm.halo.plan import HaloPlan
 from framework.graph.block import ATTENTION, Block, Nodes
 from framework.graph.split import Half, half_from
 from framework.kernels.attention import partial_attention
-from framework.kernels.csr import CSR, row_of_entries
+from framework.kernels.csr import CSR, row_of_entries, transpose
 from framework.kernels.dropout import edge_dropout_scale
 from framework.kernels.sample import gather_rows
 from framework.random import Key
@@ -120,8 +119,8 @@ class Piece:
     @cached_property
     def transposed(self) -> CSR:
         """[r, t]: the transpose of `half.matrix`, of which `half.transposed` has all targets' columns."""
-        whole = self.half.transposed
-        return dataclasses.replace(whole, indices=torch.searchsorted(self.rows, whole.indices.long()).to(torch.int32))
+        matrix = self.half.matrix
+        return transpose(matrix.indptr, matrix.indices, len(self.sources))
 
     @cached_property
     def ends(self) -> tuple[Tensor, Tensor]:
