@@ -1,4 +1,4 @@
-"""PyG networks with our weights and our keyed dropout, on a raw graph in one process: what full-graph runs must equal."""
+"""PyG networks with our weights and keyed dropout, on a raw graph in one process: what full-graph runs must equal."""
 
 import dataclasses
 from collections.abc import Sequence

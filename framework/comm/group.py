@@ -165,7 +165,7 @@ class Group:
     def all_reduce(self, tensor: Tensor, purpose: str, op: Literal["sum", "max", "min"] = "sum") -> Tensor:
         """Sum (maximum, minimum) over all workers, in place, the same bits on each; returns `tensor`."""
         if self.size > 1:
-            with self.guard(purpose):
+            with self.guard(purpose), self.timed("waiting"):
                 dist.all_reduce(tensor, _OPERATIONS[op])
             self.count_all_reduce(purpose, tensor.numel() * tensor.element_size())
         return tensor
@@ -173,7 +173,7 @@ class Group:
     def broadcast(self, tensor: Tensor, source: int, purpose: str) -> Tensor:
         """The tensor of worker `source` to all, in place; returns `tensor`."""
         if self.size > 1:
-            with self.guard(purpose):
+            with self.guard(purpose), self.timed("waiting"):
                 dist.broadcast(tensor, source)
             if self.rank == source:
                 self.count(purpose, (self.size - 1) * tensor.numel() * tensor.element_size())
@@ -214,7 +214,9 @@ class Group:
 
     @contextlib.contextmanager
     def timed(self, activity: str) -> Iterator[None]:
-        """Adds the seconds within to those of `activity`: `waiting` for rows of others, or `packing` rows for them."""
+        """Adds the seconds within to those of `activity`: `waiting` for others, or `packing` rows for them.
+
+        What DDP waits for inside the backward pass is not among them."""
         begin = time.perf_counter()
         try:
             yield

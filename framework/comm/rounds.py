@@ -38,7 +38,7 @@ class Rounds:
 
     def local_part(self, number: int) -> int:
         """Local steps of a round."""
-        return int(self.local_steps * self.growth**number)
+        return int(self.local_steps * self.growth**number) if self.local_steps else 0
 
 
 @runtime_checkable

@@ -75,7 +75,7 @@ class Topology:
         """One layer over all owned nodes for every key; the first one's sources are the halo's nodes, too."""
         secluded = isinstance(wire.exchange, Secluding) and wire.exchange.secluded
         if self.shards.store.kind == "vertex-cut":
-            exact = None if secluded else self._constant
+            exact = None if secluded else wire if wire is self.exact else self._constant
             return [
                 MirroredBlock(edges=self._mirrored, wire=wire, exact=exact, layer=layer, key=key)
                 for layer, key in enumerate(keys)

@@ -56,9 +56,7 @@ def keep(folder: Path, checkpoint: Checkpoint, own: Mapping[str, Tensor], group:
         kept = {rank: words for rank, words in enumerate(group.gather_json(kinds)) if words}
         whole = dataclasses.replace(checkpoint, workers=group.size, own=kept)
         _everywhere(group, final, write_common if torn == mine else None)
-        if torn == mine:
-            with named_errors(final):
-                checkpoints.publish(torn, final)
+        _everywhere(group, final, (lambda: checkpoints.publish(torn, final)) if torn == mine else None)
     finally:
         shutil.rmtree(mine, ignore_errors=True)
 

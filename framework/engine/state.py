@@ -56,6 +56,13 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], d
     return {"groups": state["param_groups"], "numbers": numbers}, on_host(tensors)
 
 
+def fits(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors that `optimizer_state` gave have the shapes of this optimiser's weights, or are numbers."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    shapes = [(weights[int(name.partition(".")[0])].shape, tensor.shape) for name, tensor in tensors.items()]
+    return all(len(shape) == 0 or shape == weight for weight, shape in shapes)
+
+
 def load_optimizer_state(optimizer: torch.optim.Optimizer, plain: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Puts back what `optimizer_state` gave."""
     state: dict[int, dict[str, Any]] = {}

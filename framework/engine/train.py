@@ -8,7 +8,7 @@ import dataclasses
 import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from framework.engine import checkpoint as checkpoints
 from framework.engine.checkpoint import Checkpoint
 from framework.engine.kept import keep, own_state, resumable
 from framework.engine.run import Run, Task, Worker
-from framework.engine.state import beneath, load_optimizer_state, on_host, optimizer_state, under, weights_digest
+from framework.engine.state import beneath, fits, load_optimizer_state, on_host, optimizer_state, under, weights_digest
 from framework.engine.versions import versions
 from framework.errors import InputError
 from framework.random import Key
@@ -210,9 +210,14 @@ class Learner:
         if len(loss_sums) != self.group.size:
             loss_sums = [sum(loss_sums), *[0.0] * (self.group.size - 1)]
         optimizer = found.tensors.get("optimizer", under("optimizer", own))
+        gradient = under("gradient", own)
+        if found.workers != self.group.size:
+            fitting = fits(self.optimizer, optimizer) and self.synchronizer.state().keys() == gradient.keys()
+            if not all(self.group.gather_json(fitting)):
+                raise not_shared_out(found, self.run, self.group.size, [plugin_name(type(self.run.gradient))])
         load_optimizer_state(self.optimizer, facts.pop("optimizer"), optimizer)
         self.schedule.load_state_dict(facts.pop("schedule"))
-        self.synchronizer.load_state(under("gradient", own))
+        self.synchronizer.load_state(gradient)
         self.task.load_state(under("task", own))
         self.progress = Progress(
             epoch=found.epoch,
@@ -296,11 +301,16 @@ def last_checkpoint(run: Run, worker: Worker) -> Checkpoint | None:
     if found.own and found.workers != group.size:
         whose = {"task": plugin_name(type(run.workload))}
         kept = {whose.get(kind, plugin_name(type(run.gradient))) for kinds in found.own.values() for kind in kinds}
-        raise InputError(
-            f"{folder} holds what each of {found.workers} workers keeps for itself ({', '.join(sorted(kept))}), "
-            f"which {group.size} cannot share out; resume with --workers {found.workers}."
-        )
+        raise not_shared_out(found, run, group.size, sorted(kept))
     return found
+
+
+def not_shared_out(found: Checkpoint, run: Run, workers: int, keepers: Sequence[str]) -> InputError:
+    """What to say of a checkpoint of so many workers that others cannot go on from."""
+    return InputError(
+        f"{checkpoints_of(run)} holds what each of {found.workers} workers keeps for itself ({', '.join(keepers)}), "
+        f"which {workers} cannot share out; resume with --workers {found.workers}."
+    )
 
 
 def require_same_run(found: Checkpoint, run: Run, worker: Worker, folder: Path) -> None:

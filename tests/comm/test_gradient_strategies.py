@@ -1,5 +1,6 @@
 """Every gradient strategy on a line of points: its exact limit, its bytes, and resumed equals never stopped."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from framework.comm.gradient.diloco import DiLoCo
 from framework.comm.gradient.local_steps import LocalSteps
 from framework.comm.gradient.sharded import Sharded
 from framework.comm.gradient.strategy import GradientStrategy
+from framework.comm.group import Group
 from framework.config import decode, encode
 from framework.engine import checkpoint as checkpoints
 from framework.engine.optimize import SGD, Adam
@@ -115,6 +117,18 @@ def test_the_best_weights_are_those_of_all_workers(tmp_path: Path) -> None:
 def resumed_on_three(tmp_path: Path, gradient: Any) -> Any:
     together(2, made, str(tmp_path), {"run": Case(gradient=gradient, fields={"epochs": 2})})
     return together(3, made, str(tmp_path), {"run": Case(gradient=gradient)})
+
+
+def test_what_one_worker_had_whole_two_refuse_to_begin_with(tmp_path: Path) -> None:
+    strategies = {
+        "sharded": Case(gradient=Sharded(), optimizer=Adam(), fields={"epochs": 2}),
+        "compressed": Case(gradient=Compressed(method="powersgd", rank=1), fields={"epochs": 2}),
+    }
+    made(Group.alone(), str(tmp_path), strategies)
+    longer = {name: dataclasses.replace(case, fields={}) for name, case in strategies.items()}
+    for answer in together(2, made, str(tmp_path), longer):
+        for name in strategies:
+            assert f"gradient:{name}), which 2 cannot share out; resume with --workers 1" in answer[name]["error"]
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from launch.mailbox import Mailbox
 
 
@@ -19,6 +21,19 @@ def test_messages_are_taken_in_their_senders_order_and_none_is_early() -> None:
         await asyncio.gather(last, middle)
         assert await mailbox.take(0.01) == ["another's", "first", "second", "third"]
         assert await mailbox.take(0.01) == []
+
+    asyncio.run(exchange())
+
+
+def test_a_message_that_never_comes_holds_nobody_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launch.mailbox.LATE", 0.05)
+
+    async def exchange() -> None:
+        mailbox = Mailbox()
+        await asyncio.gather(mailbox.tell("a", 2, "third"), mailbox.tell("a", 1, "second"))
+        assert await mailbox.take(0.01) == ["second", "third"]
+        await mailbox.tell("a", 3, "fourth")
+        assert await mailbox.take(0.01) == ["fourth"]
 
     asyncio.run(exchange())
 

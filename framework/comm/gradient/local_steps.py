@@ -69,8 +69,15 @@ class Average:
         """There is none."""
 
     def _moments(self, weights: list[nn.Parameter]) -> Iterator[Tensor]:
-        """The optimiser's state of a weight's shape; zero, as it begins, where this worker never had a gradient."""
-        for weight in weights:
-            for _, value in sorted(self._optimizer.state[weight].items()):
-                if isinstance(value, Tensor) and value.shape == weight.shape:
-                    yield value
+        """The optimiser's state of a weight's shape, of the weights that every worker has such state of.
+
+        Where some worker never had a gradient for a weight, its moments stay each worker's own."""
+        known = [self._moments_of(weight) for weight in weights]
+        counts = torch.tensor([len(moments) for moments in known])
+        least = self._group.all_reduce(counts.clone(), "gradient", "min")
+        for moments, everywhere in zip(known, least.tolist(), strict=True):
+            yield from moments[:everywhere]
+
+    def _moments_of(self, weight: nn.Parameter) -> list[Tensor]:
+        values = [value for _, value in sorted(self._optimizer.state[weight].items())]
+        return [value for value in values if isinstance(value, Tensor) and value.shape == weight.shape]

@@ -91,8 +91,8 @@ class QuantizedLink:
         self.under.begin(step)
 
     def send(self, rows: Tensor, route: Route, lane: Lane) -> Arrival:
-        """Rounds the rows and sends them."""
-        if not rows.is_floating_point():
+        """Rounds the rows and sends them; those of a lane where every number counts by itself as they are."""
+        if lane.apart or not rows.is_floating_point():
             return self.under.send(rows, route, lane)
         stream = Stream.of(self._visits.name(lane), lane, route, self.plan)
         key = self._step.key.fold(QUANTIZING, self._sends)

@@ -84,7 +84,7 @@ class VariableLink:
         """Sends some columns of the rows; the others of those that arrive are 0."""
         columns = rows.shape[1]
         chosen = self._chosen(columns, lane)
-        if not rows.is_floating_point() or len(chosen) == columns:
+        if lane.apart or not rows.is_floating_point() or len(chosen) == columns:
             return self.under.send(rows, route, lane)
         chosen = chosen.to(rows.device)
         return _Widened(narrow=self.under.send(rows[:, chosen], route, lane), chosen=chosen, columns=columns)
