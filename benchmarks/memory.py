@@ -129,7 +129,7 @@ def extent_of(task: NodeTask) -> Extent:
 def render(rows_path: Path, document: Path) -> None:
     """Write the tables of the rows at `rows_path`: the largest of every run's workers."""
     body, terms = [], []
-    rows = harness.read(rows_path)
+    rows = sorted(harness.read(rows_path), key=lambda row: row["workers"])
     for row in rows:
         largest = max(row["found"], key=lambda worker: worker["peak"])
         alone = [max(worker["peak"] for worker in other["found"]) for other in rows if other["workers"] == 1]

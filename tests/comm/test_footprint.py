@@ -52,8 +52,8 @@ class Living(TorchDispatchMode):
         self.now -= size
 
 
-def lived(group: Group, root: Path, hidden: int, halo: str) -> tuple[int, dict[str, int]]:
-    """The most bytes of a step's own tensors on this worker, and what the formula says."""
+def lived(group: Group, root: Path, hidden: int, halo: str) -> tuple[int, dict[str, int], int]:
+    """The most bytes of a step's own tensors on this worker, what the formula says, and one lane's rows in bytes."""
     run = run_of(root, hidden, halo)
     prepared = run.workload.prepare(root, map, lambda event: None)
     worker = Worker(group=group, prepared=prepared, device=torch.device("cpu"), watch=lambda event: None)
@@ -65,7 +65,8 @@ def lived(group: Group, root: Path, hidden: int, halo: str) -> tuple[int, dict[s
             for batch in task.batches(epoch, 0):
                 task.loss(model, batch).backward()
         model.zero_grad()
-    return living.most, footprint(extent_of(task), [COLUMNS, hidden, hidden, CLASSES])
+    extent = extent_of(task)
+    return living.most, footprint(extent, [COLUMNS, hidden, hidden, CLASSES]), 4 * hidden * (extent.halo + extent.sent)
 
 
 def run_of(root: Path, hidden: int, halo: str) -> Run:
@@ -84,7 +85,7 @@ def run_of(root: Path, hidden: int, halo: str) -> Run:
 
 @pytest.mark.parametrize("hidden", [128, 64])  # the first layer sums features, and is given products of them
 def test_what_lives_in_a_step_is_what_the_formula_says(tmp_path: Path, hidden: int) -> None:
-    most, predicted = lived(Group.alone(), tmp_path, hidden, "exact")
+    most, predicted, _ = lived(Group.alone(), tmp_path, hidden, "exact")
     assert predicted["rows of the halo"] == 0
     assert most == pytest.approx(predicted["rows of owned nodes"], rel=0.06)
 
@@ -93,6 +94,7 @@ def test_what_lives_in_a_step_is_what_the_formula_says(tmp_path: Path, hidden: i
 def test_the_halo_has_its_part_of_what_lives(tmp_path: Path, halo: str) -> None:
     run_of(tmp_path, 128, halo).workload.prepare(tmp_path, map, lambda event: None)
     found = together(3, lived, tmp_path, 128, halo)
-    for most, predicted in found:
+    for most, predicted, lane in found:
         rows = predicted["rows of owned nodes"] + predicted["rows of the halo"]
-        assert most == pytest.approx(rows, rel=0.1)
+        # When the transport lets go of the rows of a message that has arrived is its own affair.
+        assert 0.9 * rows <= most <= 1.1 * rows + lane
