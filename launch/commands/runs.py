@@ -13,7 +13,8 @@ from launch.record import read_run
 
 T = TypeVar("T")
 
-_OF_TRAINING = ("out", "checkpoint_every", "gradient")  # fields that say nothing to who reads what was trained
+_OF_TRAINING = ("out", "checkpoint_every", "save_every", "gradient")
+"""Fields that say nothing to who reads what was trained."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
