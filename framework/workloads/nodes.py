@@ -67,7 +67,7 @@ class NodeClassification:
     halo: HaloStrategy = Exact()
     """How full-graph training (`--sampler full`) has the rows of other workers' nodes."""
     layout: Layout = placement(Owner())
-    """How full-graph training lays a layer out over the workers; another one than the owner's takes no --halo."""
+    """How full-graph training lays a layer out over the workers; halo strategies are for the layout `owner` alone."""
     partitioner: EdgeCut | VertexCut = placement(Metis())
     """Who decides which part owns a node."""
     parts: int = placement(4)
