@@ -3,43 +3,33 @@
 Run: python -m benchmarks.halo [--graphs debian planted] [--seeds 5] [--networks loopback 1gbit 100mbit]
 
 Assumptions: accuracy and bytes do not depend on the network, so they are taken once a seed on loopback; epoch times are
-taken apart, in short runs in which all strategies take turns, round by round. Hosts are network namespaces made by
-`netns_cluster.sh` (the folder that SHARDYARD_NETNS names, or `shared/netns` beside the repository), one worker each, on
-one thread. Rows that are there are not measured again: what was stopped goes on.
+taken apart, in short runs in which all strategies take turns, round by round. Between hosts, each worker has one of its
+own (benchmarks/workers.py). Rows that are there are not measured again: what was stopped goes on.
 """
 
 import argparse
 import contextlib
 import dataclasses
-import json
-import os
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
+from benchmarks.workers import Cluster
 from framework.data.debian import Debian
 from framework.data.generators import PRESETS
 from framework.engine.optimize import Adam
-from framework.engine.run import Prepared, Run
+from framework.engine.run import Event, Run, Worker
 from framework.engine.train import train
 from framework.models.nodes import GCN
 from framework.registry import GRADIENTS, HALOS, PARTITIONERS
 from framework.sample.full import Full
 from framework.workloads.nodes import NodeClassification
-from launch.worker import Job
 
 ROWS = harness.ROWS / "halo.jsonl"
 DOCUMENT = harness.DOCUMENTS / "halo.md"
-PLOT = harness.DOCUMENTS / "halo.svg"
-ROOT = Path(__file__).parents[1]
-SCRIPT = Path(os.environ.get("SHARDYARD_NETNS", ROOT.parent / "shared" / "netns")) / "netns_cluster.sh"
-NETWORK = "10.78.4"
 WORKERS, LAYERS, HIDDEN = 4, 3, 128
 WARM_UP, TIMED = 2, 6  # epochs of a run whose time is taken
 NEAR = 0.99  # the share of exact's accuracy that a strategy has to come to
@@ -96,51 +86,39 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="runs of each whose time is taken, on every network")
     parser.add_argument("--networks", nargs="*", default=["loopback", "1gbit", "100mbit"])
     parser.add_argument("--out", type=Path, default=ROWS, help="the rows")
-    parser.add_argument("--render", type=Path, default=DOCUMENT, help="the table")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--render", type=Path, default=DOCUMENT, help="the tables; their plot is beside them")
     options = parser.parse_args()
-    if options.worker:
-        _work(json.loads(options.worker))
-        return
     with tempfile.TemporaryDirectory() as folder:
         for graph in options.graphs:
             for seed in range(options.seeds):
                 for name in options.only:
-                    _measure("accuracy", graph, name, seed, "loopback", Path(folder), options.out)
+                    where = {"kind": "accuracy", "graph": graph, "name": name, "network": "loopback", "seed": seed}
+                    _measure(where, Cluster(), Path(folder), options.out)
             for network in options.networks:
-                with _hosts(network):
+                with _cluster(network) as cluster:
                     for repeat in range(options.rounds):
                         for name in options.only:
-                            _measure("time", graph, name, repeat, network, Path(folder), options.out)
+                            where = {"kind": "time", "graph": graph, "name": name, "network": network, "seed": repeat}
+                            _measure(where, cluster, Path(folder), options.out)
     render(options.out, options.render)
 
 
-def _measure(kind: str, graph: str, name: str, seed: int, network: str, folder: Path, out: Path) -> None:
+def _measure(where: harness.Row, cluster: Cluster, folder: Path, out: Path) -> None:
     """One run, unless its row is there."""
-    row = {"kind": kind, "graph": graph, "name": name, "network": network, "seed": seed}
-    if any(all(known[field] == value for field, value in row.items()) for known in harness.read(out)):
+    if any(all(known[field] == value for field, value in where.items()) for known in harness.read(out)):
         return
-    data, epochs = GRAPHS[graph]
-    timed = kind == "time"
-    run = _run(CANDIDATES[name], data, folder / f"{kind}-{graph}-{name}-{network}-{seed}".replace(" ", ""), seed)
-    run = dataclasses.replace(run, epochs=TIMED if timed else epochs, evaluate_every=0 if timed else 5, save_every=1000)
+    timed, seed, (data, epochs) = where["kind"] == "time", where["seed"], GRAPHS[where["graph"]]
+    run = _run(CANDIDATES[where["name"]], data, folder / "-".join(map(str, where.values())).replace(" ", ""), seed)
+    last = TIMED if timed else epochs
+    run = dataclasses.replace(run, epochs=last, evaluate_every=0 if timed else 5, save_every=last)
     prepared = run.workload.prepare(Path(run.store), map, lambda event: None)
-    report = _together(run, prepared, network)
+    report = cluster.together("benchmarks.halo:watched", run, prepared, WORKERS)[0]
     environment = harness.environment(seed=seed, run_digest=report["run_digest"], data_digest=report["data_digest"])
-    harness.append(out, {**environment, **row, **_of_report(report)})
-    print(f"{row}: {report['metrics']} {report['seconds']['epoch_median']:.3f} s", flush=True)
+    harness.append(out, {**environment, **where, **{field: report[field] for field in _KEPT}})
+    print(f"{where}: {report['metrics']} {report['seconds']['epoch_median']:.3f} s", flush=True)
 
 
-def _of_report(report: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "epochs": report["epochs"],
-        "metrics": report["metrics"],
-        "curve": report["curve"],
-        "bytes": report["bytes"],
-        "bytes_by_lane": report["bytes_by_lane"],
-        "epoch_seconds": report["epoch_seconds"],
-        "busy": report["busy"],
-    }
+_KEPT = ("epochs", "metrics", "curve", "bytes", "bytes_by_lane", "epoch_seconds", "busy_by_epoch")
 
 
 def _run(candidate: Candidate, data: Any, out: Path, seed: int) -> Run:
@@ -170,78 +148,31 @@ def _halo(name: str, fields: dict[str, Any]) -> Any:
     return HALOS.get(name)(**made)
 
 
-# --- Workers, on this host or in network namespaces -------------------------------------------------------------------
-
-
 @contextlib.contextmanager
-def _hosts(network: str) -> Iterator[None]:
-    """Makes the hosts of a network for the time of the `with`; loopback needs none."""
+def _cluster(network: str) -> Iterator[Cluster]:
+    """The workers' hosts for the time of the `with`: this one, or one for each, linked at the rate `network`."""
     if network == "loopback":
-        yield
+        yield Cluster()
         return
-    _script("up", str(WORKERS), network)
-    try:
-        yield
-    finally:
-        _script("down")
+    with Cluster.of(WORKERS, network) as hosts:
+        yield hosts
 
 
-def _script(*words: str) -> None:
-    subprocess.run(["bash", str(SCRIPT), *words], env=_environment(), check=True, stdout=subprocess.DEVNULL)
+def watched(run: Run, worker: Worker) -> dict[str, Any]:
+    """The report of a run, with what every epoch said; a main."""
+    epochs: list[Event] = []
 
-
-def _environment() -> dict[str, str]:
-    return {
-        **os.environ,
-        "RT_PREFIX": "shardyardbench",
-        "RT_NET": NETWORK,
-        "GLOO_SOCKET_IFNAME": "",
-        "OMP_NUM_THREADS": "1",
-        "TORCH_CPP_LOG_LEVEL": "ERROR",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
-    }
-
-
-def _together(run: Run, prepared: Prepared, network: str) -> dict[str, Any]:
-    """The report of a run on `WORKERS` processes, each on a host of its own unless the network is loopback."""
-    address = "127.0.0.1" if network == "loopback" else f"{NETWORK}.1"
-    port = _free_port() if network == "loopback" else 29511
-    job = dataclasses.asdict(Job.of(train, run, prepared, 1))
-    processes = []
-    for rank in range(WORKERS):
-        request = json.dumps({"job": job, "rank": rank, "rendezvous": f"tcp://{address}:{port}"})
-        command = [sys.executable, "-m", "benchmarks.halo", "--worker", request]
-        if network != "loopback":
-            command = ["bash", str(SCRIPT), "exec", str(rank), *command]
-        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_environment(), cwd=ROOT))
-    said = [process.communicate()[0] for process in processes]
-    if any(process.returncode for process in processes):
-        raise SystemExit(f"a worker failed: {[process.returncode for process in processes]}")
-    report: dict[str, Any] = json.loads(said[0].splitlines()[-1])
-    return report
-
-
-def _work(request: dict[str, Any]) -> None:
-    """One worker; the first prints the report, with what every epoch said."""
-    job, epochs = Job(**request["job"]), []
-
-    def tell(event: dict[str, Any]) -> None:
+    def watch(event: Event) -> None:
         if event["event"] == "epoch":
             epochs.append(event)
 
-    rank = request["rank"]
-    report = job.perform(rank=rank, size=WORKERS, rendezvous=request["rendezvous"], local_rank=0, tell=tell)
-    if rank == 0:
-        report["curve"] = [[event["epoch"], event["metrics"]["test_accuracy"]] for event in epochs if event["metrics"]]
-        report["epoch_seconds"] = [event["seconds"] for event in epochs]
-        report["busy"] = [event["busy"] for event in epochs]
-        print(json.dumps(report))
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    report = train(run, dataclasses.replace(worker, watch=watch))
+    return {
+        **report,
+        "curve": [[event["epoch"], event["metrics"]["test_accuracy"]] for event in epochs if event["metrics"]],
+        "epoch_seconds": [event["seconds"] for event in epochs],
+        "busy_by_epoch": [event["busy"] for event in epochs],
+    }
 
 
 # --- Tables ----------------------------------------------------------------------------------------------------------
@@ -262,6 +193,24 @@ def render(rows_path: Path, document: Path) -> None:
         text.append(f"## {graph}\n\n{harness.markdown(headers, body)}")
     document.parent.mkdir(parents=True, exist_ok=True)
     document.write_text("\n".join(text))
+    _plot([row for row in rows if row["kind"] == "accuracy"], document.with_suffix(".svg"))
+
+
+def _plot(rows: list[harness.Row], path: Path) -> None:
+    """Accuracy over megabytes an epoch, a panel a graph and a point a strategy."""
+    from matplotlib.figure import Figure
+
+    graphs = harness.grouped(rows, "graph")
+    figure = Figure(figsize=(6 * max(1, len(graphs)), 4), layout="constrained")
+    for number, ((graph,), of_graph) in enumerate(graphs.items()):
+        axes = figure.add_subplot(1, len(graphs), number + 1)
+        for (name,), runs in harness.grouped(of_graph, "name").items():
+            sent = sum(harness.median(runs, lambda row, way=way: _megabytes(row, way)) for way in _WAYS)
+            accuracy = statistics.mean(row["metrics"]["test_accuracy"] for row in runs)
+            axes.plot(sent, accuracy, "o")
+            axes.annotate(name, (sent, accuracy), fontsize=7)
+        axes.set(title=graph, xlabel="MB of hidden layers an epoch", ylabel="test accuracy", xscale="symlog")
+    figure.savefig(path, metadata={"Date": None})
 
 
 _NETWORKS = ["loopback", "1gbit", "100mbit"]
@@ -301,7 +250,7 @@ def _waiting(rows: list[harness.Row]) -> float:
     """Seconds an epoch that the first worker waited for rows of others: the median over epochs and runs."""
     waits = []
     for row in rows:
-        totals = [busy.get("waiting", 0.0) for busy in row["busy"]]
+        totals = [busy.get("waiting", 0.0) for busy in row["busy_by_epoch"]]
         waits += [after - before for before, after in zip(totals[WARM_UP - 1 :], totals[WARM_UP:], strict=False)]
     return statistics.median(waits)
 
@@ -322,6 +271,8 @@ layers, {HIDDEN} wide, dropout 0.5, Adam, float32, on {WORKERS} workers of one t
 backward MB*: what all workers send of hidden layers an epoch. *fewer bytes*: than exact on METIS. *waiting*: seconds an
 epoch that the first worker waits for others' rows. *s to {NEAR:.0%}*: seconds of training until the accuracy is
 {NEAR:.0%} of exact's, from epochs and the time of one. *1gbit, 100mbit*: a host for every worker, linked at that rate.
+
+![Accuracy over megabytes an epoch](halo.svg)
 """
 
 

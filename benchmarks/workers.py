@@ -75,6 +75,7 @@ class Cluster:
             "RT_NET": NETWORK,
             "GLOO_SOCKET_IFNAME": "",
             "OMP_NUM_THREADS": "1",
+            "TORCH_CPP_LOG_LEVEL": "ERROR",
             "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
         }
 
