@@ -44,18 +44,24 @@ _OPERATIONS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.R
 
 
 class Pending:
-    """Rows on their way: `wait()` gives them."""
+    """Rows on their way: `wait()` gives them.
 
-    def __init__(self, group: "Group", received: Tensor, work: dist.Work | None, purpose: str) -> None:
+    The group keeps those that nobody has waited for, for a message whose memory is gone takes the next one's place."""
+
+    def __init__(self, group: "Group", received: Tensor, works: list[dist.Work | None], purpose: str) -> None:
         """Made by `Group.exchange_async` and subgroups alone."""
-        self._group, self._received, self._work, self._purpose = group, received, work, purpose
+        self._group, self._received, self._purpose = group, received, purpose
+        self._works = [work for work in works if work is not None]  # torch's None: nothing for this worker to do
+        if self._works:
+            group.under_way.add(self)
 
     def wait(self) -> Tensor:
         """The rows, [sum of receive_counts, ...]. Raises LostWorkerError."""
-        if self._work is not None:
+        if self._works:
             with self._group.guard(self._purpose), self._group.timed("waiting"):
-                self._work.wait()
-            self._work = None
+                while self._works:
+                    self._works.pop().wait()
+            self._group.under_way.discard(self)
         return self._received
 
 
@@ -71,6 +77,8 @@ class Group:
         self.deadline = deadline
         self.sent: dict[str, int] = {}
         self.seconds: dict[str, float] = {}
+        self.under_way = set[Pending]()
+        self._broken = False  # whether others were lost
 
     @classmethod
     def alone(cls, device: torch.device = CPU) -> "Group":
@@ -118,7 +126,15 @@ class Group:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None and not self._broken:
+            self._settle()
         self.close()
+
+    def _settle(self) -> None:
+        """Until nothing is under way: a worker that leaves earlier takes from the others what it has sent them."""
+        for pending in list(self.under_way):
+            pending.wait()
+        self.barrier()
 
     def close(self) -> None:
         """Leaves the group. Twice does no harm."""
@@ -143,13 +159,29 @@ class Group:
         assert sum(send_counts) == rows.shape[0], "rows and their counts disagree"
         rows = rows.detach().contiguous()
         if self.size == 1:
-            return Pending(self, rows, None, purpose)
+            return Pending(self, rows, [], purpose)
         received = rows.new_empty((sum(receive_counts), *rows.shape[1:]))
         sent = _as_bytes(rows)
         with self.guard(purpose):
-            work = dist.all_to_all_single(_as_bytes(received), sent, receive_counts, send_counts, async_op=True)
+            works = self._under_way(_as_bytes(received), sent, receive_counts, send_counts)
         self.count(purpose, (len(sent) - send_counts[self.rank]) * sent.shape[1])
-        return Pending(self, received, work, purpose)
+        return Pending(self, received, works, purpose)
+
+    def _under_way(
+        self, received: Tensor, sent: Tensor, receive_counts: list[int], send_counts: list[int]
+    ) -> list[dist.Work | None]:
+        """Sets bytes [rows, width] under way.
+
+        gloo's all_to_all does not keep both directions of a link busy (docs/decisions.md), so there every pair of
+        workers has messages of its own, which are matched by their order: it is the same on all workers."""
+        if received.device.type != "cpu":
+            return [dist.all_to_all_single(received, sent, receive_counts, send_counts, async_op=True)]
+        coming, going = received.split_with_sizes(receive_counts), sent.split_with_sizes(send_counts)
+        coming[self.rank].copy_(going[self.rank])
+        # Each begins with its neighbours, so that no worker is everybody's first.
+        others = [(self.rank + step) % self.size for step in range(1, self.size)]
+        receives = [dist.irecv(coming[other], other) for other in reversed(others) if coming[other].numel()]
+        return receives + [dist.isend(going[other], other) for other in others if going[other].numel()]
 
     def exchange_counts(self, send_counts: list[int] | Tensor, purpose: str = "frontier") -> list[int]:
         """What every worker will send to this one, given what this one will send to every worker."""
@@ -242,6 +274,7 @@ class Group:
 
     def lost(self, purpose: str, error: BaseException, seconds: float) -> LostWorkerError:
         """What to say when a collective has failed with `error` after `seconds`."""
+        self._broken = True
         # Of torch's text, the first sentence, without the place in its source that it begins with.
         reason = re.sub(r"^\[[^\]]*\]\s*", "", str(error).strip().partition("\n")[0]).partition(". ")[0]
         return LostWorkerError(

@@ -41,7 +41,7 @@ class Subgroup:
                 work = dist.broadcast(tensor, source, group=self._channel, async_op=True)
             if self.group.rank == source:
                 self.group.count(purpose, (len(self.ranks) - 1) * tensor.numel() * tensor.element_size())
-        return Pending(self.group, tensor, work, purpose)
+        return Pending(self.group, tensor, [work], purpose)
 
     def reduce(self, tensor: Tensor, destination: int, purpose: str) -> Pending:
         """The sum of the members' tensors at worker `destination`, in place: `tensor`, once it is waited for.
@@ -53,4 +53,4 @@ class Subgroup:
                 work = dist.reduce(tensor, destination, group=self._channel, async_op=True)
             if self.group.rank != destination:
                 self.group.count(purpose, tensor.numel() * tensor.element_size())
-        return Pending(self.group, tensor, work, purpose)
+        return Pending(self.group, tensor, [work], purpose)
