@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from framework.engine import checkpoint as checkpoints
 from framework.engine.state import weights_digest
 from framework.errors import InputError, StoreError
-from framework.graph.store import MANIFEST, ShardStore
+from framework.graph.manifest import MANIFEST
+from framework.graph.store import ShardStore
 from launch.record import CHECKPOINTS, REPORT, RUN, encoded_run, read_json
 
 _INDEX, _WEIGHTS = "checkpoint.json", "model.safetensors"

@@ -19,7 +19,8 @@ from framework.engine.checkpoint import FORMAT, DamagedError, parse_index
 from framework.engine.run import Run
 from framework.errors import InputError, StoreError
 from framework.graph.edges import ArrayEdges
-from framework.graph.store import MANIFEST, VERSION, ShardStore, column_file
+from framework.graph.manifest import MANIFEST
+from framework.graph.store import VERSION, ShardStore, column_file
 from framework.models.nodes import SAGE
 from framework.prepare import prepare
 from framework.workloads.nodes import NodeClassification

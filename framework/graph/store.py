@@ -5,8 +5,6 @@ file system for sizes; `verify` reads every byte.
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -16,8 +14,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from framework.errors import InputError, NewerVersionError, StoreError
+from framework.errors import InputError, StoreError
 from framework.graph.columns import REMEDY, FileFacts, map_column, read_column
+from framework.graph.manifest import read_manifest, verify_files, write_manifest
 from framework.graph.shard import GraphShard, Kind, PartCounts
 
 FORMAT = "shardyard-store"
@@ -25,7 +24,6 @@ VERSIONS: Mapping[Kind, int] = MappingProxyType({"edge-cut": 2, "vertex-cut": 3}
 """Of the format, by what a store holds: raised whenever what is written changes, so that an older store is prepared
 again. The newest is the highest that this program reads."""
 VERSION = max(VERSIONS.values())
-MANIFEST = "manifest.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,22 +67,17 @@ class ShardStore:
     def open(cls, path: Path | str) -> "ShardStore":
         """The store in the folder `path`. Raises StoreError for one that is missing, torn, altered or newer than we."""
         path = Path(path)
-        store = _from_manifest(path, _read_manifest(path / MANIFEST))
-        for name, facts in store.files.items():
-            _check_size(path / name, facts)
-        return store
+        content = read_manifest(path, format=FORMAT, versions=VERSIONS.values(), what="shard store")
+        return _from_manifest(path, content)
 
     def seal(self) -> None:
         """Writes the manifest into the store's folder: the last step of making one. Raises OSError."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "path"}
         fields["offsets"] = self.offsets.tolist()
         fields["counts"] = [dataclasses.asdict(counts) for counts in self.counts]
-        fields["files"] = {name: dataclasses.asdict(facts) for name, facts in self.files.items()}
         if self.kind == "edge-cut":  # as it was written before there was another kind
             del fields["kind"]
-        content = {"format": FORMAT, "version": VERSIONS[self.kind], **fields}
-        text = json.dumps({**content, "checksum": _checksum(content)}, indent=1)
-        (self.path / MANIFEST).write_text(text)
+        write_manifest(self.path, fields, format=FORMAT, version=VERSIONS[self.kind])
 
     def shard(self, part: int) -> GraphShard:
         """The shard of `part`, mapped. Raises StoreError for a damaged file, InputError where there is no such part."""
@@ -129,12 +122,7 @@ class ShardStore:
 
     def verify(self, part: int | None = None) -> None:
         """Reads every byte of every file, or of one part's. Raises StoreError that names one not as its digest says."""
-        for name, facts in self.files.items():
-            if part is not None and not name.startswith(f"{_part_folder(part)}/"):
-                continue
-            _check_size(self.path / name, facts)
-            if FileFacts.of(self.path / name) != facts:
-                raise StoreError(f"'{self.path / name}' was altered: its SHA-256 is not the manifest's. {REMEDY}")
+        verify_files(self.path, self.files, within="" if part is None else f"{_part_folder(part)}/")
 
     def _file(self, part: int, column: str) -> Path:
         return column_file(self.path, part, column)
@@ -153,52 +141,14 @@ def _part_folder(part: int) -> str:
     return f"part-{part:05d}"
 
 
-def _check_size(path: Path, facts: FileFacts) -> None:
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise StoreError(f"'{path}' is missing. {REMEDY}") from error
-    if size != facts.bytes:
-        raise StoreError(f"'{path}' has {size} bytes; the manifest says {facts.bytes}. {REMEDY}")
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest's content, checked against its own checksum, which is taken off."""
-    try:
-        content = json.loads(path.read_bytes())
-        checksum = content.pop("checksum", None)
-        version = content["version"] if content["format"] == FORMAT else None
-    except FileNotFoundError as error:
-        raise StoreError(f"'{path.parent}' is no shard store: it has no {MANIFEST}. Make one by `prepare`.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"'{path}' is torn or no manifest ({type(error).__name__}). {REMEDY}") from error
-    if not isinstance(version, int) or version > VERSION:
-        raise NewerVersionError(
-            f"'{path}' is of format version {version}; this program reads up to {VERSION}. "
-            "Update shardyard, or prepare the store again."
-        )
-    if version not in VERSIONS.values():
-        raise StoreError(f"'{path}' is of the old format version {version}; expected {VERSION}. {REMEDY}")
-    if checksum != _checksum(content):
-        raise StoreError(f"'{path}' was altered: its checksum is not that of its content. {REMEDY}")
-    assert isinstance(content, dict)
-    return content
-
-
 def _from_manifest(path: Path, content: dict[str, Any]) -> ShardStore:
-    fields = {name: value for name, value in content.items() if name not in ("format", "version")}
     return ShardStore(
         **{
-            **fields,
+            **content,
             "path": path,
-            "offsets": torch.tensor(fields["offsets"], dtype=torch.int64),
-            "class_names": tuple(fields["class_names"]),
-            "columns": tuple(fields["columns"]),
-            "counts": tuple(PartCounts(**counts) for counts in fields["counts"]),
-            "files": {name: FileFacts(**facts) for name, facts in fields["files"].items()},
+            "offsets": torch.tensor(content["offsets"], dtype=torch.int64),
+            "class_names": tuple(content["class_names"]),
+            "columns": tuple(content["columns"]),
+            "counts": tuple(PartCounts(**counts) for counts in content["counts"]),
         }
     )
-
-
-def _checksum(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
