@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from framework.errors import InputError
 from framework.graph.block import GraphBlock
 from framework.models.layers import GATConv, GCNConv, SAGEConv, activated, dropped_input
+from framework.models.settings import require_shares, require_widths
 from framework.registry import MODELS
 
 
@@ -52,8 +52,8 @@ class SAGE:
     """Dropout of the features."""
 
     def __post_init__(self) -> None:
-        _require_widths(hidden=self.hidden)
-        _require_shares(dropout=self.dropout, input_dropout=self.input_dropout)
+        require_widths(self, "hidden")
+        require_shares(self, "dropout", "input_dropout")
 
     def build(self, columns: int, classes: int, depth: int) -> nn.Module:
         """`depth` SAGEConv layers."""
@@ -75,8 +75,8 @@ class GCN:
     """Dropout of the features."""
 
     def __post_init__(self) -> None:
-        _require_widths(hidden=self.hidden)
-        _require_shares(dropout=self.dropout, input_dropout=self.input_dropout)
+        require_widths(self, "hidden")
+        require_shares(self, "dropout", "input_dropout")
 
     def build(self, columns: int, classes: int, depth: int) -> nn.Module:
         """`depth` GCNConv layers."""
@@ -106,10 +106,8 @@ class GAT:
     """Negative slope of the scores' leaky ReLU."""
 
     def __post_init__(self) -> None:
-        _require_widths(hidden=self.hidden, heads=self.heads, output_heads=self.output_heads)
-        _require_shares(
-            dropout=self.dropout, input_dropout=self.input_dropout, attention_dropout=self.attention_dropout
-        )
+        require_widths(self, "hidden", "heads", "output_heads")
+        require_shares(self, "dropout", "input_dropout", "attention_dropout")
 
     def build(self, columns: int, classes: int, depth: int) -> nn.Module:
         """`depth` GATConv layers, ELU between them."""
@@ -133,17 +131,3 @@ def _widths(columns: int, hidden: int, classes: int, depth: int) -> list[tuple[i
     """In and out width of every layer."""
     ends = [columns, *[hidden] * (depth - 1), classes]
     return list(itertools.pairwise(ends))
-
-
-def _require_widths(**widths: int) -> None:
-    """Raises InputError for a width of nothing."""
-    for name, width in widths.items():
-        if width < 1:
-            raise InputError(f"--model.{name.replace('_', '-')} is {width}; expected a whole number of at least 1.")
-
-
-def _require_shares(**shares: float) -> None:
-    """Raises InputError for a dropout that is no share, or leaves nothing."""
-    for name, share in shares.items():
-        if not 0 <= share < 1:
-            raise InputError(f"--model.{name.replace('_', '-')} is {share}; expected at least 0 and less than 1.")
