@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from framework.engine.files import replacing
+from framework.engine.files import remove_torn, replacing
 from framework.errors import NewerVersionError, StoreError
 
 FORMAT, VERSION = "shardyard-checkpoint", 2
@@ -101,10 +101,11 @@ def write_weights(folder: Path, weights: dict[str, Tensor]) -> Path:
 
 
 def tidy(folder: Path) -> list[str]:
-    """Removes what a killed writer left, and sets aside what cannot be read. While nobody writes, once a host.
+    """Removes what killed writers left here and beside it, and sets aside what cannot be read. While nobody writes.
 
     Returns the names set aside. Raises NewerVersionError for a checkpoint that a newer program wrote."""
     damaged = []
+    remove_torn(folder.parent)
     for torn in folder.glob(".[0-9]*"):
         shutil.rmtree(torn, ignore_errors=True)
     for name in places(folder):

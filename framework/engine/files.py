@@ -1,5 +1,8 @@
-"""Files that appear whole, and errors of a disk as one line."""
+"""Files that appear whole, and errors of a disk as one line.
 
+Hosts may share the disk: a writer leaves alone what others beside it have not finished."""
+
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,9 +27,17 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with named_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            for left in path.parent.glob(f".{path.name}.*"):  # of a writer that was killed
-                left.unlink(missing_ok=True)
             yield torn
             torn.replace(path)
     finally:
         torn.unlink(missing_ok=True)
+
+
+def remove_torn(folder: Path) -> None:
+    """Removes what writers that were killed left in `folder`. While nobody writes there."""
+    for path in folder.glob(".*"):
+        if _TORN.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+_TORN = re.compile(r"\..+\.[0-9a-f]{32}")  # what `replacing` writes to

@@ -12,6 +12,7 @@ from line_workload import Line
 from framework.comm.group import Group
 from framework.engine import checkpoint as checkpoints
 from framework.engine.evaluate import evaluate, predict
+from framework.engine.files import replacing
 from framework.engine.kept import newest
 from framework.engine.optimize import SGD, Adam, AdamW, Cosine, Step
 from framework.engine.run import Event, Prepared, Run, Worker
@@ -167,8 +168,22 @@ def test_every_checkpoint_damaged_is_a_new_beginning(tmp_path: Path) -> None:
 def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     torn = tmp_path / "checkpoints" / ".000001-00000000.0123"
     torn.mkdir(parents=True)
+    weights = tmp_path / f".model.safetensors.{'0' * 32}"
+    weights.touch()
     train(run(tmp_path), worker())
     assert not torn.exists()
+    assert not weights.exists()
+
+
+def test_two_hosts_write_a_file_of_one_disk_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with replacing(path) as first:
+        first.write_text("first")
+        with replacing(path) as second:
+            second.write_text("second")
+        assert path.read_text() == "second"
+    assert path.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_newer_checkpoint_and_a_missing_one_are_named(tmp_path: Path) -> None:
