@@ -15,7 +15,7 @@ from framework.engine.files import replacing
 from framework.engine.kept import newest
 from framework.engine.run import Run, Task, Worker
 from framework.engine.state import weights_digest
-from framework.engine.train import checkpoints_of, first_model, require_same_run
+from framework.engine.train import checkpoints_of, first_model, require_same_run, return_to
 from framework.errors import InputError
 
 
@@ -46,7 +46,7 @@ def trained(run: Run, worker: Worker) -> tuple[Task, nn.Module]:
     require_same_run(found, run, worker, folder)
     model = first_model(run, worker, task)
     best = found.tensors.get("best") if run.keep == "best" else None
-    model.load_state_dict(best or found.tensors["model"])
+    return_to(found, task, model, best or found.tensors["model"])
     return task, model
 
 

@@ -19,6 +19,7 @@ from framework.config import digest, placement
 from framework.engine.optimize import Adam, Constant, Optimizer, Schedule
 from framework.errors import InputError
 
+LOWER_IS_BETTER = ("_loss", "_rmse")  # how the names of such metrics end
 Event = dict[str, Any]
 """Something a worker tells whoever watches: `event` names it (`epoch`, `step`, `resumed`, ...), the rest is numbers."""
 
@@ -77,6 +78,19 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class Staged(Protocol):
+    """A task that is learned in stages, one after the other: each ends when the monitored metric rises no more."""
+
+    def advance(self, model: nn.Module) -> dict[str, Any] | None:
+        """Goes to the next stage with a stage's result; what a checkpoint says of it, as JSON. None: it was the last.
+
+        All workers call this together."""
+
+    def enter(self, stage: dict[str, Any]) -> None:
+        """Goes to the stage that a checkpoint says. All workers call this together."""
+
+
+@runtime_checkable
 class Workload(Protocol):
     """What is learned: a data set, a model and a loss. A plug-in: its fields are its configuration."""
 
@@ -119,9 +133,11 @@ class Run:
     evaluate_every: int = 1
     """Epochs between evaluations; the last epoch is always evaluated. 0: the last one only."""
     monitor: str = "validation_accuracy"
-    """The metric (higher is better) that early stopping and `keep` look at."""
+    """The metric that early stopping and `keep` look at. Higher is better, but of `..._loss` and `..._rmse`."""
     patience: int | None = None
     """Stop after this many evaluations without a better monitored metric. None: never."""
+    min_epochs: int = 0
+    """Epochs, of every stage where a workload has several, before which a run does not stop early."""
     keep: Literal["last", "best"] = "last"
     """Which weights are the result: the last ones, or those of the best monitored metric."""
     workers: int = placement(1)
@@ -144,6 +160,7 @@ class Run:
     def __post_init__(self) -> None:
         least_values = {
             "epochs": 0,
+            "min_epochs": 0,
             "seed": 0,
             "workers": 1,
             "evaluate_every": 0,
@@ -167,6 +184,10 @@ class Run:
             raise InputError(f"--deadline is {self.deadline!r}; expected seconds, more than 0.")
         if not isinstance(self.workload, Workload):
             raise InputError(f"a run's workload is a {type(self.workload).__name__}; expected prepare() and open().")
+
+    def improves(self, metric: float, best: float) -> bool:
+        """Whether a value of the monitored metric is better than the best one so far."""
+        return metric < best if self.monitor.endswith(LOWER_IS_BETTER) else metric > best
 
     def digest(self) -> str:
         """SHA-256 over everything that the result depends on, and nothing that it does not."""
@@ -192,6 +213,8 @@ class Worker:
     """Where this worker computes."""
     watch: Callable[[Event], None]
     """Takes the events of the first worker; ignores them on the others."""
+    mapper: Mapper = map
+    """Applies a function to many items, by other processes where the launcher has some."""
 
 
 Main = Callable[[Run, Worker], dict[str, Any]]

@@ -22,7 +22,7 @@ from framework.config import plugin_name
 from framework.engine import checkpoint as checkpoints
 from framework.engine.checkpoint import Checkpoint
 from framework.engine.kept import keep, own_state, resumable
-from framework.engine.run import Run, Task, Worker
+from framework.engine.run import Run, Staged, Task, Worker
 from framework.engine.state import beneath, fits, load_optimizer_state, on_host, optimizer_state, under, weights_digest
 from framework.engine.versions import versions
 from framework.errors import InputError
@@ -53,6 +53,10 @@ class Progress:
     """The evaluation with the best monitored metric."""
     since_best: int = 0
     """Evaluations since then."""
+    stages: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    """The stages that are over: `epochs` completed at their end, the `metrics` of the best, what the next one `is`."""
+    exhausted: bool = False
+    """Whether the run has ended early."""
     best_weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     """The weights it was made with, where the run keeps the best."""
     seconds: list[float] = dataclasses.field(default_factory=list)
@@ -62,7 +66,7 @@ class Progress:
 
     def facts(self) -> dict[str, Any]:
         """Everything but the place, the tensors, and what is summed over workers first; for a checkpoint."""
-        kept = ("losses", "samples", "metrics", "best", "since_best", "seconds")
+        kept = ("losses", "samples", "metrics", "best", "since_best", "stages", "exhausted", "seconds")
         return {name: getattr(self, name) for name in kept}
 
 
@@ -75,7 +79,7 @@ def train(run: Run, worker: Worker) -> dict[str, Any]:
     found = last_checkpoint(run, worker)
     model = first_model(run, worker, task)
     if found is not None:
-        model.load_state_dict(found.tensors["model"])
+        return_to(found, task, model, found.tensors["model"])
     optimizer = run.optimizer.build(model.parameters())
     schedule = run.schedule.attach(optimizer, run.epochs)
     with run.gradient.open(model, optimizer, worker.group) as synchronizer:
@@ -119,6 +123,7 @@ class Learner:
         self.schedule.step()
         now.seconds.append(time.perf_counter() - began)
         measured = self.evaluate()
+        self.advance()
         if now.epoch % run.save_every == 0 or self.ended():
             self.save()
         self.worker.watch(
@@ -166,17 +171,33 @@ class Learner:
             if run.patience is None and run.keep == "last":
                 return
             raise InputError(f"--monitor is '{run.monitor}'; this run measures {', '.join(sorted(now.metrics))}.")
-        if not now.best or now.metrics[run.monitor] > now.best[run.monitor]:
+        if not now.best or run.improves(now.metrics[run.monitor], now.best[run.monitor]):
             now.best, now.since_best = dict(now.metrics), 0
             if run.keep == "best":
                 now.best_weights = on_host(model.state_dict())
         else:
             now.since_best += 1
 
-    def ended(self) -> bool:
-        """Whether all epochs are done, or the monitored metric has not risen for as long as the run waits."""
+    def advance(self) -> None:
+        """The next stage, or the end, where the monitored metric has not risen for as long as the run waits."""
         now, run = self.progress, self.run
-        return now.epoch >= run.epochs or (run.patience is not None and now.since_best >= run.patience)
+        began = now.stages[-1]["epochs"] if now.stages else 0
+        if run.patience is None or now.since_best < run.patience or now.epoch - began < run.min_epochs:
+            return
+        now.exhausted = True
+        if isinstance(self.task, Staged):
+            with self.synchronizer.whole() as model:
+                if now.best_weights:
+                    model.load_state_dict(now.best_weights)
+                next_stage = self.task.advance(model)
+            if next_stage is not None:
+                now.stages.append({"epochs": now.epoch, "metrics": now.best, "is": next_stage})
+                now.best, now.best_weights, now.since_best, now.exhausted = {}, {}, 0, False
+                self.worker.watch({"event": "stage", "epoch": now.epoch, "stage": len(now.stages)})
+
+    def ended(self) -> bool:
+        """Whether all epochs are done, or nothing was learned for as long as the run waits."""
+        return self.progress.exhausted or self.progress.epoch >= self.run.epochs
 
     def save(self) -> None:
         """A checkpoint of this place, on every host."""
@@ -248,6 +269,7 @@ class Learner:
             "bytes_by_lane": {purpose: payload for purpose, payload in sent.items() if "/" in purpose},
             "busy": self._busy(seconds),
             "staleness": self.task.staleness(),
+            **({"stages": now.stages} if now.stages else {}),
             "run_digest": run.digest(),
             "data_digest": prepared.data_digest,
             "weights_digest": weights_digest(weights),
@@ -280,6 +302,14 @@ def _by_purpose(sent: Mapping[str, int]) -> dict[str, int]:
     for purpose, payload in sent.items():
         total[purpose.partition("/")[0]] += payload
     return dict(sorted(total.items()))
+
+
+def return_to(found: Checkpoint, task: Task, model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Takes task and model to a checkpoint's stage, with some of its weights. All workers call this together."""
+    stages = found.facts["stages"]
+    if stages and isinstance(task, Staged):
+        task.enter(stages[-1]["is"])
+    model.load_state_dict(weights)
 
 
 def checkpoints_of(run: Run) -> Path:
