@@ -81,8 +81,11 @@ class Task(Protocol):
 class Staged(Protocol):
     """A task that is learned in stages, one after the other: each ends when the monitored metric rises no more."""
 
-    def advance(self, model: nn.Module) -> dict[str, Any] | None:
-        """Goes to the next stage with a stage's result; what a checkpoint says of it, as JSON. None: it was the last.
+    def stages_left(self) -> bool:
+        """Whether there is a stage after this one."""
+
+    def advance(self, model: nn.Module) -> dict[str, Any]:
+        """Goes to the next stage with a stage's result; what a checkpoint says of it, as JSON.
 
         All workers call this together."""
 

@@ -184,16 +184,16 @@ class Learner:
         began = now.stages[-1]["epochs"] if now.stages else 0
         if run.patience is None or now.since_best < run.patience or now.epoch - began < run.min_epochs:
             return
-        now.exhausted = True
-        if isinstance(self.task, Staged):
-            with self.synchronizer.whole() as model:
-                if now.best_weights:
-                    model.load_state_dict(now.best_weights)
-                next_stage = self.task.advance(model)
-            if next_stage is not None:
-                now.stages.append({"epochs": now.epoch, "metrics": now.best, "is": next_stage})
-                now.best, now.best_weights, now.since_best, now.exhausted = {}, {}, 0, False
-                self.worker.watch({"event": "stage", "epoch": now.epoch, "stage": len(now.stages)})
+        if not isinstance(self.task, Staged) or not self.task.stages_left():
+            now.exhausted = True
+            return
+        with self.synchronizer.whole() as model:
+            if now.best_weights:
+                model.load_state_dict(now.best_weights)
+            next_stage = self.task.advance(model)
+        now.stages.append({"epochs": now.epoch, "metrics": now.best, "is": next_stage})
+        now.best, now.best_weights, now.since_best = {}, {}, 0
+        self.worker.watch({"event": "stage", "epoch": now.epoch, "stage": len(now.stages)})
 
     def ended(self) -> bool:
         """Whether all epochs are done, or nothing was learned for as long as the run waits."""

@@ -22,9 +22,10 @@ class TurningTask(LineTask):
 
     turned = 0
 
-    def advance(self, model: nn.Module) -> dict[str, Any] | None:
-        if self.turned == self.workload.turns:  # type: ignore[attr-defined]
-            return None
+    def stages_left(self) -> bool:
+        return bool(self.turned < self.workload.turns)  # type: ignore[attr-defined]
+
+    def advance(self, model: nn.Module) -> dict[str, Any]:
         self.enter({"turned": self.turned + 1})
         return {"turned": self.turned}
 
