@@ -160,6 +160,7 @@ LAYOUTS = Registry("layout", builtin="framework.comm.layout")
 GRADIENTS = Registry("gradient", builtin="framework.comm.gradient")
 MODELS = Registry("model", builtin="framework.models")
 DATASETS = Registry("dataset", builtin="framework.data")
+GRAPH_SETS = Registry("graphset", builtin="framework.data")
 WORKLOADS = Registry("workload", builtin="framework.workloads")
 OPTIMIZERS = Registry("optimizer", builtin="framework.engine.optimize")
 SCHEDULES = Registry("schedule", builtin="framework.engine.optimize")
@@ -176,6 +177,7 @@ REGISTRIES = {
         GRADIENTS,
         MODELS,
         DATASETS,
+        GRAPH_SETS,
         WORKLOADS,
         OPTIMIZERS,
         SCHEDULES,

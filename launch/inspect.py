@@ -1,6 +1,7 @@
 """What a folder of ours is, told by its content, and whether every byte of it is as it was written.
 
-A shard store has a manifest.json, a checkpoint a checkpoint.json, a run's folder a run.json.
+A shard store and a collection of graphs have a manifest.json, which says which of the two they are, a checkpoint a
+checkpoint.json, a run's folder a run.json.
 """
 
 import dataclasses
@@ -14,7 +15,9 @@ from safetensors.torch import load_file
 from framework.engine import checkpoint as checkpoints
 from framework.engine.state import weights_digest
 from framework.errors import InputError, StoreError
-from framework.graph.manifest import MANIFEST
+from framework.graph import collection
+from framework.graph.collection import Collection
+from framework.graph.manifest import MANIFEST, format_of
 from framework.graph.store import ShardStore
 from launch.record import CHECKPOINTS, REPORT, RUN, encoded_run, read_json
 
@@ -28,14 +31,14 @@ _REMEDY = "Start the run again to write it anew."
 class Inspection:
     """What was found."""
 
-    kind: Literal["store", "checkpoint", "run"]
+    kind: Literal["store", "collection", "checkpoint", "run"]
     """What the folder is."""
     path: str
     """The folder."""
     facts: Mapping[str, Any]
     """What it says of itself: names and plain values."""
     parts: tuple[Mapping[str, Any], ...] = ()
-    """What it is made of, a row each: shards, tensors, checkpoints."""
+    """What it is made of, a row each: shards, parts, tensors, checkpoints."""
     verified: bool = False
     """Whether every byte was read and compared with its digest."""
 
@@ -45,7 +48,7 @@ def inspect(path: Path, *, verify: bool = False) -> Inspection:
 
     Raises StoreError where something is missing, torn or altered, InputError for a folder that is none of ours."""
     readers: dict[str, Callable[[Path, bool], Inspection]] = {
-        MANIFEST: _store,
+        MANIFEST: _prepared,
         _INDEX: _checkpoint,
         RUN: _run,
         REPORT: _run,
@@ -78,6 +81,33 @@ def _shown(folder: Path) -> Path:
     """A folder as a user would name it from here."""
     here = Path.cwd()
     return folder.relative_to(here) if folder.is_relative_to(here) else folder
+
+
+def _prepared(folder: Path, verify: bool) -> Inspection:
+    return (_collection if format_of(folder) == collection.FORMAT else _store)(folder, verify)
+
+
+def _collection(folder: Path, verify: bool) -> Inspection:
+    found = Collection.open(folder)
+    if verify:
+        found.verify()
+    facts = {
+        "graphs": found.num_graphs,
+        "nodes": sum(counts.nodes for counts in found.counts),
+        "edges": sum(counts.edges for counts in found.counts),
+        "features": found.num_features,
+        "dimensions": found.num_dimensions,
+        "classes": found.num_classes,
+        "targets": ", ".join(found.target_names),
+        "parts": found.parts,
+        "bytes": sum(file.bytes for file in found.files.values()),
+        "digest": found.digest,
+        "data_digest": found.data_digest,
+        **found.facts,
+        **{f"failed: {failure.id}": failure.reason for failure in found.failures},
+    }
+    parts = tuple({"part": part, **dataclasses.asdict(counts)} for part, counts in enumerate(found.counts))
+    return Inspection(kind="collection", path=str(folder), facts=facts, parts=parts, verified=verify)
 
 
 def _store(folder: Path, verify: bool) -> Inspection:

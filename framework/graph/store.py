@@ -122,7 +122,7 @@ class ShardStore:
 
     def verify(self, part: int | None = None) -> None:
         """Reads every byte of every file, or of one part's. Raises StoreError that names one not as its digest says."""
-        verify_files(self.path, self.files, within="" if part is None else f"{_part_folder(part)}/")
+        verify_files(self.path, self.files, within="" if part is None else part_folder(part))
 
     def _file(self, part: int, column: str) -> Path:
         return column_file(self.path, part, column)
@@ -134,11 +134,12 @@ class ShardStore:
 
 def column_file(store: Path, part: int, column: str) -> Path:
     """Where a store keeps a column of a part."""
-    return store / _part_folder(part) / f"{column}.arrow"
+    return store / part_folder(part) / f"{column}.arrow"
 
 
-def _part_folder(part: int) -> str:
-    return f"part-{part:05d}"
+def part_folder(part: int) -> str:
+    """What the path of a part's files, inside the store, begins with."""
+    return f"part-{part:05d}/"
 
 
 def _from_manifest(path: Path, content: dict[str, Any]) -> ShardStore:

@@ -1,4 +1,4 @@
-"""`shardyard inspect`: what a shard store, a checkpoint or a run's folder holds."""
+"""`shardyard inspect`: what a shard store, a collection of graphs, a checkpoint or a run's folder holds."""
 
 import dataclasses
 from pathlib import Path
@@ -10,7 +10,7 @@ from launch import tables, usage
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags:
-    """Say what a shard store, a checkpoint or a run's folder holds."""
+    """Say what a shard store, a collection of graphs, a checkpoint or a run's folder holds."""
 
     path: tyro.conf.Positional[Path]
     """The folder."""
