@@ -13,7 +13,7 @@ from torch_geometric.nn import GATConv, GCNConv, SAGEConv
 from framework.comm.group import Group
 from framework.engine.optimize import Adam
 from framework.engine.run import Run, Worker
-from framework.engine.train import INITIAL, first_model
+from framework.engine.train import INITIAL, first_model, train
 from framework.kernels.dropout import dropout
 from framework.models.nodes import GAT, GCN, SAGE
 from framework.random import Key
@@ -41,6 +41,11 @@ def first_gradients(run: Run, worker: Worker) -> dict[str, Any]:
     for batch in task.batches(0, 0):
         task.loss(model, batch).backward()  # type: ignore[no-untyped-call]
     return {name: _summed(worker.group, weight).tolist() for name, weight in model.named_parameters()}
+
+
+def gradients_and_losses(run: Run, worker: Worker) -> dict[str, Any]:
+    """The first gradients, and the loss of every epoch; a main."""
+    return {"gradients": first_gradients(run, worker), "loss": train(run, worker)["loss"]}
 
 
 def _summed(group: Group, weight: nn.Parameter) -> Tensor:
