@@ -32,7 +32,7 @@ from launch.worker import Job, threads_for
 GRACE = 5.0
 """Seconds in which a worker that lost the group learns whether another one's error was the cause."""
 _NAME = ".ray"  # a folder that Ray Train makes in the run's, of no use to us
-_OBJECT_STORE = 100_000_000  # bytes, of a Ray of this machine: no data travels through it
+_OBJECT_STORE = 100_000_000  # bytes, of a Ray of this machine: what tasks share; more than that goes to its disk
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -81,7 +81,9 @@ class Ray:
                 ray.shutdown()
 
     def mapper(self) -> Mapper:
-        """Tasks on this host, where the raw files are; as many at a time as it has processors."""
+        """Tasks on this host, where the raw files are; as many at a time as it has processors.
+
+        What a functools.partial binds to the function crosses once for all of them; tasks map its arrays."""
 
         def mapped(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterable[Any]:
             self._connect()
@@ -230,14 +232,17 @@ def _mapped(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[An
     import ray
 
     paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}  # they run on this host: its paths are right
-    task = ray.remote(function).options(label_selector=_this_host(), runtime_env=paths, max_retries=0)
+    bound = function.args if isinstance(function, functools.partial) else ()
+    plain = function.func if isinstance(function, functools.partial) else function
+    task = ray.remote(plain).options(label_selector=_this_host(), runtime_env=paths, max_retries=0)
+    shared = [ray.put(value) for value in bound]
     ahead = 2 * max(1, int(_cpus()))
     under_way: collections.deque[Any] = collections.deque()
     waiting = iter(items)
     try:
         while True:
             while len(under_way) < ahead and (item := next(waiting, _END)) is not _END:
-                under_way.append(task.remote(item))
+                under_way.append(task.remote(*shared, item))
             if not under_way:
                 return
             yield ray.get(under_way.popleft())
