@@ -211,7 +211,7 @@ def _within(offsets: Tensor, rows: slice) -> Tensor:
 
 def _sums_of(offsets: Tensor, rows: slice, messages: Tensor) -> Tensor:
     """Sums of messages [entries, H, D] over each of a run of rows: [rows, H, D]."""
-    return segments.segment_sum(_within(offsets, rows), messages.flatten(1)).unflatten(1, messages.shape[1:])
+    return segments.segment_sum(_within(offsets, rows), messages.flatten(1)).view(-1, *messages.shape[1:])
 
 
 class _Sums(torch.autograd.Function):

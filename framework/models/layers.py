@@ -4,12 +4,16 @@ Each equals PyG's layer of the same name on a whole graph, duplicate edges and s
 a sum over neighbours is scaled to the neighbourhood's true size, so that it stays unbiased.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
 from framework.errors import InputError
-from framework.graph.block import Convolving, GraphBlock
+from framework.graph.block import Block, Convolving, GraphBlock, Nodes
+from framework.kernels.attention import attention_weights
 from framework.kernels.dropout import dropout, relu_dropout
+from framework.random import Key
 
 
 class SAGEConv(nn.Module):
@@ -54,37 +58,68 @@ class GATConv(nn.Module):
     The graph's own self-loops are left out, so that every node has one. Raises InputError for edges with weights."""
 
     def __init__(
-        self, columns: int, out: int, *, heads: int, join: bool, slope: float, attention_dropout: float
+        self,
+        columns: int,
+        out: int,
+        *,
+        heads: int,
+        join: bool,
+        slope: float,
+        attention_dropout: float,
+        bias_of_values: bool = False,
     ) -> None:
-        """`out` columns a head; `join`: heads side by side, else their mean."""
+        """`out` columns a head; `join`: heads side by side, else their mean; `bias_of_values`: the bias is part of the
+        values that attention sees and weighs, and is not added afterwards."""
         super().__init__()
         self.heads, self.out, self.join, self.slope = heads, out, join, slope
         self.attention_dropout = attention_dropout
-        self.linear = nn.Linear(columns, heads * out, bias=False)
+        self.linear = nn.Linear(columns, heads * out, bias=bias_of_values)
         self.source_attention = nn.Parameter(torch.empty(heads, out))
         self.target_attention = nn.Parameter(torch.empty(heads, out))
-        self.bias = nn.Parameter(torch.zeros(heads * out if join else out))
+        self.bias = None if bias_of_values else nn.Parameter(torch.zeros(heads * out if join else out))
         for parameter in (self.linear.weight, self.source_attention, self.target_attention):
             nn.init.xavier_uniform_(parameter)
 
     def forward(self, block: GraphBlock, x: Tensor) -> Tensor:
         """[sources, columns] -> [targets, heads * out], or [targets, out] where heads are averaged."""
         block = _unweighted(block, "GAT")
+        dropout = self.attention_dropout if self.training else 0.0
+        out = block.attend(*self._operands(block, x), negative_slope=self.slope, dropout=dropout)
+        out = out.flatten(1) if self.join else out.mean(1)
+        return out if self.bias is None else out + self.bias
+
+    def attention(self, block: Block, x: Tensor) -> Tensor:
+        """The weights of `block.with_self_loops`' edges, of which each row sums to one: [edges, heads].
+
+        Without dropout or gradient. `x` as for `forward`."""
+        with torch.no_grad():
+            _, *scores = self._operands(block, x)
+            looped = block.with_self_loops
+            return attention_weights(looped.indptr, looped.indices, *scores, negative_slope=self.slope)
+
+    def _operands(self, block: GraphBlock, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Values [sources, heads, out], and scores of sources and of targets [n, heads]."""
         values = self.linear(x).view(-1, self.heads, self.out)
-        out = block.attend(
-            values,
-            (values * self.source_attention).sum(2),
-            (values[: block.num_targets] * self.target_attention).sum(2),
-            negative_slope=self.slope,
-            dropout=self.attention_dropout if self.training else 0.0,
-        )
-        return (out.flatten(1) if self.join else out.mean(1)) + self.bias
+        source_scores = (values * self.source_attention).sum(2)
+        return values, source_scores, (values[: block.num_targets] * self.target_attention).sum(2)
 
 
 _INPUT, _OUTPUT = 0, 2  # which of a layer's draws a block's key is folded by; 1 is the block's own, attention
 
 
-def dropped_input(module: nn.Module, block: GraphBlock, x: Tensor, p: float) -> Tensor:
+class Drawing(Protocol):
+    """A layer whose rows are dropped out by key: a GraphBlock, or one of paths."""
+
+    @property
+    def sources(self) -> Nodes:
+        """The nodes whose rows go in."""
+
+    @property
+    def key(self) -> Key | None:
+        """What this layer's draws are keyed by. None where nothing is drawn: evaluation."""
+
+
+def dropped_input(module: nn.Module, block: Drawing, x: Tensor, p: float) -> Tensor:
     """Keyed dropout of a layer's input rows [sources, columns], in training only."""
     if not module.training or block.key is None or p == 0:
         return x
