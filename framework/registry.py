@@ -159,6 +159,8 @@ HALOS = Registry("halo", builtin="framework.comm.halo")
 LAYOUTS = Registry("layout", builtin="framework.comm.layout")
 GRADIENTS = Registry("gradient", builtin="framework.comm.gradient")
 MODELS = Registry("model", builtin="framework.models")
+GRAPH_MODELS = Registry("graphmodel", builtin="framework.models")
+POOLINGS = Registry("pooling", builtin="framework.graph.coarsen")
 DATASETS = Registry("dataset", builtin="framework.data")
 GRAPH_SETS = Registry("graphset", builtin="framework.data")
 WORKLOADS = Registry("workload", builtin="framework.workloads")
@@ -176,6 +178,8 @@ REGISTRIES = {
         LAYOUTS,
         GRADIENTS,
         MODELS,
+        GRAPH_MODELS,
+        POOLINGS,
         DATASETS,
         GRAPH_SETS,
         WORKLOADS,

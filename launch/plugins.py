@@ -17,20 +17,26 @@ from framework.comm.gradient.strategy import GradientStrategy
 from framework.comm.halo.strategy import HaloStrategy
 from framework.comm.layout.strategy import Layout
 from framework.data.dataset import Dataset
+from framework.data.graph_sets import GraphSet
 from framework.engine.optimize import Optimizer, Schedule
 from framework.engine.run import Launcher, Workload
 from framework.errors import InputError
+from framework.graph.coarsen import Pooling
+from framework.models.graph_model import GraphModel
 from framework.models.node_model import NodeModel
 from framework.partition import EdgeCut, VertexCut
 from framework.registry import (
     DATASETS,
     GRADIENTS,
+    GRAPH_MODELS,
+    GRAPH_SETS,
     HALOS,
     LAUNCHERS,
     LAYOUTS,
     MODELS,
     OPTIMIZERS,
     PARTITIONERS,
+    POOLINGS,
     SAMPLERS,
     SCHEDULES,
     WORKLOADS,
@@ -46,7 +52,10 @@ PROTOCOLS: tuple[tuple[type, Registry], ...] = (
     (Layout, LAYOUTS),
     (GradientStrategy, GRADIENTS),
     (NodeModel, MODELS),
+    (GraphModel, GRAPH_MODELS),
+    (Pooling, POOLINGS),
     (Dataset, DATASETS),
+    (GraphSet, GRAPH_SETS),
     (Workload, WORKLOADS),
     (Optimizer, OPTIMIZERS),
     (Schedule, SCHEDULES),
