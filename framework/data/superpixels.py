@@ -121,7 +121,7 @@ class Superpixels:
             n_segments=self.segments,
             compactness=self.compactness,
             channel_axis=-1,
-            convert2lab=image.shape[-1] == 3,
+            convert2lab=False,  # colours stay between 0 and 1, whatever their number
             start_label=0,
         )
         return np.unique(found, return_inverse=True)[1].reshape(found.shape).astype(np.int64)

