@@ -98,21 +98,21 @@ def conformer(smiles: str, seed: int, steps: int, cache: Path) -> NDArray[np.flo
 
 def _computed(smiles: str, seed: int, steps: int) -> list[list[float]] | str:
     from rdkit import Chem, rdBase
-    from rdkit.Chem import AllChem
+    from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
 
     molecule = parsed(smiles)
     if molecule is None:
         return f"rdkit cannot read the SMILES it gave, {smiles}"
     with rdBase.BlockLogs():
         whole = Chem.AddHs(molecule)  # hydrogens follow the atoms that are there
-        settings = AllChem.ETKDGv3()
+        settings: Any = rdDistGeom.ETKDGv3()
         settings.randomSeed, settings.numThreads = seed, 1
-        if AllChem.EmbedMolecule(whole, settings) != 0:
+        if rdDistGeom.EmbedMolecule(whole, settings) != 0:
             settings.useRandomCoords = True  # slower, and finds what the usual start does not
-            if AllChem.EmbedMolecule(whole, settings) != 0:
+            if rdDistGeom.EmbedMolecule(whole, settings) != 0:
                 return "rdkit embeds no conformer"
-        if steps and AllChem.UFFHasAllMoleculeParams(whole):  # else the embedding stays as it is
-            AllChem.UFFOptimizeMolecule(whole, maxIters=steps)
+        if steps and rdForceFieldHelpers.UFFHasAllMoleculeParams(whole):  # else the embedding stays as it is
+            rdForceFieldHelpers.UFFOptimizeMolecule(whole, maxIters=steps)
     positions: list[list[float]] = whole.GetConformer().GetPositions()[: molecule.GetNumAtoms()].tolist()
     return positions
 

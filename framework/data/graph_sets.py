@@ -105,12 +105,17 @@ def check_samples(samples: Samples) -> None:
             raise InputError(f"{name} has {len(column)} rows; expected {number}, one a sample.")
     if (samples.labels is None) == (samples.targets is None):
         raise InputError("a data set of graphs has classes or targets; expected one of the two.")
-    for name, column, end in (("class", samples.labels, samples.num_classes), ("split", samples.split, TEST + 1)):
-        wrong = () if column is None else np.flatnonzero((column < 0) | (column >= end))
-        if len(wrong):
-            raise InputError(f"the {name} of sample {wrong[0]} is {column[wrong[0]]}; expected 0 to {end - 1}.")
+    _check_range("split", samples.split, TEST + 1)
+    if samples.labels is not None:
+        _check_range("class", samples.labels, samples.num_classes)
     if not (samples.split == TRAIN).any():
         raise InputError("no sample is for training; raise the first of --data.shares, or mend the split's column.")
+
+
+def _check_range(name: str, column: NDArray[Any], end: int) -> None:
+    wrong = np.flatnonzero((column < 0) | (column >= end))
+    if len(wrong):
+        raise InputError(f"the {name} of sample {wrong[0]} is {column[wrong[0]]}; expected 0 to {end - 1}.")
 
 
 def fault_of(graph: SmallGraph) -> str:

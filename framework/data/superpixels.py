@@ -78,7 +78,7 @@ class Superpixels:
             images, labels = np.concatenate([images[kept], tested]), np.concatenate([labels[kept], classes])
             split = np.concatenate([split[kept], np.full(len(tested), TEST, np.uint8)])
         return Samples(
-            contents=images,
+            contents=list(images),
             labels=labels,
             num_classes=int(labels.max(initial=-1)) + 1,
             split=split,

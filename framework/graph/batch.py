@@ -7,6 +7,7 @@ there in both directions. Neighbours of a node ascend.
 
 import dataclasses
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ class GraphBatch:
         """The same batch with every tensor on `device`."""
         if self.x.device == device:
             return self
-        moved = {
+        moved: dict[str, Any] = {
             field.name: value.to(device)
             for field in dataclasses.fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)

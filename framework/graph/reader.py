@@ -41,7 +41,7 @@ class GraphReader:
 
         `key`: what the draws of the step are keyed by."""
         part_of = torch.searchsorted(self.collection.offsets, samples, right=True) - 1
-        pieces = [self._piece(int(part), samples[part_of == part]) for part in part_of.unique()]
+        pieces = [self._piece(part, samples[part_of == part]) for part in sorted(set(part_of.tolist()))]
         x, positions, original, nodes, degrees, indices, edges, weights = (
             torch.cat(column) for column in zip(*pieces, strict=True)
         )

@@ -210,7 +210,7 @@ def _cut(columns: Columns, begin: int, end: int) -> Columns:
 
 def _part_columns(files: Sequence[Path], sizes: Sequence[int], begin: int, end: int) -> Columns:
     """The graphs `begin` to `end` of those in all scratch files, of which each has `sizes`; perhaps none."""
-    pieces = []
+    pieces: list[Columns] = []
     first = 0
     for file, size in zip(files, sizes, strict=True):
         low, high = max(begin, first) - first, min(end, first + size) - first

@@ -201,9 +201,9 @@ class GraphTask:
 
     def _pieces(self, samples: Tensor) -> Iterator[Tensor]:
         """Samples in pieces of about as many nodes as are evaluated at a time."""
-        nodes = self.reader.nodes[samples].cumsum(0)
-        for piece in (nodes // self.workload.evaluation_nodes).unique():
-            yield samples[nodes // self.workload.evaluation_nodes == piece]
+        piece_of = self.reader.nodes[samples].cumsum(0) // self.workload.evaluation_nodes
+        for piece in sorted(set(piece_of.tolist())):
+            yield samples[piece_of == piece]
 
     def _outputs(self, model: nn.Module, graphs: GraphBatch) -> Tensor:
         """A network's answer. Raises InputError where it is not one row of outputs a graph."""

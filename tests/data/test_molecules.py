@@ -113,7 +113,7 @@ def test_nothing_is_dropped_without_a_word(tmp_path: Path) -> None:
 
 
 def test_a_conformer_that_cannot_be_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rdkit.Chem.AllChem.EmbedMolecule", lambda molecule, settings: -1)
+    monkeypatch.setattr("rdkit.Chem.rdDistGeom.EmbedMolecule", lambda molecule, settings: -1)
     molecules = of_table(tmp_path)
     assert molecules.graph("CCO", tmp_path / "cache") == "rdkit embeds no conformer"
     monkeypatch.undo()

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 import torch
+from halo_runs import reports
 from shapes import Relative, Shapes, shape_run
 from torch import Tensor, nn
 
@@ -38,44 +39,59 @@ def opened(run: Run) -> GraphTask:
     return task
 
 
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "classes": {},
     "targets": {
         "data": Shapes(targets=2, dimensions=3, broken=3, weighted=True),
         "monitor": "validation_standard_rmse",
     },
+    "few": {"data": Shapes(samples=30), "batch_size": 4, "epochs": 2},  # the last batch has one graph
 }
 
 
+def runs_of(folder: Path, workers: int) -> dict[str, Run]:
+    """A run of every kind; one that is stopped; the same, to its end."""
+    kinds = {kind: shape_run(folder / kind, **settings, workers=workers) for kind, settings in KINDS.items()}
+    stopped = shape_run(folder / "stopped", epochs=2, workers=workers)
+    return {**kinds, "stopped": stopped, "resumed": dataclasses.replace(stopped, epochs=4)}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, dict[str, Any]]]:
+    """What they report, by the number of workers."""
+    answers = {}
+    for workers in (1, 2):
+        folder = tmp_path_factory.mktemp(f"workers-{workers}")
+        runs = runs_of(folder, workers)
+        answers[workers] = dict(zip(runs, reports(folder, workers, list(runs.values())), strict=True))
+    return answers
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_workers_and_parts_do_not_show(tmp_path: Path, kind: str) -> None:
-    places = {"alone": {"workers": 1, "parts": 1}, "cut": {"workers": 1, "parts": 5}, "two": {"workers": 2}}
-    reports = {
-        name: start(shape_run(tmp_path / name, **KINDS[kind], **place, keep="best"), ignore)
-        for name, place in places.items()
-    }
-    alone = reports.pop("alone")
-    assert len(alone["loss"]) == 4
-    for report in reports.values():
-        assert report["loss"] == pytest.approx(alone["loss"], rel=1e-9)
-        assert report["metrics"] == pytest.approx(alone["metrics"], rel=1e-9)
-        assert report["run_digest"] == alone["run_digest"]
-    assert reports["cut"]["weights_digest"] == alone["weights_digest"]
+def test_workers_do_not_show(told: dict[int, dict[str, dict[str, Any]]], kind: str) -> None:
+    one, two = told[1][kind], told[2][kind]
+    assert len(one["loss"]) == KINDS[kind].get("epochs", 4)
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-9)
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-9)
+    assert two["run_digest"] == one["run_digest"]
 
 
-def test_a_share_of_nothing_counts_for_nothing(tmp_path: Path) -> None:
-    """The last batch has one graph, for two workers."""
-    settings: dict[str, Any] = {"data": Shapes(samples=30), "batch_size": 4, "epochs": 2}
-    assert opened(shape_run(tmp_path / "looked", **settings)).training.numel() % 4 == 1
-    reports = [start(shape_run(tmp_path / str(n), **settings, workers=n), ignore) for n in (1, 2)]
-    assert reports[1]["loss"] == pytest.approx(reports[0]["loss"], rel=1e-9)
+def test_the_few_leave_a_worker_without_a_share(tmp_path: Path) -> None:
+    task = opened(shape_run(tmp_path / "few", **KINDS["few"]))
+    assert [batch.size for batch in task.batches(0, 0)][-1] == 1
+
+
+@pytest.mark.parametrize("kind", ["classes", "targets"])
+def test_parts_do_not_show(told: dict[int, dict[str, dict[str, Any]]], tmp_path: Path, kind: str) -> None:
+    cut = start(shape_run(tmp_path / "cut", **KINDS[kind], parts=5), ignore)
+    assert cut["weights_digest"] == told[1][kind]["weights_digest"]
+    assert cut["metrics"] == told[1][kind]["metrics"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_resumed_is_never_stopped(tmp_path: Path, workers: int) -> None:
-    whole = start(shape_run(tmp_path / "whole", workers=workers), ignore)
-    start(shape_run(tmp_path / "cut", workers=workers, epochs=2), ignore)
-    resumed = start(shape_run(tmp_path / "cut", workers=workers), ignore)
+def test_resumed_is_never_stopped(told: dict[int, dict[str, dict[str, Any]]], workers: int) -> None:
+    resumed, whole = told[workers]["resumed"], told[workers]["classes"]
+    assert len(told[workers]["stopped"]["loss"]) == 2
     assert resumed["loss"] == whole["loss"]
     assert resumed["weights_digest"] == whole["weights_digest"]
 
@@ -197,10 +213,11 @@ def test_evaluation_averages_over_turned_copies(tmp_path: Path) -> None:
 
 
 def test_predictions_cover_every_sample_once_whoever_makes_them(tmp_path: Path) -> None:
-    start(shape_run(tmp_path / "run"), ignore)
+    run = shape_run(tmp_path / "run")
+    start(run, ignore)
     tables = []
     for workers in (1, 2):
-        answer = start(shape_run(tmp_path / "run", workers=workers), ignore, predict)
+        answer = start(dataclasses.replace(run, workers=workers), ignore, predict)
         tables.append(parquet.read_table(answer["path"]))
     one, two = tables
     assert one["id"].to_pylist() == two["id"].to_pylist() == sorted(f"shape {number}" for number in range(60))
@@ -219,7 +236,7 @@ def test_predicted_values_are_in_the_targets_unit(tmp_path: Path) -> None:
         (value, sizes[name])
         for name, value in zip(table["id"].to_pylist(), table["value"].to_pylist(), strict=True)
         if split[name] == 3
-    ]  # noqa: E501
+    ]
     values, expected = np.array(pairs).T
     assert report["metrics"]["test_rmse"] == pytest.approx(float(np.sqrt(((values - expected) ** 2).mean())), rel=1e-9)
 
