@@ -25,6 +25,8 @@ class Cora:
 
     path: str = config.placement("")
     """The file, as the data set `npz` reads it. Empty: $SHARDYARD_CORA, else ./cora.npz."""
+    row_normalized: bool = False
+    """Whether a node's words are divided by their number."""
 
     def fingerprint(self) -> str:
         """Digest of the file. Raises InputError where it is not there."""
@@ -38,4 +40,4 @@ class Cora:
         path = self.path or os.environ.get(VARIABLE) or _HERE
         if not Path(path).is_file():
             raise InputError(f"Cora's file '{path}' is not there; name it by --data.path or ${VARIABLE}.")
-        return Npz(path=path)
+        return Npz(path=path, row_normalized=self.row_normalized)

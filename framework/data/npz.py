@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, load_npz
+from scipy.sparse import csr_matrix, diags_array, load_npz
 
 from framework.data.arrays import from_arrays, from_scipy, split_column
 from framework.data.dataset import NO_SPLIT, TEST, TRAIN, VALIDATION, ArrayRows, RawGraph, Rows
@@ -56,10 +56,13 @@ class Npz:
     """Whether every edge is given once and stands for both directions."""
     shares: tuple[float, float] | None = None
     """Shares of training and validation nodes, drawn by a hash of the id. None: the file's own split."""
+    row_normalized: bool = False
+    """Whether a node's features are divided by their sum, as is usual for Planetoid's graphs."""
 
     def fingerprint(self) -> str:
         """Digest of the file and the settings."""
-        return fingerprint({"undirected": self.undirected, "shares": self.shares}, files=[Path(self.path)])
+        settings = {"undirected": self.undirected, "shares": self.shares, "row_normalized": self.row_normalized}
+        return fingerprint(settings, files=[Path(self.path)])
 
     def open(self) -> RawGraph:
         """The graph. Raises InputError for a file that is missing, cut short, or without `edge_index`."""
@@ -67,7 +70,7 @@ class Npz:
         edge_index = content.get("edge_index")
         if edge_index is None or edge_index.ndim != 2 or edge_index.shape[0] != 2:
             raise InputError(f"'{self.path}' holds {sorted(content)}; expected edge_index of shape [2, E] among them.")
-        features = _features(content)
+        features = _features(content, row_normalized=self.row_normalized)
         labels = content.get("y")
         graph = from_arrays(
             edge_index[0],
@@ -155,13 +158,26 @@ def _matrix(path: Path) -> Any:
         raise _unreadable(path, error) from error
 
 
-def _features(content: dict[str, NDArray[Any]]) -> Rows | None:
+def _features(content: dict[str, NDArray[Any]], *, row_normalized: bool) -> Rows | None:
     if "x" in content:
-        return ArrayRows(array=content["x"])
+        return ArrayRows(array=_over_sums(content["x"]) if row_normalized else content["x"])
     if not {"indptr", "indices", "data", "shape"} <= content.keys():
         return None
     entries = (content["data"].astype(np.float32), content["indices"].astype(np.int64), content["indptr"])
-    return SparseRows(matrix=csr_matrix(entries, shape=tuple(content["shape"])))
+    matrix = csr_matrix(entries, shape=tuple(content["shape"]))
+    return SparseRows(matrix=diags_array(_factors(matrix.sum(1))) @ matrix if row_normalized else matrix)
+
+
+def _over_sums(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """Rows over their sums."""
+    quotient: NDArray[np.float32] = rows * _factors(rows.sum(1, dtype=np.float64))[:, None]
+    return quotient
+
+
+def _factors(sums: Any) -> NDArray[np.float32]:
+    """One over each sum; a row that adds up to nothing stays as it is."""
+    sums = np.asarray(sums, np.float64).ravel()
+    return (1 / np.where(sums == 0, 1, sums)).astype(np.float32)
 
 
 def _split(content: dict[str, NDArray[Any]], num_nodes: int) -> NDArray[np.uint8] | None:

@@ -39,6 +39,7 @@ from framework.random import Key, shuffled
 from framework.registry import PARTITIONERS, WORKLOADS
 from framework.sample.neighbor import Neighbor
 from framework.sample.sampler import Sampler
+from framework.workloads.paths import PathNetwork, Paths, PathSearch
 from partitioners.metis import Metis
 
 WHOLE_BATCH = 4096  # nodes evaluated at a time where every layer has to be gathered for them, and no size is given
@@ -64,6 +65,8 @@ class NodeClassification:
     batch_size: int = 1024
     """Training nodes in a global batch, over all workers. 0: all of them. With `--sampler full` every step computes the
     whole graph, whatever part of its training nodes it learns from."""
+    paths: PathSearch = PathSearch()
+    """How a network that attends along paths (`--model spagan`) has them searched; others have none."""
     halo: HaloStrategy = Exact()
     """How full-graph training (`--sampler full`) has the rows of other workers' nodes."""
     layout: Layout = placement(Owner())
@@ -128,7 +131,7 @@ class NodeTask:
     """Node classification as one worker does it."""
 
     def __init__(self, workload: NodeClassification, run: Run, worker: Worker) -> None:
-        self.workload, self.device = workload, worker.device
+        self.workload, self.run, self.worker, self.device = workload, run, worker, worker.device
         self.dtype = getattr(torch, run.dtype)
         self.key = Key.root(run.seed)
         if workload.sampler.whole:
@@ -142,12 +145,31 @@ class NodeTask:
         self.topology = Topology(self.shards, workload.halo, worker.device, workload.layout)
         self.features = Features(self.shards, once=workload.sampler.whole)
         self.kept: list[tuple[Tensor, Tensor]] = []
+        self.paths: Paths | None = None
         self.seeds, self.seed_labels = self._training_nodes()
 
     def model(self) -> nn.Module:
         """The network, from the store's feature columns to its classes."""
-        store = self.shards.store
-        return self.workload.model.build(store.num_features, store.num_classes, self.workload.sampler.depth)
+        store, search = self.shards.store, self.workload.paths
+        network = self.workload.model.build(store.num_features, store.num_classes, self.workload.sampler.depth)
+        if isinstance(network, PathNetwork) and search.refreshes:
+            self.paths = Paths(search, network, self.shards, Path(self.run.store), self.worker)
+        return network
+
+    def stages_left(self) -> bool:
+        """Whether paths are to be searched once more."""
+        return self.paths is not None and self.paths.stages_left()
+
+    def advance(self, model: nn.Module) -> dict[str, Any]:
+        """Searches paths by what the network, which `model` is, attends to."""
+        assert self.paths is not None, "there is no other stage"
+        with evaluating(model):
+            return self.paths.advance(self._gathered(1, LAYER_BATCH))
+
+    def enter(self, stage: dict[str, Any]) -> None:
+        """Opens the paths of a stage."""
+        assert self.paths is not None, "a network of other stages; the run's digest says that it is the same"
+        self.paths.enter(stage)
 
     def batches(self, epoch: int, first_step: int) -> Iterator[NodeBatch]:
         """This worker's share of every batch of an epoch."""
@@ -165,13 +187,19 @@ class NodeTask:
             yield self._batch(self.seeds[mine], self.seed_labels[mine], len(chosen), key)
 
     def _batch(self, seeds: Nodes, labels: Tensor, size: int, key: Key) -> NodeBatch:
-        blocks = self.workload.sampler.sample(self.topology, seeds, key)
+        blocks = self._first_replaced(self.workload.sampler.sample(self.topology, seeds, key))
         if self.workload.sampler.whole:
             x, rows = self.kept_rows(blocks[0]), torch.searchsorted(blocks[-1].targets.ids, seeds.ids).to(self.device)
         else:
             x, rows = self._rows(blocks[0].sources), None
         placed = [block.to(self.device) if isinstance(block, Block) else block for block in blocks]
         return NodeBatch(blocks=placed, x=x, rows=rows, labels=labels.to(self.device), size=size)
+
+    def _first_replaced(self, blocks: Sequence[GraphBlock]) -> Sequence[Any]:
+        """The layers, the first of them along paths where the network attends along some."""
+        if self.paths is None:
+            return blocks
+        return [self.paths.block(blocks[0], whole=self.workload.sampler.whole), *blocks[1:]]
 
     def loss(self, model: nn.Module, batch: NodeBatch) -> Tensor:
         """The seeds' cross-entropy, summed here and divided by the global batch's size."""
@@ -181,8 +209,9 @@ class NodeTask:
         return nn.functional.cross_entropy(scores, batch.labels, reduction="sum") / batch.size
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Accuracy and macro F1 of every split, from whole neighbourhoods."""
-        predicted = self._scores(model).argmax(1).cpu()
+        """Mean loss, accuracy and macro F1 of every split, from whole neighbourhoods."""
+        scores = self._scores(model).cpu()
+        predicted, losses = scores.argmax(1), -scores.double().log_softmax(1)
         labels, split = self._owned("labels"), self._owned("split")
         classes = self.shards.store.num_classes
         metrics = {}
@@ -190,9 +219,12 @@ class NodeTask:
             chosen = (split == value) & (labels != NO_LABEL)
             # [labels, predictions]; torchmetrics would count the same, and adds two seconds to every worker's start
             counts = torch.bincount(labels[chosen] * classes + predicted[chosen], minlength=classes * classes)
-            counts = self.shards.group.all_reduce(counts.view(classes, classes).to(torch.float64), "state")
+            loss = losses[chosen, labels[chosen]].sum()
+            sums = self.shards.group.all_reduce(torch.cat([loss.view(1), counts.double()]), "state")
+            loss, counts = sums[0], sums[1:].view(classes, classes)
             if counts.sum() == 0:
                 continue
+            metrics[f"{name}_loss"] = float(loss / counts.sum())
             metrics[f"{name}_accuracy"] = float(counts.diagonal().sum() / counts.sum())
             present = counts.sum(1) + counts.sum(0) > 0
             f1 = 2 * counts.diagonal() / (counts.sum(0) + counts.sum(1)).clamp(min=1)
@@ -243,6 +275,7 @@ class NodeTask:
                 scores = self._layers(model, self.workload.sampler.depth)
             elif self.workload.sampler.whole:
                 blocks = self.topology.layers([None] * self.workload.sampler.depth, self.topology.exact)
+                blocks = self._first_replaced(blocks)
                 scores = model(blocks, self.kept_rows(blocks[0]))
             else:
                 scores = self._sampled_whole(model)
@@ -272,6 +305,7 @@ class NodeTask:
             return self._rows(self.topology.owned)
         first, *others = self.topology.layers([None] * depth, self.topology.exact)
         if self.workload.sampler.whole:
+            (first,) = self._first_replaced([first])
             x = model.forward_layer(0, first, self.kept_rows(first))
         else:  # features of all nodes may not fit in memory: a part of them at a time
             x = torch.cat([model.forward_layer(0, block, rows) for (block,), rows in self._gathered(1, LAYER_BATCH)])
@@ -288,7 +322,8 @@ class NodeTask:
         """Whole neighbourhoods of `depth` hops of all owned nodes, `size` of them at a time; and their features."""
         owned, whole = self.topology.owned, Neighbor(fanouts=(-1,) * depth)
         for step in range(max(self.shards.group.gather_json(-(-len(owned) // size)))):
-            blocks = whole.sample(self.topology, owned[step * size : (step + 1) * size], self.key)
+            edges = whole.sample(self.topology, owned[step * size : (step + 1) * size], self.key)
+            blocks = self._first_replaced(edges)
             placed = [dataclasses.replace(block, key=None).to(self.device) for block in blocks]
             yield placed, self._rows(placed[0].sources)
 

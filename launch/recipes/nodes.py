@@ -8,6 +8,7 @@ from framework.engine.optimize import Adam, Cosine
 from framework.engine.run import Run
 from framework.models.node_model import NodeModel
 from framework.models.nodes import GAT, GCN, SAGE
+from framework.models.spagan import SPAGAN
 from framework.registry import RECIPES
 from framework.sample.full import Full
 from framework.sample.neighbor import Neighbor
@@ -55,6 +56,45 @@ def sage_cora() -> Run:
 def gcn_cora_full() -> Run:
     """GCN, 2 layers of 64, on the whole of Cora in every step; its file as for `sage-cora`."""
     return _whole(_cora(GCN(hidden=64, dropout=0.5, input_dropout=0.5)), layers=2)
+
+
+@RECIPES.register("spagan-cora")
+def spagan_cora() -> Run:
+    """SPAGAN with the settings of its authors, full-graph, on the Planetoid split of Cora."""
+    workload = NodeClassification(
+        data=Cora(row_normalized=True), model=SPAGAN(), sampler=Full(), batch_size=0, partitioner=Metis()
+    )
+    return Run(
+        workload=workload,
+        epochs=10_000,
+        min_epochs=500,
+        patience=50,
+        monitor="validation_loss",
+        keep="best",
+        optimizer=Adam(lr=0.005, weight_decay=5e-4),
+        save_every=100,
+    )
+
+
+@RECIPES.register("spagan-debian")
+def spagan_debian() -> Run:
+    """SPAGAN on the Debian package graph, full-graph."""
+    workload = NodeClassification(
+        data=Debian(columns=128),
+        model=SPAGAN(hidden=32, dropout=0.2, attention_dropout=0.0),
+        sampler=Full(),
+        batch_size=0,
+        partitioner=Metis(),
+    )
+    return Run(
+        workload=workload,
+        epochs=400,
+        patience=5,
+        evaluate_every=10,
+        save_every=10,
+        keep="best",
+        optimizer=Adam(lr=0.01),
+    )
 
 
 def _cora(model: NodeModel) -> Run:

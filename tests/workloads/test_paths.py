@@ -1,0 +1,156 @@
+"""Attention along searched paths: any number of workers as one, sampled as full-graph, resumed as never stopped."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from node_runs import small_run
+from worker_processes import together
+
+from framework.comm.group import Group
+from framework.engine.evaluate import evaluate
+from framework.engine.run import Event, Run, Worker
+from framework.engine.train import train
+from framework.errors import InputError
+from framework.graph.path_block import PathBlock
+from framework.graph.paths import PathTable
+from framework.models.nodes import GAT
+from framework.models.spagan import SPAGAN
+from framework.sample.full import Full
+from framework.sample.neighbor import Neighbor
+from framework.workloads.nodes import NodeTask
+from framework.workloads.paths import PathSearch
+from partitioners.dbh import DegreeBasedHashing
+
+SEARCH = PathSearch(refreshes=2, degree_ratio=0.3)
+STAGES: dict[str, Any] = {"patience": 1, "monitor": "train_macro_f1", "keep": "best"}
+
+
+class StoppedError(Exception):
+    """Thrown in the middle of a run, as a kill would be."""
+
+
+def spagan_run(out: Path, **fields: Any) -> Run:
+    """Two searches, each as soon as an epoch was no better than the one before."""
+    fields = {"model": SPAGAN(hidden=4, heads=2), "sampler": Full(), "batch_size": 0, "paths": SEARCH, **fields}
+    return small_run(out, **{**STAGES, "epochs": 40, **fields})
+
+
+def trained(group: Group, run: Run, stop: int = -1) -> dict[str, Any]:
+    """The report of a run whose store is there; `stop`: the epoch after which it is cut."""
+
+    def watch(event: Event) -> None:
+        if event["event"] == "epoch" and event["epoch"] == stop:
+            raise StoppedError
+
+    prepared = run.workload.prepare(Path(run.store), map, lambda event: None)
+    worker = Worker(group=group, prepared=prepared, device=torch.device("cpu"), watch=watch)
+    try:
+        report = train(run, worker)
+    except StoppedError:
+        return {}
+    return {**report, "evaluated": evaluate(run, worker)["metrics"]}
+
+
+def alike(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one["loss"] == pytest.approx(other["loss"], rel=1e-9)
+    for mine, theirs in zip(one["stages"], other["stages"], strict=True):
+        assert mine["epochs"] == theirs["epochs"]
+        assert mine["is"]["recomputed"] == theirs["is"]["recomputed"]
+    assert one["evaluated"] == pytest.approx(one["metrics"], rel=1e-9)
+
+
+def of_table(run: Run, report: dict[str, Any]) -> list[set[tuple[int, ...]]]:
+    """The paths of the last table, in original ids, by length."""
+    prepared = run.workload.prepare(Path(run.store), map, lambda event: None)
+    worker = Worker(group=Group.alone(), prepared=prepared, device=torch.device("cpu"), watch=lambda event: None)
+    task = run.workload.open(run, worker)
+    assert isinstance(task, NodeTask)
+    original = torch.cat([task.shards.store.shard(part).original for part in range(task.shards.store.parts)])
+    table = PathTable.open(Path(run.store) / "paths" / report["stages"][-1]["is"]["table"])
+    found = []
+    for paths in table.between(0, table.num_nodes).lengths:
+        centres = torch.repeat_interleave(torch.arange(table.num_nodes), paths.offsets.diff())
+        rows = original[torch.cat([centres[:, None], paths.nodes.long()], dim=1)]
+        found.append({tuple(row) for row in rows.tolist()})
+    return found
+
+
+def test_any_number_of_workers_and_parts_is_as_one(tmp_path: Path) -> None:
+    run = spagan_run(tmp_path / "one")
+    one = trained(Group.alone(), run)
+    assert len(one["stages"]) == 2
+    assert 0 < one["stages"][1]["is"]["recomputed"] <= 1500
+    for workers, parts in ((2, 4), (3, 5)):
+        several = spagan_run(tmp_path / f"{workers}", parts=parts)
+        report = together(workers, trained, several)[0]
+        alike(report, one)
+        assert of_table(several, report) == of_table(run, one)
+
+
+def test_sampled_from_whole_neighbourhoods_is_as_full_graph(tmp_path: Path) -> None:
+    one = trained(Group.alone(), spagan_run(tmp_path / "full"))
+    sampled = spagan_run(tmp_path / "sampled", sampler=Neighbor(fanouts=(-1, -1)))
+    alike(together(2, trained, sampled)[0], one)
+
+
+def test_sampled_batches(tmp_path: Path) -> None:
+    settings = {"sampler": Neighbor(fanouts=(4, 4)), "batch_size": 512, "parts": 2, "epochs": 8}
+    one = trained(Group.alone(), spagan_run(tmp_path / "one", **settings))
+    alike(together(2, trained, spagan_run(tmp_path / "two", **settings))[0], one)
+
+
+def test_stopped_after_every_search_and_resumed(tmp_path: Path) -> None:
+    whole = trained(Group.alone(), spagan_run(tmp_path / "whole"))
+    for number, ended in enumerate(whole["stages"]):
+        cut = spagan_run(tmp_path / f"cut{number}")
+        assert trained(Group.alone(), cut, stop=ended["epochs"] + 1) == {}
+        resumed = trained(Group.alone(), cut)
+        assert resumed["weights_digest"] == whole["weights_digest"]
+        assert resumed["loss"] == whole["loss"]
+
+
+def test_without_searches_it_is_a_graph_attention_network(tmp_path: Path) -> None:
+    report = trained(Group.alone(), spagan_run(tmp_path / "none", paths=PathSearch(refreshes=0)))
+    assert "stages" not in report
+    first = trained(Group.alone(), spagan_run(tmp_path / "some"))["stages"][0]
+    assert report["epochs"] == first["epochs"]
+    assert report["metrics"] == first["metrics"]
+
+
+def test_other_networks_have_no_paths(tmp_path: Path) -> None:
+    report = trained(Group.alone(), spagan_run(tmp_path / "gat", model=GAT(hidden=4, heads=2)))
+    assert "stages" not in report
+
+
+def test_paths_lead_over_other_workers_nodes(tmp_path: Path) -> None:
+    run = spagan_run(tmp_path / "run")
+    trained(Group.alone(), run)
+    assert all(0 < beyond < rows for beyond, rows in together(2, outside, run))
+
+
+def outside(group: Group, run: Run) -> tuple[int, int]:
+    """How many rows of other workers' nodes the paths of this one need beyond those of the halo; and all rows."""
+    prepared = run.workload.prepare(Path(run.store), map, lambda event: None)
+    worker = Worker(group=group, prepared=prepared, device=torch.device("cpu"), watch=lambda event: None)
+    task = run.workload.open(run, worker)
+    assert isinstance(task, NodeTask)
+    task.model()
+    assert task.paths is not None
+    folder = next(path for path in sorted((Path(run.store) / "paths").iterdir()) if path.is_dir())
+    task.enter({"table": folder.name, "refresh": 1})
+    (batch,) = task.batches(0, 0)
+    block = batch.blocks[0]
+    assert isinstance(block, PathBlock)
+    halo = task.topology.local.block.sources.ids
+    return int((~torch.isin(block.sources.ids, halo)).sum()), len(block.sources)
+
+
+def test_what_cannot_be_searched_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="vertex-cut"):
+        trained(Group.alone(), spagan_run(tmp_path / "cut", partitioner=DegreeBasedHashing()))
+    for fields in ({"refreshes": -1}, {"degree_ratio": -1.0}, {"tolerance": float("nan")}):
+        with pytest.raises(InputError, match="expected"):
+            dataclasses.replace(SEARCH, **fields)
