@@ -8,6 +8,7 @@ written again. Its tensors are views of read-only memory: writing into one ends 
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
