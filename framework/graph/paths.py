@@ -86,6 +86,16 @@ class PathTable:
         """What was found for a piece's centres, mapped. Raises StoreError for a damaged file."""
         if not 0 <= number < self.pieces:
             raise InputError(f"'{self.path}' has no piece {number}; expected 0 to {self.pieces - 1}.")
+        if number not in self._mapped:
+            self._mapped[number] = self._map(number)
+        return self._mapped[number]
+
+    @cached_property
+    def _mapped(self) -> dict[int, FoundPaths]:
+        """The pieces that were asked for."""
+        return {}
+
+    def _map(self, number: int) -> FoundPaths:
         centres = self.starts[number + 1] - self.starts[number]
         lengths = tuple(
             Paths(
