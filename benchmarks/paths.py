@@ -9,6 +9,7 @@ Rows that are there are not measured again.
 """
 
 import argparse
+import multiprocessing
 import statistics
 import tempfile
 import time
@@ -25,10 +26,10 @@ from torch import Tensor
 
 from benchmarks import harness
 from framework.data.dataset import Mapper
-from framework.data.generators import PRESETS, Planted
+from framework.data.generators import Planted
 from framework.kernels.csr import CSR, build_csr
 from framework.kernels.paths import PathRule, find_paths, sort_rows
-from framework.memory import PeakMemory
+from framework.memory import PeakMemory, return_large_tensors
 from framework.prepare.paths import PathGraph, search_paths
 from launch.ray import Ray
 
@@ -37,7 +38,7 @@ DOCUMENT = harness.DOCUMENTS / "paths.md"
 RULE = PathRule()
 SMALL = Planted(nodes=20_000, edges=89_000, blocks=30, classes=3, features=0)
 """Of Pubmed's shape."""
-LARGE = PRESETS["planted"]
+LARGE = Planted()
 SAMPLES = {"SciPy's Dijkstra": 200, "Python scan": 10}
 """Centres that the slow ways are measured on; their times are extrapolated to all."""
 SIZES = (12_500, 25_000, 50_000, 100_000, 200_000)
@@ -74,7 +75,7 @@ def attention_costs(graph: CSR, seed: int) -> Tensor:
     return torch.from_numpy(np.maximum(1 - mean / mean.max(), 1e-9)).float()
 
 
-def _graph(data: Any) -> tuple[CSR, Tensor]:
+def _graph(data: Planted) -> tuple[CSR, Tensor]:
     source, target = (np.concatenate(ends) for ends in zip(*data.open().edges, strict=True))
     graph = build_csr(torch.from_numpy(target), torch.from_numpy(source).to(torch.int32), data.nodes)
     return graph, attention_costs(graph, 0)
@@ -129,23 +130,25 @@ def _sizes(repetitions: int, out: Path) -> None:
 
 
 def _memory(repetitions: int, out: Path) -> None:
+    for repetition in range(1, repetitions + 1):
+        with multiprocessing.get_context("spawn").Pool(1) as fresh:
+            _append(out, "memory", LARGE, repetition, fresh.apply(searched_once))
+
+
+def searched_once() -> harness.Row:
+    """The memory that one search for all centres adds to a process, and what comes out of it."""
+    torch.set_num_threads(1)
+    return_large_tensors()  # else the search could use what was freed before it
     graph, costs = _graph(LARGE)
     rows = sort_rows(graph.indptr, graph.indices, costs)
     find_paths(rows, np.arange(1000), RULE)
-    for repetition in range(repetitions + 1):
-        memory = PeakMemory()
-        found = find_paths(rows, np.arange(LARGE.nodes), RULE)
-        of_search = {
-            "peak": memory.added(),
-            "paths": [len(paths.costs) for paths in found.lengths],
-            "result": sum(
-                array.nbytes for paths in found.lengths for array in (paths.offsets, paths.nodes, paths.costs)
-            ),
-            "entries": LARGE.edges,
-            "nodes": LARGE.nodes,
-        }
-        del found
-        _append(out, "memory", LARGE, repetition, of_search)
+    memory = PeakMemory()
+    found = find_paths(rows, np.arange(LARGE.nodes), RULE)
+    return {
+        "peak": memory.added(),
+        "paths": [len(paths.costs) for paths in found.lengths],
+        "result": sum(array.nbytes for paths in found.lengths for array in (paths.offsets, paths.nodes, paths.costs)),
+    }
 
 
 def _workers(repetitions: int, out: Path) -> None:
@@ -189,7 +192,7 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def _append(out: Path, measure: str, data: Any, repetition: int, values: harness.Row) -> None:
+def _append(out: Path, measure: str, data: Planted, repetition: int, values: harness.Row) -> None:
     """Adds a row, but for the warm-up."""
     if repetition > 0:
         environment = harness.environment(seed=0, run_digest="", data_digest=data.fingerprint())
@@ -258,13 +261,13 @@ def _workers_table(rows: Sequence[harness.Row]) -> str:
 
 def _memory_table(rows: Sequence[harness.Row]) -> str:
     first = rows[0]
-    entries = (1 + RULE.degree_ratio) * first["entries"]
-    bound = 2 * first["nodes"] + entries
+    entries = (1 + RULE.degree_ratio) * LARGE.edges
+    bound = entries + 2 * LARGE.nodes
     values = {
         "(1 + r) E": f"{entries:,.0f}",
         "paths found, the centres' own included": f"{sum(first['paths']):,}",
-        "bytes of the result": f"{first['result']:,}",
-        "peak added, bytes": _spread([row["peak"] for row in rows], 1, 0),
+        "megabytes of the result": f"{first['result'] / 1e6:.1f}",
+        "peak added, megabytes": _spread([row["peak"] for row in rows], 1e6, 1),
         "bytes of the peak for each of (1 + r) E + 2 N": _spread([row["peak"] / bound for row in rows], 1, 1),
     }
     return "## Memory: the same graph, all centres at once\n\n" + harness.markdown(["", ""], values.items())

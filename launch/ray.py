@@ -234,7 +234,7 @@ def _mapped(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[An
     paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}  # they run on this host: its paths are right
     bound = function.args if isinstance(function, functools.partial) else ()
     plain = function.func if isinstance(function, functools.partial) else function
-    task = ray.remote(plain).options(label_selector=_this_host(), runtime_env=paths, max_retries=0)
+    task: Any = ray.remote(plain).options(label_selector=_this_host(), runtime_env=paths, max_retries=0)
     shared = [ray.put(value) for value in bound]
     ahead = 2 * max(1, int(_cpus()))
     under_way: collections.deque[Any] = collections.deque()

@@ -195,8 +195,8 @@ def _rows(found: FoundPaths, first: int, last: int) -> FoundPaths:
     lengths = []
     for paths in found.lengths:
         begin, end = int(paths.offsets[first]), int(paths.offsets[last])
-        offsets = paths.offsets[first : last + 1]
+        begins = paths.offsets[first : last + 1]
         if begin:
-            offsets = offsets - begin
-        lengths.append(Paths(offsets=offsets, nodes=paths.nodes[begin:end], costs=paths.costs[begin:end]))
+            begins = begins - begin
+        lengths.append(Paths(offsets=begins, nodes=paths.nodes[begin:end], costs=paths.costs[begin:end]))
     return FoundPaths(lengths=tuple(lengths), radii=found.radii[first:last])

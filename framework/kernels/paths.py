@@ -179,12 +179,11 @@ def find_paths(rows: CostRows, centres: NDArray[np.int64], rule: PathRule) -> Fo
         starts, nodes, costs, radii,
     )  # fmt: skip
     lengths = []
-    for row, width, of_nodes, of_costs in zip(
-        starts, widths.tolist(), nodes.split((room * widths).tolist()), costs.split(room.tolist()), strict=True
-    ):
+    of_nodes, of_costs = torch.split(nodes, (room * widths).tolist()), torch.split(costs, room.tolist())
+    for row, width, wide, narrow in zip(starts, widths.tolist(), of_nodes, of_costs, strict=True):
         count = int(row[-1])
-        paths = of_nodes[: count * width].view(count, width)
-        lengths.append(Paths(offsets=torch.from_numpy(row), nodes=paths, costs=of_costs[:count]))
+        paths = wide[: count * width].view(count, width)
+        lengths.append(Paths(offsets=torch.from_numpy(row), nodes=paths, costs=narrow[:count]))
     return FoundPaths(lengths=tuple(lengths), radii=radii)
 
 

@@ -25,6 +25,7 @@ from framework.graph.folder import publish, temporary_folder
 from framework.graph.paths import VERSION, PathTable, write_edge_costs, write_piece
 from framework.graph.store import ShardStore
 from framework.kernels import check
+from framework.kernels.csr import offsets
 from framework.kernels.paths import (
     CostRows,
     FoundPaths,
@@ -61,9 +62,8 @@ class PathGraph:
             torch.cat([torch.arange(shard.first, shard.first + shard.num_owned), shard.halo])[shard.indices.long()]
             for shard in shards
         ]
-        degrees = torch.cat([shard.indptr.diff() for shard in shards])
         return cls(
-            indptr=torch.cat([degrees.new_zeros(1), degrees.cumsum(0)]),
+            indptr=offsets(torch.cat([shard.indptr.diff() for shard in shards])),
             indices=torch.cat(columns),
             original=torch.cat([shard.original for shard in shards]),
         )
@@ -78,13 +78,13 @@ class PathGraph:
         """Of all that it is: 64 hex digits."""
         return config.digest([_digest(array) for array in (self.indptr, self.indices.to(torch.int64), self.original)])
 
-    def cut(self, count: int, offsets: Sequence[int] = ()) -> tuple[int, ...]:
-        """Where to begin about `count` pieces of as many edges each, and one at each of `offsets`, those of parts.
+    def cut(self, count: int, parts: Sequence[int] = ()) -> tuple[int, ...]:
+        """Where to begin about `count` pieces of as many edges each, and one at each of `parts`, a store's offsets.
 
         A worker reads the paths of a part without a copy if no piece reaches beyond it, and the part is one piece."""
         goals = torch.linspace(0, len(self.indices), count + 1)[1:-1].to(torch.int64)
         evenly = torch.searchsorted(self.indptr, goals).clamp(max=self.num_nodes)
-        return tuple(sorted({0, self.num_nodes, *evenly.tolist(), *map(int, offsets)}))
+        return tuple(sorted({0, self.num_nodes, *evenly.tolist(), *map(int, parts)}))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -218,13 +218,12 @@ def _spliced(known: FoundPaths, found: FoundPaths, touched: Tensor) -> FoundPath
         nodes, costs = old.nodes.new_empty(len(fresh), old.nodes.shape[1]), old.costs.new_empty(len(fresh))
         nodes[fresh], nodes[~fresh] = new.nodes, old.nodes[kept]
         costs[fresh], costs[~fresh] = new.costs, old.costs[kept]
-        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        lengths.append(Paths(offsets=offsets, nodes=nodes, costs=costs))
+        lengths.append(Paths(offsets=offsets(counts), nodes=nodes, costs=costs))
     return FoundPaths(lengths=tuple(lengths), radii=radii)
 
 
 def _digest(array: Tensor) -> list[str]:
-    return [str(array.dtype), hashlib.sha256(array.contiguous().numpy()).hexdigest()]
+    return [str(array.dtype), hashlib.sha256(array.contiguous().numpy().data).hexdigest()]
 
 
 def _whole(path: Path) -> PathTable | None:

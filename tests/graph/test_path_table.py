@@ -59,9 +59,20 @@ def test_a_table_of_several_pieces_is_one_computed_whole(rows, tmp_path, starts)
     assert torch.equal(table.edge_costs(), torch.from_numpy(rows.costs))
 
 
+@pytest.mark.parametrize("starts", [(0, NODES), (0, 13, 13, 30, NODES)])
+def test_some_centres_in_any_order(rows, tmp_path, starts):
+    table = table_of(rows, tmp_path / "table", *starts)
+    generator = torch.Generator().manual_seed(1)
+    some = torch.randperm(NODES, generator=generator)[:25]
+    for centres in (some, some.sort().values, torch.arange(20, 41), some[:1], some[:0]):
+        expected = find_paths(rows, centres.numpy(), RULE).lengths
+        for ours, theirs in zip(table.of(centres), expected, strict=True):
+            for field in dataclasses.fields(ours):
+                assert torch.equal(getattr(ours, field.name), getattr(theirs, field.name))
+
+
 def test_what_lies_in_one_piece_is_mapped(rows, tmp_path):
     table = table_of(rows, tmp_path / "table", 0, 30, NODES)
-    mappings = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
     found = table.between(30, NODES)
     mappings = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
     for length, paths in zip(RULE.lengths, found.lengths, strict=True):
