@@ -70,6 +70,8 @@ class Lines:
                 self._say(f"damaged checkpoints, set aside: {', '.join(event['checkpoints'])}")
             case "resumed":
                 self._say(f"resumed after epoch {event['epoch']}, step {event['step']}")
+            case "stage":
+                self._say(f"stage {event['stage'] + 1} begins after epoch {event['epoch']}")
             case "epoch":
                 pace = f"{event['seconds']:.2f} s  {tables.size(self._traffic.rate(event))}/s"
                 waited = f"  waiting {waiting:.0%}" if (waiting := self._traffic.waiting(event)) else ""
