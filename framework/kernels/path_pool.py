@@ -7,7 +7,7 @@ Two operators are each other's gradients: `sums` adds pooled rows up by centre, 
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,41 +18,41 @@ from framework.kernels.aggregate import spmm
 from framework.kernels.attention import attention, edge_softmax
 from framework.kernels.csr import CSR, row_of_entries, transpose
 
-Pooling = Literal["mean", "max"]
-
 
 def path_attention(
     offsets: Tensor,
     nodes: Tensor,
     values: Tensor,
-    path_vector: Tensor,
+    source_scores: Tensor,
     centre_scores: Tensor,
     *,
-    pooling: Pooling = "mean",
+    path_vector: Tensor | None = None,
     negative_slope: float = 0.2,
     path_scale: Tensor | None = None,
     transposed: CSR | None = None,
 ) -> Tensor:
     """Attention of each centre over its paths (Yang et al., "SPAGAN", IJCAI 2019): softmax times pooled rows.
 
-    The score of path p of centre t is leaky_relu(path_vector . pooled row of p + centre_scores[t]), each head apart.
-    `offsets` int64 [T + 1], `nodes` int32 or int64 [P, steps], `values` float32 or float64 [S, H, D], `path_vector`
-    [H, D], `centre_scores` [T, H], `path_scale` [P, H] factors after the softmax (dropout). Returns [T, H, D]; a centre
-    without paths has 0. Differentiable in values, vector and scores. `transposed` is `places(offsets, nodes, S)`,
+    A path's score is leaky_relu(the mean of its nodes' source_scores + centre_scores[t]), each head apart: of a vector
+    times a mean of rows, where source_scores are that vector times the rows. With such a `path_vector` [H, D] paths are
+    pooled by the maximum instead, and it is leaky_relu(path_vector . pooled row + centre_scores[t]).
+    `offsets` int64 [T + 1], `nodes` int32 or int64 [P, steps], `values` float32 or float64 [S, H, D], `source_scores`
+    [S, H], `centre_scores` [T, H], `path_scale` [P, H] factors after the softmax (dropout). Returns [T, H, D]; a centre
+    without paths has 0. Differentiable in values, scores and vector. `transposed` is `places(offsets, nodes, S)`,
     computed in the backward pass if it is not given. Raises InputError for a node outside [0, S)."""
-    table = _Table.checked(offsets, nodes, values, path_vector, centre_scores, pooling, transposed)
-    values = values.contiguous()
+    table = _Table.checked(offsets, nodes, values, maximum=path_vector is not None, given_places=transposed)
     if path_scale is not None:
         path_scale = check.features("path_scale", path_scale.detach(), (len(nodes), values.shape[1]), like=values)
     if nodes.shape[1] == 1:  # a pooled row is the node's: attention over edges, whose kernel is fused
         return attention(
-            table.offsets, table.nodes.flatten(), values, (values * path_vector).sum(2), centre_scores,
+            table.offsets, table.nodes.flatten(), values, source_scores, centre_scores,
             negative_slope=negative_slope, edge_scale=path_scale, transposed=transposed,
         )  # fmt: skip
-    weights = edge_softmax(table.offsets, _scores(table, values, path_vector, centre_scores, negative_slope))
+    scores = _scores(table, values, source_scores, centre_scores, path_vector)
+    weights = edge_softmax(table.offsets, torch.nn.functional.leaky_relu(scores, negative_slope))
     if path_scale is not None:
         weights = weights * path_scale
-    out: Tensor = _Sums.apply(table, values, weights)  # type: ignore[no-untyped-call]
+    out: Tensor = _Sums.apply(table, values.contiguous(), weights)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -60,17 +60,17 @@ def path_attention_weights(
     offsets: Tensor,
     nodes: Tensor,
     values: Tensor,
-    path_vector: Tensor,
+    source_scores: Tensor,
     centre_scores: Tensor,
     *,
-    pooling: Pooling = "mean",
+    path_vector: Tensor | None = None,
     negative_slope: float = 0.2,
 ) -> Tensor:
     """The softmax that `path_attention` weighs paths with: [P, H], without gradient."""
     with torch.no_grad():
-        table = _Table.checked(offsets, nodes, values, path_vector, centre_scores, pooling, None)
-        scores = _scores(table, values.contiguous(), path_vector, centre_scores, negative_slope)
-        return edge_softmax(table.offsets, scores)
+        table = _Table.checked(offsets, nodes, values, maximum=path_vector is not None, given_places=None)
+        scores = _scores(table, values, source_scores, centre_scores, path_vector)
+        return edge_softmax(table.offsets, torch.nn.functional.leaky_relu(scores, negative_slope))
 
 
 def places(offsets: Tensor, nodes: Tensor, num_sources: int) -> CSR:
@@ -80,14 +80,20 @@ def places(offsets: Tensor, nodes: Tensor, num_sources: int) -> CSR:
     return transpose(offsets * nodes.shape[1], nodes.flatten(), num_sources)
 
 
-def _scores(table: "_Table", values: Tensor, path_vector: Tensor, centre_scores: Tensor, slope: float) -> Tensor:
-    """Scores of paths: [P, H]. Of a mean they are the means of its nodes' own, a number a node and head."""
-    vectors = path_vector[None]
-    if not table.maximum:
-        values = (values * path_vector).sum(2, keepdim=True)
-        vectors = values.new_ones(1, values.shape[1], 1)
-    sums: Tensor = _Dots.apply(table, values, vectors, centre_scores)  # type: ignore[no-untyped-call]
-    return torch.nn.functional.leaky_relu(sums, slope)
+def _scores(
+    table: "_Table", values: Tensor, source_scores: Tensor, centre_scores: Tensor, path_vector: Tensor | None
+) -> Tensor:
+    """Scores of paths before the leaky ReLU: [P, H]. Of means they are means, one number a node and head."""
+    heads = values.shape[1]
+    centre_scores = check.features("centre_scores", centre_scores, (len(table.offsets) - 1, heads), like=values)
+    if path_vector is None:
+        rows = check.features("source_scores", source_scores, (len(values), heads), like=values).unsqueeze(2)
+        vectors = values.new_ones(1, heads, 1)
+    else:
+        rows = values.contiguous()
+        vectors = check.features("path_vector", path_vector, tuple(values.shape[1:]), like=values)[None]
+    scores: Tensor = _Dots.apply(table, rows, vectors, centre_scores)  # type: ignore[no-untyped-call]
+    return scores
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,27 +107,16 @@ class _Table:
 
     @classmethod
     def checked(
-        cls,
-        offsets: Tensor,
-        nodes: Tensor,
-        values: Tensor,
-        path_vector: Tensor,
-        centre_scores: Tensor,
-        pooling: Pooling,
-        given_places: CSR | None,
+        cls, offsets: Tensor, nodes: Tensor, values: Tensor, *, maximum: bool, given_places: CSR | None
     ) -> "_Table":
         """Raises InputError for shapes, types or nodes that do not fit together."""
-        if pooling not in ("mean", "max"):
-            raise InputError(f"pooling is '{pooling}'; expected 'mean' or 'max'.")
         if nodes.dim() != 2 or nodes.shape[1] == 0:
             raise InputError(f"nodes is of shape {list(nodes.shape)}; expected [paths, steps] with a step at least.")
         check.index("nodes", nodes[:, 0])
-        offsets = check.pointers(offsets, len(nodes))
         check.features("values", values, (None, None, None))
         check.below("nodes", nodes, len(values))
-        check.features("path_vector", path_vector, tuple(values.shape[1:]), like=values)
-        check.features("centre_scores", centre_scores, (len(offsets) - 1, values.shape[1]), like=values)
-        return cls(offsets=offsets, nodes=nodes.contiguous(), maximum=pooling == "max", given_places=given_places)
+        offsets = check.pointers(offsets, len(nodes))
+        return cls(offsets=offsets, nodes=nodes.contiguous(), maximum=maximum, given_places=given_places)
 
     def sums(self, values: Tensor, weights: Tensor) -> Tensor:
         """Pooled rows times their weights [P, H], added up by centre: [T, H, D]."""

@@ -7,6 +7,7 @@ the paper is the default and the code's way an option.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,14 @@ from torch import Tensor, nn
 from framework.errors import InputError
 from framework.graph.block import Block, GraphBlock
 from framework.graph.path_block import BlockPaths, PathBlock
-from framework.kernels.path_pool import Pooling, path_attention, path_attention_weights
+from framework.kernels.path_pool import path_attention, path_attention_weights
 from framework.kernels.paths import LONGEST
 from framework.models.layers import GATConv, dropped_input
 from framework.models.nodes import GAT
 from framework.random import Key
 from framework.registry import MODELS
 
+Pooling = Literal["mean", "max"]
 _GAIN = 1.414  # of the first weights
 
 
@@ -49,6 +51,8 @@ class PathAttention(nn.Module):
         super().__init__()
         if not 2 <= longest <= LONGEST:
             raise InputError(f"longest is {longest}; expected 2 to {LONGEST} nodes, the centre included.")
+        if pooling not in ("mean", "max"):
+            raise InputError(f"pooling is '{pooling}'; expected 'mean' or 'max'.")
         self.heads, self.out, self.join, self.slope = heads, out, join, slope
         self.attention_dropout, self.pooling = attention_dropout, pooling
         lengths = longest - 1
@@ -71,23 +75,22 @@ class PathAttention(nn.Module):
         `paths`: a table for every length, from 2 nodes up; the centres are the first of the sources. `key`: what
         dropout of the attention is drawn by, in training; without one nothing is dropped. Raises InputError for tables
         of other lengths, or for rows of `x` that are not the sources'."""
-        values, centres = self._projected(x, paths)
+        values, scores = self._projected(x, paths)
         dropout = self.attention_dropout if self.training else 0.0
         reached = [
             path_attention(
                 table.offsets,
                 table.nodes,
                 values,
-                self.path_attention[number],
-                (centres * self.centre_attention[number]).sum(2),
-                pooling=self.pooling,
+                *self._scores_of(number, scores, table),
+                path_vector=self.path_attention[number] if self.pooling == "max" else None,
                 negative_slope=self.slope,
                 path_scale=table.dropped(key, self.heads, dropout, values),
                 transposed=table.places if torch.is_grad_enabled() else None,
             )
             for number, table in enumerate(paths)
         ]
-        out = self._joined(reached, centres)
+        out = self._joined(reached, scores)
         return out.flatten(1) if self.join else out.mean(1)
 
     def attention(self, x: Tensor, paths: Sequence[BlockPaths]) -> list[Tensor]:
@@ -95,40 +98,51 @@ class PathAttention(nn.Module):
 
         Without dropout or gradient."""
         with torch.no_grad():
-            values, centres = self._projected(x, paths)
+            values, scores = self._projected(x, paths)
             return [
                 path_attention_weights(
                     table.offsets,
                     table.nodes,
                     values,
-                    self.path_attention[number],
-                    (centres * self.centre_attention[number]).sum(2),
-                    pooling=self.pooling,
+                    *self._scores_of(number, scores, table),
+                    path_vector=self.path_attention[number] if self.pooling == "max" else None,
                     negative_slope=self.slope,
                 )
                 for number, table in enumerate(paths)
             ]
 
     def _projected(self, x: Tensor, paths: Sequence[BlockPaths]) -> tuple[Tensor, Tensor]:
-        """z of all sources [sources, heads, out], and of the centres."""
+        """z of all sources [sources, heads, out], and its products with all vectors of attention, a number a head each.
+
+        One product for all vectors, of centres too: a pass over z a vector costs more than what is not needed here.
+        [vectors, sources, heads]: those of paths by length, those of centres by length, that of centres for lengths."""
         expected = list(range(1, len(self.path_attention) + 1))
         if [table.steps for table in paths] != expected:
             given = [table.steps + 1 for table in paths]
             raise InputError(f"paths are of {given} nodes; expected a table for each of {[n + 1 for n in expected]}.")
         if any(len(table.original) != len(x) for table in paths):
             raise InputError(f"x has {len(x)} rows; expected one for each of {len(paths[0].original)} sources.")
-        values: Tensor = self.linear(x).view(-1, self.heads, self.out)
-        return values, values[: paths[0].num_centres]
+        values = self.linear(x).view(-1, self.heads, self.out)
+        vectors: list[Tensor] = [self.path_attention, self.centre_attention]
+        if self.length_attention is not None:
+            vectors.append(self.length_attention[1:])
+        return values, torch.einsum("shd,vhd->vsh", values, torch.cat(vectors))
 
-    def _joined(self, reached: list[Tensor], centres: Tensor) -> Tensor:
+    def _scores_of(self, number: int, scores: Tensor, table: BlockPaths) -> tuple[Tensor, Tensor]:
+        """The part of a length's scores that sources have, and that of the centres."""
+        return scores[number], scores[len(self.path_attention) + number, : table.num_centres]
+
+    def _joined(self, reached: list[Tensor], scores: Tensor) -> Tensor:
         """What was reached by each length [centres, heads, out], weighed by attention over lengths."""
         if self.length_attention is None:
             return reached[0]
-        of_length, of_centre = self.length_attention
-        own = (centres * of_centre).sum(2)
-        scores = torch.stack([(rows * of_length).sum(2) + own for rows in reached])
-        weights = nn.functional.leaky_relu(scores, self.slope).softmax(0).unsqueeze(3)
-        return torch.stack([weight * rows for weight, rows in zip(weights, reached, strict=True)]).sum(0)
+        own = scores[-1, : len(reached[0])]
+        by_length = torch.stack([(rows * self.length_attention[0]).sum(2) + own for rows in reached])
+        first, *others = nn.functional.leaky_relu(by_length, self.slope).softmax(0).unsqueeze(3)
+        out: Tensor = first * reached[0]
+        for weight, rows in zip(others, reached[1:], strict=True):
+            out = torch.addcmul(out, weight, rows)
+        return out
 
 
 class SPAGANNetwork(nn.Module):

@@ -239,6 +239,8 @@ def test_tables_that_do_not_fit_are_refused() -> None:
         PathBlock(sources=block.sources, paths=block.paths[1:])
     with pytest.raises(InputError, match="longest is 6; expected 2 to 5"):
         PathAttention(COLUMNS, OUT, longest=6)
+    with pytest.raises(InputError, match="pooling is 'sum'"):
+        PathAttention(COLUMNS, OUT, pooling="sum")  # type: ignore[arg-type]
 
 
 class Classifier(nn.Module):

@@ -1,5 +1,5 @@
-// Paths of nodes pooled to one row each, by the mean or the maximum of every column: their weighted sums by centre, their
-// dot products with a vector, and what both pass back to the nodes.
+// Paths of nodes pooled to one row each, by the mean or the maximum of every column: their weighted sums by centre,
+// their dot products with a vector, and what both pass back to the nodes.
 //
 // Assumptions: centre t has the paths offsets[t] to offsets[t + 1], each of `steps` rows of values [sources, heads,
 // width], heads inside. A path is pooled anew wherever it is met, so nothing of the size paths x columns is ever held.
@@ -180,20 +180,29 @@ INLINE void keep_maxima(V& lanes, const Paths<T>& in, const int32_t* path, int64
   }
 }
 
+// Asks for what an entry that comes soon is made of.
+template <bool kMaximum, class T>
+INLINE void ask_entry(const Paths<T>& in, const Places& places, const T* weights, const Vectors<T>& vectors,
+                      int64_t e) {
+  if (e >= places.indptr[places.num_sources]) return;
+  const int64_t p = places.edges[e] / in.steps;
+  __builtin_prefetch(weights + p * in.heads);
+  if (vectors.stride > 0) prefetch(vectors.rows + places.indices[e] * vectors.stride, 0, in.cover.stride);
+  if constexpr (kMaximum) in.ask(p);
+}
+
 // out[s] = what the pooled rows of all paths, each with the gradient weight * vector of its centre, pass to source s.
 template <int64_t kLanes, bool kMaximum, class T>
 VERSIONS void spread_rows(const Paths<T>& in, const Places& places, const T* weights, const Vectors<T>& vectors, T* out,
                           int64_t begin, int64_t end) {
   const std::vector<Piece>& pieces = in.cover.pieces;
-  const int64_t readable = places.indptr[places.num_sources];
   const T factor = rest<kMaximum>(in);
   std::vector<T> sums(pieces.size() * kLanes);
   typename Vector<T, kLanes>::type passed, total;
   for (int64_t s = begin; s < end; ++s) {
     std::fill(sums.begin(), sums.end(), T(0));
     for (int64_t e = places.indptr[s]; e < places.indptr[s + 1]; ++e) {
-      if (e + kAhead < readable && vectors.stride > 0)
-        prefetch(vectors.rows + places.indices[e + kAhead] * vectors.stride, 0, in.cover.stride);
+      ask_entry<kMaximum>(in, places, weights, vectors, e + kAhead);
       const int64_t p = places.edges[e] / in.steps, step = places.edges[e] - p * in.steps;
       const T *weight = weights + p * in.heads, *vector = vectors.rows + places.indices[e] * vectors.stride;
       T* sum = sums.data();
