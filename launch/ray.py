@@ -206,6 +206,7 @@ def _work(config: dict[str, Any]) -> None:
             local_rank=context.get_local_rank(),
             tell=teller.event,
             listener=listener,
+            mapper=functools.partial(_mapped, beside_workers=True),
         )
         if rank == 0:
             teller.result(result)
@@ -227,16 +228,19 @@ def _listen() -> tuple[socket.socket, str]:
     return listener, f"tcp://{address}:{listener.getsockname()[1]}"
 
 
-def _mapped(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-    """Results in the items' order, with a bounded number of tasks ahead. Raises what `function` raises."""
+def _mapped(function: Callable[[Any], Any], items: Sequence[Any], *, beside_workers: bool = False) -> Iterator[Any]:
+    """Results in the items' order, with a bounded number of tasks ahead. Raises what `function` raises.
+
+    `beside_workers`: for workers that wait for the results, and keep the processors that Ray gave them."""
     import ray
 
     paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}  # they run on this host: its paths are right
     bound = function.args if isinstance(function, functools.partial) else ()
     plain = function.func if isinstance(function, functools.partial) else function
-    task: Any = ray.remote(plain).options(label_selector=_this_host(), runtime_env=paths, max_retries=0)
+    options: dict[str, Any] = {"num_cpus": 0} if beside_workers else {}
+    task: Any = ray.remote(plain).options(label_selector=_this_host(), runtime_env=paths, max_retries=0, **options)
     shared = [ray.put(value) for value in bound]
-    ahead = 2 * max(1, int(_cpus()))
+    ahead = threads_for(1) if beside_workers else 2 * max(1, int(_cpus()))
     under_way: collections.deque[Any] = collections.deque()
     waiting = iter(items)
     try:

@@ -4,10 +4,11 @@ Assumption: jobs, events, results and errors cross processes as JSON, never as p
 module, named as `module:function`, and a run is what framework.config writes it as.
 """
 
+import concurrent.futures
 import dataclasses
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from framework.comm.group import Group
 from framework.config import decode, encode
-from framework.engine.run import Event, Main, Prepared, Run, Worker
+from framework.engine.run import Event, Main, Mapper, Prepared, Run, Worker
 from framework.errors import InputError
 from framework.registry import load
 
@@ -60,8 +61,11 @@ class Job:
         local_rank: int,
         tell: Tell,
         listener: socket.socket | None = None,
+        mapper: Mapper | None = None,
     ) -> dict[str, Any]:
-        """Joins the group as worker `rank`; returns what the main returns. The first worker's events go to `tell`."""
+        """Joins the group as worker `rank`; returns what the main returns. The first worker's events go to `tell`.
+
+        `mapper`: what the worker's maps go by; None: threads of its own process."""
         torch.set_num_threads(self.threads)
         run = decode(self.run, trusted=True)  # by the process that started this one
         prepared = Prepared(**{**self.prepared, "path": Path(self.prepared["path"])})
@@ -70,7 +74,8 @@ class Job:
             rank=rank, size=size, rendezvous=rendezvous, device=device, deadline=run.deadline, listener=listener
         ) as group:
             watch = tell if rank == 0 else _ignore
-            worker = Worker(group=group, prepared=prepared, device=device, watch=watch)
+            mapper = mapper or by_threads
+            worker = Worker(group=group, prepared=prepared, device=device, watch=watch, mapper=mapper)
             main: Main = load(self.main, "main")
             return main(run, worker)
 
@@ -82,6 +87,12 @@ def device_of(run: Run, local_rank: int) -> torch.device:
     if not torch.cuda.is_available():
         raise InputError("--device is cuda, but torch sees no GPU on this host; use --device cpu.")
     return torch.device("cuda", local_rank % torch.cuda.device_count())
+
+
+def by_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    """Results in the items' order (a Mapper), as many at a time as this host has processors: others wait meanwhile."""
+    with concurrent.futures.ThreadPoolExecutor(max_workers=threads_for(1)) as pool:
+        yield from pool.map(function, items)
 
 
 def threads_for(workers: int) -> int:

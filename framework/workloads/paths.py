@@ -18,6 +18,7 @@ from torch import Tensor
 from framework.comm.group import Group
 from framework.comm.reach import Shards
 from framework.comm.stage import stage
+from framework.config import placement
 from framework.engine.run import Mapper, Worker
 from framework.errors import InputError
 from framework.graph.block import Block, GraphBlock, Nodes
@@ -62,6 +63,8 @@ class PathSearch:
     """And over the paths of that length that there are."""
     tolerance: float = 0.0
     """In later searches, an edge whose cost has changed by no more than this keeps the one it had."""
+    edges_for_tasks: int = placement(1_000_000)
+    """Edges from which the launcher's tasks search; a smaller graph is searched before they would have started."""
 
     def __post_init__(self) -> None:
         if self.refreshes < 0:
@@ -111,7 +114,9 @@ class Paths:
             attention = torch.cat([self._attention(block, x).cpu().double() for (block,), x in pieces])
         began = time.perf_counter()
         gathered = _at_first(self.shards.group, attention)
-        found = _while_others_wait(self.worker, lambda mapper: self._searched(gathered, mapper))
+        by_tasks = len(gathered) >= self.search.edges_for_tasks
+        mapper = self.worker.mapper if by_tasks else map
+        found = _while_others_wait(self.worker, mapper, lambda heard: self._searched(gathered, heard))
         facts = None
         if found is not None:
             facts = {"table": found.table.path.name, "recomputed": found.recomputed, "centres": found.table.num_nodes}
@@ -190,14 +195,14 @@ def _at_first(group: Group, values: Tensor) -> Tensor:
     return group.exchange(values, sent, counts if group.rank == 0 else [0] * group.size, "paths")
 
 
-def _while_others_wait(worker: Worker, work: Callable[[Mapper], Refreshed]) -> Refreshed | None:
+def _while_others_wait(worker: Worker, mapper: Mapper, work: Callable[[Mapper], Refreshed]) -> Refreshed | None:
     """What `work` gives on the first worker. The others hear of every result it maps, so none waits for long."""
 
     def going_on(value: int) -> bool:
         return bool(worker.group.all_reduce(torch.tensor([value]), "state", "max"))
 
     def heard(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-        for number, result in enumerate(worker.mapper(function, items), 1):
+        for number, result in enumerate(mapper(function, items), 1):
             going_on(1)
             worker.watch({"event": "prepare", "what": "searching paths", "done": number / len(items)})
             yield result

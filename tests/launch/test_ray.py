@@ -12,10 +12,12 @@ from typing import Any
 import launch_mains
 import pytest
 from line_workload import Line
+from spagan_runs import spagan_run
 
 from framework.engine.run import Event, Main, Run
 from framework.engine.train import train
 from framework.errors import InputError, LostWorkerError, ShardyardError, StoreError
+from framework.workloads.paths import PathSearch
 from launch.local import Local
 from launch.ray import Ray
 from launch.start import start
@@ -61,6 +63,16 @@ def test_workers_meet_and_the_first_one_is_heard(
     assert 0 < answer["seconds"]["start"] < answer["seconds"]["total"]
     assert [file.name for file in (tmp_path / "run").iterdir()] == []
     assert capfd.readouterr() == ("", "")
+
+
+def test_paths_are_searched_by_tasks_beside_the_workers(ray_here: None, tmp_path: Path) -> None:
+    fields = {"epochs": 12, "workers": 2, "paths": PathSearch(edges_for_tasks=0)}
+    events: list[Event] = []
+    tasks = start(spagan_run(tmp_path / "ray", launcher=Ray(), **fields), events.append)
+    assert any(event["event"] == "prepare" and event["what"] == "searching paths" for event in events)
+    alone = start(spagan_run(tmp_path / "local", **{**fields, "workers": 1}), lambda event: None)
+    assert len(tasks["stages"]) == len(alone["stages"]) == 1
+    assert tasks["loss"] == pytest.approx(alone["loss"], rel=1e-9)
 
 
 def test_an_error_of_the_user_is_told_once_and_not_tried_again(ray_here: None, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from node_runs import small_run
+from spagan_runs import SEARCH, spagan_run
 from worker_processes import together
 
 from framework.comm.group import Group
@@ -17,25 +17,14 @@ from framework.errors import InputError
 from framework.graph.path_block import PathBlock
 from framework.graph.paths import PathTable
 from framework.models.nodes import GAT
-from framework.models.spagan import SPAGAN
-from framework.sample.full import Full
 from framework.sample.neighbor import Neighbor
 from framework.workloads.nodes import NodeTask
 from framework.workloads.paths import PathSearch
 from partitioners.dbh import DegreeBasedHashing
 
-SEARCH = PathSearch(refreshes=2, degree_ratio=0.3)
-STAGES: dict[str, Any] = {"patience": 1, "monitor": "train_macro_f1", "keep": "best"}
-
 
 class StoppedError(Exception):
     """Thrown in the middle of a run, as a kill would be."""
-
-
-def spagan_run(out: Path, **fields: Any) -> Run:
-    """Two searches, each as soon as an epoch was no better than the one before."""
-    fields = {"model": SPAGAN(hidden=4, heads=2), "sampler": Full(), "batch_size": 0, "paths": SEARCH, **fields}
-    return small_run(out, **{**STAGES, "epochs": 40, **fields})
 
 
 def trained(group: Group, run: Run, stop: int = -1) -> dict[str, Any]:
