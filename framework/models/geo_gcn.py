@@ -26,12 +26,14 @@ from framework.registry import GRAPH_MODELS
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Neighborhoods:
-    """Nodes with positions, and for each its in-edges and one from itself: what layers of geo-GCN look at."""
+    """Nodes with positions, and for each its in-edges and one from itself: what layers of geo-GCN look at.
+
+    In a block the first of the nodes are its targets, and they alone have in-edges."""
 
     positions: Tensor
     """float [n, dimensions]."""
     indptr: Tensor
-    """int64 [n + 1]: the in-edges of node i are indptr[i] to indptr[i + 1], its own the last of them."""
+    """int64 [targets + 1]: the in-edges of node i are indptr[i] to indptr[i + 1], its own the last of them."""
     indices: Tensor
     """int32 [e]: each edge's source."""
     weight: Tensor | None = None
@@ -53,6 +55,20 @@ class Neighborhoods:
     def of_graphs(cls, graph: GraphBatch) -> "Neighborhoods":
         """Of a batch of graphs; edges from a node to itself as in `of_edges`."""
         return cls._with_own(graph.positions, graph.indptr, graph.indices, graph.weight)
+
+    @classmethod
+    def of_block(cls, block: Block, positions: Tensor) -> "Neighborhoods":
+        """Of one layer of a large graph, with the positions of its sources; only its targets have in-edges.
+
+        Where neighbours were drawn, each weighs as many as it stands for, so that sums stay unbiased."""
+        rows = row_of_entries(block.indptr, len(block.indices))
+        weight = None if block.edge_weights is None else block.edge_weights.to(positions.dtype)
+        drawn, degree = block.without_self_loops.drawn, block.targets.degree.to(block.indptr.device)
+        if bool((drawn != degree).any()):
+            share = (degree / drawn.clamp(min=1)).to(positions.dtype)[rows]
+            share = share.masked_fill(block.indices == rows, 1)
+            weight = share if weight is None else weight * share
+        return cls._with_own(positions, block.indptr, block.indices, weight)
 
     @classmethod
     def _with_own(cls, positions: Tensor, indptr: Tensor, indices: Tensor, weight: Tensor | None) -> "Neighborhoods":
@@ -122,11 +138,11 @@ class GeometricConv(nn.Module):
 
 
 class SpatialLayer(nn.Module):
-    """A GeometricConv, called as a GraphNetwork calls its layers."""
+    """A GeometricConv, called with neighbourhoods as networks call their layers."""
 
-    def __init__(self, columns: int, out: int, *, dimensions: int, filters: int) -> None:
+    def __init__(self, conv: GeometricConv) -> None:
         super().__init__()
-        self.conv = GeometricConv(columns, out, dimensions=dimensions, filters=filters)
+        self.conv = conv
 
     def forward(self, nodes: Neighborhoods, x: Tensor) -> Tensor:
         """[n, columns] -> [n, out]."""
@@ -156,8 +172,9 @@ class GeoGCN:
     def build(self, columns: int, dimensions: int, outputs: int) -> nn.Module:
         """A GraphNetwork of spatial convolutions."""
         before = [columns, *[self.hidden] * (self.layers - 1)]
+        layers = [GeometricConv(width, self.hidden, dimensions=dimensions, filters=self.filters) for width in before]
         return GraphNetwork(
-            [SpatialLayer(width, self.hidden, dimensions=dimensions, filters=self.filters) for width in before],
+            [SpatialLayer(layer) for layer in layers],
             view=Neighborhoods.of_graphs,
             width=self.hidden,
             outputs=outputs,
