@@ -11,12 +11,15 @@ from whole_graph import WholeGraph, looped_graph, random_graph, random_rows
 
 from framework.errors import InputError
 from framework.graph.block import Block, Nodes
-from framework.graph.path_block import BlockPaths, PathBlock
-from framework.kernels.csr import offsets
+from framework.graph.edge_costs import LEAST, edge_costs, refreshed_costs
+from framework.graph.path_block import BlockPaths, PathBlock, paths_of
+from framework.kernels.csr import offsets, row_of_entries
+from framework.kernels.paths import PathRule, find_paths, sort_rows
 from framework.models.layers import GATConv
 from framework.models.node_model import LayerwiseNetwork
 from framework.models.spagan import SPAGAN, PathAttention, SPAGANNetwork
 from framework.random import Key
+from framework.sample.neighbor import Neighbor
 
 pyg = pytest.importorskip("torch_geometric.nn", reason="PyG is the oracle: install the extra `pyg`")
 
@@ -333,6 +336,66 @@ def test_layers_one_by_one_are_the_network(stage: int) -> None:
     for depth, block in enumerate(blocks):
         x = network.forward_layer(depth, block, x)
     assert torch.equal(x, expected)
+
+
+def test_seeds_with_all_their_paths_are_rows_of_the_whole_graph() -> None:
+    """In training too: what is dropped depends on the key and on original ids."""
+    graph, network = random_graph(60, 200, isolated=3), network_of()
+    network.stage, (first, last) = 2, blocks_of(graph, 3)[2]
+    assert isinstance(first, PathBlock)
+    x, seeds = random_rows(60, COLUMNS).detach(), torch.tensor([3, 59, 17, 0])
+    (drawn,) = Neighbor(fanouts=(-1,)).sample(graph, graph.nodes[seeds], Key.root(0))
+    drawn = dataclasses.replace(drawn, key=last.key)
+    tables = [paths_of(drawn.sources.ids, paths.offsets, paths.nodes) for paths in first.paths]
+    around = PathBlock.around(drawn.sources, tables, lambda ids: graph.nodes[ids], first.key)
+    assert len(around.sources) < 60
+    found, expected = network([around, drawn], x[around.sources.ids]), network([first, last], x)[seeds]
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
+
+
+def test_stages_follow_each_other() -> None:
+    """Attention makes costs, costs make paths, attention over these makes the next costs."""
+    graph, network = random_graph(60, 300), network_of(dropout=0.2, attention_dropout=0.2)
+    x, labels = random_rows(60, COLUMNS).detach(), torch.arange(60) % CLASSES
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+
+    def learn(stage: int, first: Block | PathBlock) -> list[float]:
+        network.stage, losses = stage, []
+        for step in range(30):
+            keys = [Key.root(stage).fold(step, depth) for depth in range(2)]
+            blocks = [
+                dataclasses.replace(block, key=key) for block, key in zip((first, graph.block), keys, strict=True)
+            ]
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(network(blocks, x), labels)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        return losses
+
+    def searched(costs: Tensor) -> PathBlock:
+        rows = sort_rows(graph.csr.indptr, graph.csr.indices, costs)
+        found = find_paths(rows, torch.arange(60).numpy(), PathRule(longest=3))
+        return PathBlock.of(graph.nodes, [(paths.offsets, paths.nodes) for paths in found.lengths])
+
+    by_edges = learn(1, graph.block)
+    costs = edge_costs(network.edge_attention(graph.block, x), graph.csr.indptr, graph.csr.indices)
+    costs = costs**8  # less alike, so that some detours pay
+    block = searched(costs)
+    by_paths = learn(2, block)
+    assert by_edges[-1] < 0.9 * by_edges[0]
+    assert by_paths[-1] < 0.9 * by_paths[0]
+
+    weights = network.path_attention(block, x)
+    refreshed = refreshed_costs(costs, graph.csr.indptr, graph.csr.indices, block.paths[0], weights)
+    ends = torch.stack([block.paths[0].centres, block.paths[0].nodes[:, 0]], dim=1).tolist()
+    by_path = {tuple(pair): float(weight) for pair, weight in zip(ends, weights, strict=True) if pair[0] != pair[1]}
+    edges = list(zip(row_of_entries(graph.csr.indptr, len(costs)).tolist(), graph.csr.indices.tolist(), strict=True))
+    assert 0 < sum(edge not in by_path for edge in edges) < len(edges) / 2
+    for edge, cost, before in zip(edges, refreshed.tolist(), costs.tolist(), strict=True):
+        expected = max(1 - by_path[edge] / max(by_path.values()), LEAST) if edge in by_path else before
+        assert cost == pytest.approx(expected, rel=1e-9)
+    searched(refreshed)
 
 
 def test_a_stage_refuses_the_other_s_blocks() -> None:
