@@ -65,7 +65,7 @@ class Graclus:
 class Voxel:
     """Nodes in the same cell of a grid, whose cells double at every level; it begins where the graph does."""
 
-    size: float = 5.0
+    size: float = 2.0
     """Side of a cell at the first level, in the unit of the positions."""
 
     def __post_init__(self) -> None:

@@ -5,6 +5,8 @@
 - `aggregate`  weighted and mean sums over in-edges (SpMM), with gradients
 - `attention`  softmax over in-edges, alone or fused with its weighted sum, with gradients
 - `path_pool`  attention over paths that are pooled to a row each, with gradients
+- `geometric`  sums over in-edges gated by relative positions (geo-GCN), with gradients
+- `coarsen`    greedy matching of neighbours, edges between clusters
 - `dropout`    masks keyed by original ids, alone or fused with ReLU, with gradients
 - `partition`  the inner loops of the partitioners
 - `native`     loads the compiled C++ (`source/`) and calls it
