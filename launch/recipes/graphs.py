@@ -14,8 +14,13 @@ from framework.workloads.graphs import GraphLearning
 @RECIPES.register("geo-gcn-superpixels")
 def geo_gcn_superpixels() -> Run:
     """geo-GCN on 5,000 digits of MNIST as graphs of superpixels; a digit stays one when it is turned a little."""
-    workload = GraphLearning(data=Superpixels(), model=GeoGCN(), batch_size=64, augment=Augmentation(rotation=15))
-    return Run(workload=workload, epochs=100, optimizer=Adam(lr=5e-4), keep="best")
+    workload = GraphLearning(
+        data=Superpixels(),
+        model=GeoGCN(hidden=32, filters=16, layers=3, dropout=0.1, pooling=Unpooled()),
+        batch_size=64,
+        augment=Augmentation(rotation=15),
+    )
+    return Run(workload=workload, epochs=60, optimizer=Adam(lr=3e-3), schedule=Cosine(), keep="best")
 
 
 @RECIPES.register("geo-gcn-esol")
