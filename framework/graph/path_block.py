@@ -5,7 +5,7 @@ leads over, so what is drawn for it depends neither on where it is stored nor on
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 
 import torch
@@ -13,11 +13,9 @@ from torch import Tensor
 
 from framework.errors import InputError
 from framework.graph.block import ATTENTION, Nodes
-from framework.kernels import csr
 from framework.kernels.csr import CSR, row_of_entries
 from framework.kernels.dropout import edge_dropout_scale
 from framework.kernels.path_pool import places
-from framework.kernels.sample import unique_relabel
 from framework.random import Key
 
 _MIX = 0x9E3779B97F4A7C15 - 2**64  # odd, so that a path's name changes with every node of it
@@ -109,24 +107,6 @@ class PathBlock:
         )
         return cls(sources=sources, paths=paths, key=key)
 
-    @classmethod
-    def around(
-        cls,
-        centres: Nodes,
-        tables: Sequence[tuple[Tensor, Tensor]],
-        described: Callable[[Tensor], Nodes],
-        key: Key | None = None,
-    ) -> "PathBlock":
-        """A block of some centres of a larger graph, its sources being all nodes that their paths lead over.
-
-        `tables` as for `of`, `nodes` by their ids in the store's order; `described` says who the nodes of such ids are:
-        int64 [n] -> n nodes. It is asked once, for whoever is not among the centres."""
-        ids, places = unique_relabel(centres.ids, torch.cat([nodes.flatten().long() for _, nodes in tables]))
-        sources = Nodes.concatenate([centres, described(ids[len(centres) :])])
-        flat = torch.split(places, [nodes.numel() for _, nodes in tables])
-        placed = [(offsets, rows.view(nodes.shape)) for (offsets, nodes), rows in zip(tables, flat, strict=True)]
-        return cls.of(sources, placed, key)
-
     def __post_init__(self) -> None:
         """Raises InputError unless there is a table for one step, two steps and so on, all of the same centres."""
         steps = [table.steps for table in self.paths]
@@ -149,13 +129,3 @@ class PathBlock:
     def to(self, device: torch.device) -> "PathBlock":
         """The same block with its paths on `device`; names of nodes stay on the host."""
         return dataclasses.replace(self, paths=tuple(table.to(device) for table in self.paths))
-
-
-def paths_of(rows: Tensor, pointers: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor]:
-    """Some rows of a table, in the order they are named: offsets int64 [n + 1] and nodes [paths, steps].
-
-    `rows` int [n]; `pointers` int64 [centres + 1] and `nodes` [paths, steps]: the table."""
-    rows = rows.long()
-    starts = csr.offsets(pointers.diff()[rows])
-    own = row_of_entries(starts, int(starts[-1]))
-    return starts, nodes[torch.arange(len(own)) - starts[own] + pointers[rows][own]]

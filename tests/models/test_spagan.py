@@ -12,7 +12,7 @@ from whole_graph import WholeGraph, looped_graph, random_graph, random_rows
 from framework.errors import InputError
 from framework.graph.block import Block, Nodes
 from framework.graph.edge_costs import LEAST, edge_costs, refreshed_costs
-from framework.graph.path_block import BlockPaths, PathBlock, paths_of
+from framework.graph.path_block import BlockPaths, PathBlock
 from framework.kernels.csr import offsets, row_of_entries
 from framework.kernels.paths import PathRule, find_paths, sort_rows
 from framework.models.layers import GATConv
@@ -346,10 +346,11 @@ def test_seeds_with_all_their_paths_are_rows_of_the_whole_graph() -> None:
     x, seeds = random_rows(60, COLUMNS).detach(), torch.tensor([3, 59, 17, 0])
     (drawn,) = Neighbor(fanouts=(-1,)).sample(graph, graph.nodes[seeds], Key.root(0))
     drawn = dataclasses.replace(drawn, key=last.key)
-    tables = [paths_of(drawn.sources.ids, paths.offsets, paths.nodes) for paths in first.paths]
-    around = PathBlock.around(drawn.sources, tables, lambda ids: graph.nodes[ids], first.key)
-    assert len(around.sources) < 60
-    found, expected = network([around, drawn], x[around.sources.ids]), network([first, last], x)[seeds]
+    others = torch.tensor([node for node in range(60) if node not in drawn.sources.ids])
+    order = torch.cat([drawn.sources.ids, others])
+    around = relabelled(first, order, len(drawn.sources))
+    assert around.num_targets < 40
+    found, expected = network([around, drawn], x[order]), network([first, last], x)[seeds]
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
 
 
