@@ -1,8 +1,10 @@
 """geo-GCN: what it is at its limits (sums, Kipf's convolution, convolutions of images), in PyG, and as a network."""
 
 import dataclasses
+import importlib
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -187,6 +189,16 @@ def test_a_model_of_pytorch_geometric_learns_with_it() -> None:
             loss.backward()
             optimizer.step()
     assert loss.item() < 0.1
+
+
+def test_the_network_of_the_guide_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "learn-from-small-graphs.md").read_text()
+    (tmp_path / "guide_shapes.py").write_text(page.rpartition("```python\n")[2].partition("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    graph = small_graphs([4, 5], columns=1)
+    edges = torch.stack([graph.indices, row_of_entries(graph.indptr, len(graph.indices))])
+    network = importlib.import_module("guide_shapes").Shapes().double()
+    assert network(graph.x, graph.positions, edges, graph.graph_of).shape == (2, 2)
 
 
 def built(model: GraphModel) -> nn.Module:
