@@ -17,6 +17,7 @@ from framework import config
 from framework.data.chemistry import bonds_of, canonical, conformer, features_of, library, own_positions, parsed
 from framework.data.fingerprint import fingerprint
 from framework.data.graph_sets import Samples, SmallGraph, drawn_split
+from framework.data.node_table import NodeTable
 from framework.data.packaged import packaged_file
 from framework.data.tables import read_table
 from framework.errors import InputError
@@ -66,8 +67,10 @@ class Molecules:
     """Conformers are drawn by this and by the molecule's SMILES."""
     uff_steps: int = 200
     """Steps of force-field optimisation (UFF; Rappe et al., JACS 114(25), 1992) at most. 0: none."""
+    split: str = ""
+    """The column of a table that says `train`, `validation`, `test` or nothing. Empty: see `shares`."""
     shares: tuple[float, float] = (0.8, 0.1)
-    """Shares of training and validation molecules; the rest are for testing."""
+    """Shares of training and validation molecules; the rest are for testing. Drawn, where no column says."""
     split_seed: int = 0
     """What the shares are drawn by."""
 
@@ -101,7 +104,7 @@ class Molecules:
             num_classes=self.classes,
             targets=None if self.classes else targets,
             target_names=() if self.classes else names,
-            split=drawn_split(len(contents), self.shares, self.split_seed),
+            split=self._split(len(contents)),
             facts={"unit of positions": "angstrom", "rdkit": library().__version__},
         )
 
@@ -124,6 +127,12 @@ class Molecules:
             source=source,
             target=target,
         )
+
+    def _split(self, molecules: int) -> NDArray[np.uint8]:
+        if not self.split:
+            return drawn_split(molecules, self.shares, self.split_seed)
+        tables = [NodeTable(path=path, id=self.id) for path in self._paths()]
+        return np.concatenate([table.split(self.split) for table in tables])
 
     def _packaged(self) -> _Packaged | None:
         return _PACKAGED.get(self.files[0]) if len(self.files) == 1 else None

@@ -147,6 +147,13 @@ def test_classes(tmp_path: Path) -> None:
         prepare_graphs(of_table(tmp_path, targets=("energy",), classes=2), 1, tmp_path)
 
 
+def test_a_column_may_say_what_molecules_are_for(tmp_path: Path) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text("smiles,energy,use\nC,1,train\nCC,2,Train\nCCC,3,test\nCCCC,4,valid\nCCCCC,5,\n")
+    samples = Molecules(files=(str(path),), targets=("energy",), split="use").open()
+    assert samples.split.tolist() == [1, 1, 3, 2, 0]
+
+
 def sdf_of(texts: list[str], energies: list[str]) -> str:
     from rdkit import Chem
     from rdkit.Chem import AllChem

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from framework.comm.group import Group
 from framework.engine.evaluate import predict
 from framework.engine.run import Run, Worker
-from framework.errors import InputError
+from framework.errors import InputError, StoreError
 from framework.graph.augment import Augmentation
 from framework.graph.reader import GraphReader
 from framework.random import Key
@@ -239,6 +239,16 @@ def test_predicted_values_are_in_the_targets_unit(tmp_path: Path) -> None:
     ]
     values, expected = np.array(pairs).T
     assert report["metrics"]["test_rmse"] == pytest.approx(float(np.sqrt(((values - expected) ** 2).mean())), rel=1e-9)
+
+
+def test_an_altered_byte_is_not_learned_from(tmp_path: Path) -> None:
+    run = shape_run(tmp_path / "run")
+    file = opened(run).collection.path / "part-00002" / "positions.arrow"
+    whole = bytearray(file.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    file.write_bytes(whole)
+    with pytest.raises(StoreError, match=r"positions\.arrow' was altered"):
+        opened(run)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
