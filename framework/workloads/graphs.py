@@ -93,7 +93,7 @@ class ShareOfGraphs:
     """One worker's share of a global batch of graphs."""
 
     graphs: GraphBatch
-    """The graphs. For a worker without a share one graph that does not count, so that no network sees an empty batch."""
+    """The graphs. For a worker without a share one that does not count, so that no network sees an empty batch."""
     counted: int
     """How many of them, from the first on, are in the loss."""
     size: int

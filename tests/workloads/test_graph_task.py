@@ -20,6 +20,7 @@ from framework.engine.run import Run, Worker
 from framework.errors import InputError, StoreError
 from framework.graph.augment import Augmentation
 from framework.graph.reader import GraphReader
+from framework.models.geo_gcn import GeoGCN
 from framework.random import Key
 from framework.workloads.goals import goal_of
 from framework.workloads.graphs import TURNING, GraphTask
@@ -45,6 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "data": Shapes(targets=2, dimensions=3, broken=3, weighted=True),
         "monitor": "validation_standard_rmse",
     },
+    "pooled": {"model": GeoGCN(hidden=6, filters=4, layers=2, dropout=0.2), "epochs": 2},
     "few": {"data": Shapes(samples=30), "batch_size": 4, "epochs": 2},  # the last batch has one graph
 }
 
@@ -273,7 +275,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
 
 def test_the_set_of_the_guide_is_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     guide = Path(__file__).parents[2] / "docs" / "guides" / "learn-from-small-graphs.md"
-    (text,) = re.findall(r"^```python\n(.*?)^```$", guide.read_text(), re.MULTILINE | re.DOTALL)
+    text = re.findall(r"^```python\n(.*?)^```$", guide.read_text(), re.MULTILINE | re.DOTALL)[0]
     (tmp_path / "guide_rings.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     rings = importlib.import_module("guide_rings").Rings
