@@ -67,7 +67,8 @@ class Superpixels:
         return fingerprint(settings, files=files if self.images else [packaged_digits(), *files])
 
     def open(self) -> Samples:
-        """The images. Raises InputError for files that cannot be read, or a split of impossible shares."""
+        """The images. Raises InputError for files that cannot be read, impossible shares, and without SLIC."""
+        library = _library()
         images, labels = self._read(self.images, self.labels) if self.images else read_digits(packaged_digits())
         split = drawn_split(len(images), self.shares, self.split_seed)
         if self.test_images:
@@ -82,7 +83,10 @@ class Superpixels:
             labels=labels,
             num_classes=int(labels.max(initial=-1)) + 1,
             split=split,
-            facts={"unit of positions": f"{self._unit(images.shape[1], images.shape[2]):.6g} pixels"},
+            facts={
+                "unit of positions": f"{self._unit(images.shape[1], images.shape[2]):.6g} pixels",
+                "scikit-image": library.__version__,
+            },
         )
 
     def graph(self, content: NDArray[Any], cache: Path) -> SmallGraph | str:
@@ -112,11 +116,7 @@ class Superpixels:
 
     def _segments(self, image: NDArray[np.float64]) -> NDArray[np.int64]:
         """The segment of every pixel, 0 to their number - 1: [height, width]."""
-        try:
-            from skimage.segmentation import slic
-        except ImportError as error:
-            raise missing("scikit-image", "superpixels", "superpixels") from error
-        found = slic(
+        found = _library().segmentation.slic(
             image,
             n_segments=self.segments,
             compactness=self.compactness,
@@ -140,6 +140,15 @@ class Superpixels:
         source, target = both_directions(*ends[ends[:, 0] != ends[:, 1]].T)
         target, source = np.unique(np.stack([target, source], axis=1), axis=0).T
         return np.ascontiguousarray(source), np.ascontiguousarray(target)
+
+
+def _library() -> Any:
+    """scikit-image. Raises InputError where it is not installed."""
+    try:
+        import skimage
+    except ImportError as error:
+        raise missing("scikit-image", "superpixels", "superpixels") from error
+    return skimage
 
 
 def nearest(positions: NDArray[np.float64], neighbors: int) -> NDArray[np.int64]:

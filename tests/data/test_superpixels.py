@@ -79,6 +79,7 @@ def test_the_split_has_exact_shares() -> None:
 
 
 def test_a_test_set_of_its_own(tmp_path: Path, images: NDArray[np.uint8]) -> None:
+    pytest.importorskip("skimage", reason="scikit-image is of the extra superpixels")
     np.savez(tmp_path / "train.npz", x=images, y=LABELS)
     np.savez(tmp_path / "test.npz", x=images[:6], y=LABELS[:6])
     data = Superpixels(images=str(tmp_path / "train.npz"), test_images=str(tmp_path / "test.npz"), shares=(0.75, 0.25))
@@ -170,9 +171,9 @@ def test_the_packaged_digits() -> None:
     images, labels = read_digits(packaged_digits())
     assert images.shape == (5000, 28, 28)
     assert np.bincount(labels).tolist() == [500] * 10
+    graph = graph_of(Superpixels(), images[0])
     samples = Superpixels().open()
     assert np.bincount(samples.split).tolist() == [0, 4000, 500, 500]
-    graph = graph_of(Superpixels(), images[0])
     assert 50 <= len(graph.features) <= 90
 
 
