@@ -182,15 +182,6 @@ def _spread(rows: list[harness.Row], metric: str, *, percent: bool) -> str:
     return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
-_INTRODUCTION + harness.markdown(headers, body))
-
-
-def _spread(values: list[float], *, percent: bool) -> str:
-    values, digits = ([100 * value for value in values], 2) if percent else (values, 3)
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{spread}"
-
-
 _INTRODUCTION = """# geo-GCN on digits and molecules
 
 Rendered by `python -m benchmarks.geo_gcn` from `benchmarks/rows/geo_gcn.jsonl`: test figures at the best validation
