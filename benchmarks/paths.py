@@ -169,7 +169,12 @@ def _workers(repetitions: int, out: Path) -> None:
             ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
             mapper = _Timed(Ray().mapper())
             searched(mapper)  # tasks import torch when they are first started
-            of_run = {"workers": workers, "pieces": PIECES, "seconds": searched(mapper), "mapped": mapper.seconds}
+            of_run: harness.Row = {
+                "workers": workers,
+                "pieces": PIECES,
+                "seconds": searched(mapper),
+                "mapped": mapper.seconds,
+            }
             of_run |= {"tasks": mapper.processor, "processor": _longest(mapper.processor, workers)}
             _append(out, "workers", LARGE, repetition, of_run)
             ray.shutdown()
@@ -267,9 +272,8 @@ def _sizes_table(rows: Sequence[harness.Row]) -> str:
 
 def _workers_table(rows: Sequence[harness.Row]) -> str:
     groups = {key[0]: group for key, group in harness.grouped(rows, "workers").items()}
-    alone = {
-        name: harness.median(groups[1], lambda row, name=name: row[name]) for name in ("processor", "mapped", "seconds")
-    }  # type: ignore[misc]
+    columns = ("processor", "mapped", "seconds")
+    alone = {name: statistics.median([row[name] for row in groups[1]]) for name in columns}
     body = []
     for workers, group in groups.items():
         cells = [str(workers)]

@@ -4,6 +4,7 @@
 - `sample`     neighbours without replacement, relabelling of a frontier, gathering and scattering rows
 - `aggregate`  weighted and mean sums over in-edges (SpMM), with gradients
 - `attention`  softmax over in-edges, alone or fused with its weighted sum, with gradients
+- `paths`      the cheapest paths around nodes, by costs of edges, and what changed costs reach
 - `path_pool`  attention over paths that are pooled to a row each, with gradients
 - `geometric`  sums over in-edges gated by relative positions (geo-GCN), with gradients
 - `coarsen`    greedy matching of neighbours, edges between clusters
