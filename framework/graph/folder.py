@@ -12,9 +12,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
-from framework.errors import InputError
+from framework.errors import InputError, NewerVersionError, StoreError
 from framework.graph.pairs import full_disk_named
+
+T = TypeVar("T")
 
 _LOCK = "lock"
 _SYNC_THREADS = 32
@@ -37,6 +40,29 @@ def temporary_folder(root: Path, name: str) -> Iterator[Path]:
     finally:
         os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def once(path: Path, open: Callable[[Path], T], make: Callable[[Path], object]) -> tuple[T, bool]:
+    """What the folder `path` holds, as `open` gives it, and whether it was there.
+
+    Where it is missing or damaged, `make` fills a hidden folder beside it, which then takes its name. Raises
+    NewerVersionError for a folder that is not ours to replace, InputError as `temporary_folder` does."""
+
+    def whole(path: Path) -> T | None:
+        try:
+            return open(path)
+        except NewerVersionError:
+            raise
+        except StoreError:
+            return None
+
+    found = whole(path)
+    if found is not None:
+        return found, True
+    with temporary_folder(path.parent, path.name) as folder:
+        make(folder)
+        publish(folder, path, whole=whole)
+    return open(path), False
 
 
 def publish(folder: Path, path: Path, *, whole: Callable[[Path], object]) -> None:

@@ -41,7 +41,7 @@ class Chunk:
     """Where the set keeps what took long."""
 
 
-def make(chunk: Chunk) -> tuple[list[tuple[int, str]], Shape | None]:
+def make_graphs(chunk: Chunk) -> tuple[list[tuple[int, str]], Shape | None]:
     """Writes the graphs of a chunk to its file; returns the samples without one, each with the reason, and what all
     graphs have in common. Raises PluginError for a graph that is malformed."""
     require_scratch(chunk.file.parent)

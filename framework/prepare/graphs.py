@@ -22,12 +22,12 @@ from framework import config
 from framework.data.dataset import TRAIN, Mapper, each
 from framework.data.digests import remembering
 from framework.data.graph_sets import GraphSet, Samples, check_samples
-from framework.errors import InputError, NewerVersionError, StoreError
+from framework.errors import InputError
 from framework.graph.collection import VERSION, Collection, CollectionCounts, Failure
 from framework.graph.columns import FileFacts, write_column
-from framework.graph.folder import publish, temporary_folder
+from framework.graph.folder import once
 from framework.graph.store import column_file
-from framework.prepare.graph_chunks import Chunk, Shape, graphs_in, make, part_columns, uneven
+from framework.prepare.graph_chunks import Chunk, Shape, graphs_in, make_graphs, part_columns, uneven
 from framework.prepare.spill import Progress
 
 CHUNK = 64
@@ -70,26 +70,13 @@ def prepare_graphs(
         data_digest = graph_set.fingerprint()
     digest = config.digest([data_digest, parts, VERSION])
     root = root.absolute()  # other processes, in other folders, are told of it
-    path = root / digest[:16]
-    found = _whole(path)
-    if found is None:
-        with temporary_folder(root, path.name) as folder:
-            draft = _build(graph_set, parts, folder, root / CACHE, mapper, told, chunk)
-            dataclasses.replace(draft, digest=digest, data_digest=data_digest).seal()
-            publish(folder, path, whole=_whole)
-    return PreparedGraphs(
-        collection=found or Collection.open(path), seconds=time.monotonic() - began, reused=found is not None
-    )
 
+    def make(folder: Path) -> None:
+        draft = _build(graph_set, parts, folder, root / CACHE, mapper, told, chunk)
+        dataclasses.replace(draft, digest=digest, data_digest=data_digest).seal()
 
-def _whole(path: Path) -> Collection | None:
-    """The collection in `path`, or None where there is none or a damaged one. Raises NewerVersionError."""
-    try:
-        return Collection.open(path)
-    except NewerVersionError:
-        raise
-    except StoreError:
-        return None
+    collection, reused = once(root / digest[:16], Collection.open, make)
+    return PreparedGraphs(collection=collection, seconds=time.monotonic() - began, reused=reused)
 
 
 def _build(
@@ -114,7 +101,7 @@ def _build(
         for place, numbers in enumerate(np.split(known, range(chunk, len(known), chunk)))
     ]
     shapes: set[Shape] = set()
-    for done, (refused, shape) in enumerate(each(mapper, make, chunks)):
+    for done, (refused, shape) in enumerate(each(mapper, make_graphs, chunks)):
         for number, reason in refused:
             reasons[number] = reason
         shapes |= set() if shape is None else {shape}

@@ -18,10 +18,10 @@ from framework import config
 from framework.data.check import check_graph
 from framework.data.dataset import Dataset, IngestedDataset, Mapper
 from framework.data.digests import remembering
-from framework.errors import InputError, NewerVersionError, PluginError, StoreError
+from framework.errors import InputError, PluginError
 from framework.graph.build import Numbering
 from framework.graph.edges import EdgeStream
-from framework.graph.folder import publish, temporary_folder
+from framework.graph.folder import once
 from framework.graph.store import VERSIONS, ShardStore
 from framework.partition import EdgeCut, Placement, VertexCut, kind_of, place
 from framework.prepare.shards import write_shards
@@ -69,15 +69,13 @@ def prepare(
     digest = config.digest(
         [data_digest, config.encode(partitioner, result_only=True), parts, VERSIONS[kind_of(partitioner)]]
     )
+
+    def make(folder: Path) -> None:
+        draft = _build(dataset, partitioner, parts, folder, mapper, told)
+        dataclasses.replace(draft, digest=digest, data_digest=data_digest).seal()
+
     path = root / digest[:16]
-    store = _whole(path)
-    reused = store is not None
-    if store is None:
-        with temporary_folder(root, path.name) as folder:
-            draft = _build(dataset, partitioner, parts, folder, mapper, told)
-            dataclasses.replace(draft, digest=digest, data_digest=data_digest).seal()
-            publish(folder, path, whole=_whole)
-        store = ShardStore.open(path)
+    store, reused = once(path, ShardStore.open, make)
     return Prepared(
         path=path,
         digest=digest,
@@ -90,16 +88,6 @@ def prepare(
 
 def _told_nobody(step: str, fraction: float) -> None:
     """Progress that nobody asked for."""
-
-
-def _whole(path: Path) -> ShardStore | None:
-    """The store in `path`, or None where there is none or a damaged one. Raises NewerVersionError."""
-    try:
-        return ShardStore.open(path)
-    except NewerVersionError:
-        raise
-    except StoreError:
-        return None
 
 
 def _check_parts(parts: int) -> None:
