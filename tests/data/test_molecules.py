@@ -132,7 +132,7 @@ def test_chunks_and_caches_show_in_no_byte(tmp_path: Path) -> None:
 def test_conformers_are_computed_by_tasks_of_ray(tmp_path: Path) -> None:
     molecules = of_table(tmp_path)
     here = prepare_graphs(molecules, 2, tmp_path / "here").collection
-    there = prepare_graphs(molecules, 2, tmp_path / "there", mapper=Ray().mapper(), chunk=2).collection
+    there = prepare_graphs(molecules, 2, tmp_path / "there", mapper=Ray().mapper(), chunk=4).collection
     assert there.files == here.files
     assert there.failures == here.failures
 

@@ -20,7 +20,6 @@ from framework.engine.run import Run, Worker
 from framework.errors import InputError, StoreError
 from framework.graph.augment import Augmentation
 from framework.graph.reader import GraphReader
-from framework.models.geo_gcn import GeoGCN
 from framework.random import Key
 from framework.workloads.goals import goal_of
 from framework.workloads.graphs import TURNING, GraphTask
@@ -46,7 +45,6 @@ KINDS: dict[str, dict[str, Any]] = {
         "data": Shapes(targets=2, dimensions=3, broken=3, weighted=True),
         "monitor": "validation_standard_rmse",
     },
-    "pooled": {"model": GeoGCN(hidden=6, filters=4, layers=2, dropout=0.2), "epochs": 2},
     "few": {"data": Shapes(samples=30), "batch_size": 4, "epochs": 2},  # the last batch has one graph
 }
 
