@@ -1,6 +1,5 @@
 """The search over all centres: the same table for any tasks, pieces and parts, and after any changes of costs."""
 
-import multiprocessing
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -163,13 +162,6 @@ def test_what_does_not_fit_is_refused(graph, tmp_path):
     with pytest.raises(InputError, match="costs holds nan"):
         refresh_paths(table, graph, costs_of(graph) * float("nan"))
     assert [path for path in tmp_path.iterdir() if path != table.path] == []
-
-
-def test_pieces_can_be_searched_by_other_processes(graph, tmp_path):
-    table = search_paths(graph, costs_of(graph), RULE, tmp_path / "here", starts=graph.cut(4))
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        elsewhere = search_paths(graph, costs_of(graph), RULE, tmp_path, starts=graph.cut(4), mapper=pool.map)
-    assert shard_bytes(elsewhere.path) == shard_bytes(table.path)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])

@@ -15,6 +15,7 @@ from framework.errors import InputError
 from framework.kernels import native
 from framework.kernels.csr import CSR, build_csr
 from framework.kernels.paths import FoundPaths, PathRule, changed_costs_reach, find_paths, sort_rows
+from framework.memory import PeakMemory
 
 EVERYTHING = PathRule(longest=5, degree_ratio=1e6)
 """All of the tree's paths, of every length."""
@@ -287,6 +288,24 @@ def test_both_ways_see_the_same_reach(monkeypatch):
     np.testing.assert_array_equal(some, ours[50:90])
     assert 0 < ours.sum() < 200
     assert not changed_costs_reach(graph.indptr, graph.indices, costs, costs, found.radii).any()
+
+
+def test_hubs_do_not_make_memory_grow_with_pairs():
+    """Two hubs and 4,000 leaves: 16 million pairs are two edges apart, 12,000 paths are kept."""
+    if not native.available():
+        pytest.skip("no compiled kernels here")
+    leaves = torch.arange(2, 4002)
+    hubs = torch.tensor([0, 1]).repeat_interleave(len(leaves))
+    ends = torch.cat([hubs, leaves.repeat(2)]), torch.cat([leaves.repeat(2), hubs])
+    graph = build_csr(*ends, 4002)
+    costs = 0.5 + random_costs(30, len(graph.indices)) / 2  # no detour is cheaper than an edge
+    search(graph, costs, PathRule(), centres=torch.arange(10))
+    memory = PeakMemory()
+    found = search(graph, costs, PathRule())
+    assert memory.added() < 2**23
+    entries, nodes = len(graph.indices), 4002
+    assert sum(len(paths.costs) for paths in found.lengths) <= 1.5 * entries + 2 * nodes
+    assert len(found.lengths[1].costs) > nodes + 3000
 
 
 def test_what_cannot_be_searched_is_refused(backend):
