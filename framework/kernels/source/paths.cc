@@ -1,5 +1,5 @@
-// Cheapest paths around centres: rows sorted by cost, a Dijkstra that stops as soon as its answer is certain, and what a
-// change of costs may reach. Definitions and proofs are in framework/kernels/paths.py.
+// Cheapest paths around centres: rows sorted by cost, a Dijkstra that stops as soon as its answer is certain, and
+// what a change of costs may reach. Definitions and proofs are in framework/kernels/paths.py.
 //
 // Assumptions: a row holds where a path goes on from a node; rows of a search are sorted by cost; node ids are int32.
 // Costs are added from the centre outwards, in double, whatever their own type: nothing depends on how centres are
@@ -250,8 +250,8 @@ int64_t find_paths(const Rows<T>& rows, const Rule& rule, const int32_t* centres
   return 0;
 }
 
-// Rows with their entries sorted by cost, equal ones by head. The answer is the first entry that has a cost below 0, one
-// that is no finite number, or a head outside.
+// Rows with their entries sorted by cost, equal ones by head. The answer is the first entry that has a cost below 0,
+// one that is no finite number, or a head outside.
 template <class T>
 int64_t sort_rows(const int64_t* indptr, const int32_t* heads, const T* costs, int64_t num_nodes, int32_t* out_heads,
                   T* out_costs) {
@@ -278,9 +278,9 @@ int64_t sort_rows(const int64_t* indptr, const int32_t* heads, const T* costs, i
   return bad == std::numeric_limits<int64_t>::max() ? 0 : bad + 1;
 }
 
-// reach[v]: the least cost of a path from v that goes over edges whose cost is the same in `old` and `now`, and then over
-// one whose cost is not, which counts as the lesser of its two; infinity, or something above `limit`, beyond that. `back`
-// is the transposed graph: the tails of the edges into a node, and where these edges are in the graph.
+// reach[v]: the least cost of a path from v that goes over edges whose cost is the same in `old` and `now`, and then
+// over one whose cost is not, which counts as the lesser of its two; infinity, or something above `limit`, beyond that.
+// `back` is the transposed graph: the tails of the edges into a node, and where these edges are in the graph.
 template <class T>
 int64_t reach_changes(const int64_t* indptr, const T* old, const T* now, int64_t num_nodes, const int64_t* back_indptr,
                       const int32_t* back_tails, const int64_t* back_edges, double limit, double* reach) {
