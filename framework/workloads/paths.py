@@ -29,7 +29,7 @@ from framework.kernels.csr import row_of_entries
 from framework.kernels.paths import PathRule
 from framework.prepare.paths import PathGraph, Refreshed, refresh_paths, search_paths
 
-PIECES = 16  # of the centres, at least: one is a task
+EDGES_OF_A_PIECE = 100_000  # of the centres that one task searches around and writes the files of, about
 GRID = 2.0**-30  # costs are multiples of it: sums of them are exact, so rounding elsewhere does not decide between ties
 
 
@@ -145,7 +145,7 @@ class Paths:
         graph = PathGraph.of_store(store)
         if self.table is None:
             costs = _on_grid(edge_costs(attention, graph.indptr, graph.indices))
-            starts = graph.cut(PIECES, store.offsets.tolist())
+            starts = graph.cut(1 + len(graph.indices) // EDGES_OF_A_PIECE, store.offsets.tolist())
             rule = self.search.rule(self.network.longest)
             table = search_paths(graph, costs, rule, self.root, starts=starts, mapper=mapper)
             return Refreshed(table=table, recomputed=table.num_nodes)
