@@ -164,7 +164,7 @@ class NodeTask:
         """Searches paths by what the network, which `model` is, attends to."""
         assert self.paths is not None, "there is no other stage"
         with evaluating(model):
-            return self.paths.advance(self._gathered(1, LAYER_BATCH))
+            return self.paths.advance(self._first_layers())
 
     def enter(self, stage: dict[str, Any]) -> None:
         """Opens the paths of a stage."""
@@ -200,6 +200,16 @@ class NodeTask:
         if self.paths is None:
             return blocks
         return [self.paths.block(blocks[0], whole=self.workload.sampler.whole), *blocks[1:]]
+
+    def _first_layers(self) -> Iterator[tuple[Any, Tensor]]:
+        """The first layer of all owned nodes, every neighbour counted, with its rows: as a whole, or piece by piece.
+
+        Features of all nodes may not fit in memory where none are kept."""
+        if self.workload.sampler.whole:
+            (first,) = self._first_replaced(self.topology.layers([None], self.topology.exact))
+            yield first, self.kept_rows(first)
+        else:
+            yield from ((block, rows) for (block,), rows in self._gathered(1, LAYER_BATCH))
 
     def loss(self, model: nn.Module, batch: NodeBatch) -> Tensor:
         """The seeds' cross-entropy, summed here and divided by the global batch's size."""
@@ -303,13 +313,9 @@ class NodeTask:
         """The first `depth` layers over all owned nodes: float [n, columns]."""
         if depth == 0:
             return self._rows(self.topology.owned)
-        first, *others = self.topology.layers([None] * depth, self.topology.exact)
-        if self.workload.sampler.whole:
-            (first,) = self._first_replaced([first])
-            x = model.forward_layer(0, first, self.kept_rows(first))
-        else:  # features of all nodes may not fit in memory: a part of them at a time
-            x = torch.cat([model.forward_layer(0, block, rows) for (block,), rows in self._gathered(1, LAYER_BATCH)])
-        for block in others:
+        pieces = [model.forward_layer(0, first, rows) for first, rows in self._first_layers()]
+        x = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        for block in self.topology.layers([None] * depth, self.topology.exact)[1:]:
             x = model.forward_layer(block.layer, block, x)
         return x
 

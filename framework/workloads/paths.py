@@ -105,13 +105,13 @@ class Paths:
             self._whole = self._around(edges.targets, self.table, edges)
         return dataclasses.replace(self._whole, key=edges.key)
 
-    def advance(self, pieces: Iterable[tuple[Sequence[Any], Tensor]]) -> dict[str, Any]:
+    def advance(self, pieces: Iterable[tuple[GraphBlock | PathBlock, Tensor]]) -> dict[str, Any]:
         """Searches by the network's attention, and enters the stage after; says what `enter` needs to know.
 
         `pieces`: first layers of all owned nodes without draws, in their order, with their rows. All workers call this
         together."""
         with torch.no_grad():
-            attention = torch.cat([self._attention(block, x).cpu().double() for (block,), x in pieces])
+            attention = torch.cat([self._attention(block, x).cpu().double() for block, x in pieces])
         began = time.perf_counter()
         gathered = _at_first(self.shards.group, attention)
         by_tasks = len(gathered) >= self.search.edges_for_tasks
@@ -130,10 +130,11 @@ class Paths:
         self.table, self._whole = PathTable.open(place.path), None
         self.done, self.network.stage = facts["refresh"], 2
 
-    def _attention(self, block: Block | PathBlock, x: Tensor) -> Tensor:
+    def _attention(self, layer: GraphBlock | PathBlock, x: Tensor) -> Tensor:
         """Over every path of two nodes, or every edge; self-loops, over which no path goes, have none."""
-        if isinstance(block, PathBlock):
-            return self.network.path_attention(block, x)
+        if isinstance(layer, PathBlock):
+            return self.network.path_attention(layer, x)
+        block, x = layer.whole(x)
         kept = block.indices != row_of_entries(block.indptr, len(block.indices))
         attention = x.new_zeros(len(kept))
         attention[kept] = self.network.edge_attention(block, x)

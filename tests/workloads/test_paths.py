@@ -10,6 +10,7 @@ from spagan_runs import SEARCH, spagan_run
 from worker_processes import together
 
 from framework.comm.group import Group
+from framework.data.generators import Planted
 from framework.engine.evaluate import evaluate
 from framework.engine.run import Event, Run, Worker
 from framework.engine.train import train
@@ -18,9 +19,13 @@ from framework.graph.path_block import PathBlock
 from framework.graph.paths import PathTable
 from framework.models.nodes import GAT
 from framework.sample.neighbor import Neighbor
+from framework.workloads import nodes
 from framework.workloads.nodes import NodeTask
 from framework.workloads.paths import PathSearch
 from partitioners.dbh import DegreeBasedHashing
+from partitioners.metis import Metis
+
+SPARSE = Planted(nodes=1500, edges=3000, blocks=12, classes=6, features=16)  # so that halos are a part of the graph
 
 
 class StoppedError(Exception):
@@ -85,6 +90,13 @@ def test_sampled_from_whole_neighbourhoods_is_as_full_graph(tmp_path: Path) -> N
     alike(together(2, trained, sampled)[0], one)
 
 
+def test_sampled_from_whole_neighbourhoods_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = spagan_run(tmp_path / "one", sampler=Neighbor(fanouts=(-1, -1)), epochs=12)
+    one = trained(Group.alone(), run)
+    monkeypatch.setattr(nodes, "LAYER_BATCH", 400)
+    alike(trained(Group.alone(), dataclasses.replace(run, out=str(tmp_path / "pieces"))), one)
+
+
 def test_sampled_batches(tmp_path: Path) -> None:
     settings = {"sampler": Neighbor(fanouts=(4, 4)), "batch_size": 512, "parts": 2, "epochs": 8}
     one = trained(Group.alone(), spagan_run(tmp_path / "one", **settings))
@@ -115,12 +127,12 @@ def test_other_networks_have_no_paths(tmp_path: Path) -> None:
 
 
 def test_paths_lead_over_other_workers_nodes(tmp_path: Path) -> None:
-    run = spagan_run(tmp_path / "run")
-    trained(Group.alone(), run)
-    assert all(0 < beyond < rows for beyond, rows in together(2, outside, run))
+    run = spagan_run(tmp_path / "run", partitioner=Metis(), parts=2, data=SPARSE)
+    table = trained(Group.alone(), run)["stages"][0]["is"]["table"]
+    assert all(0 < beyond < rows for beyond, rows in together(2, outside, run, table))
 
 
-def outside(group: Group, run: Run) -> tuple[int, int]:
+def outside(group: Group, run: Run, table: str) -> tuple[int, int]:
     """How many rows of other workers' nodes the paths of this one need beyond those of the halo; and all rows."""
     prepared = run.workload.prepare(Path(run.store), map, lambda event: None)
     worker = Worker(group=group, prepared=prepared, device=torch.device("cpu"), watch=lambda event: None)
@@ -128,8 +140,7 @@ def outside(group: Group, run: Run) -> tuple[int, int]:
     assert isinstance(task, NodeTask)
     task.model()
     assert task.paths is not None
-    folder = next(path for path in sorted((Path(run.store) / "paths").iterdir()) if path.is_dir())
-    task.enter({"table": folder.name, "refresh": 1})
+    task.enter({"table": table, "refresh": 1})
     (batch,) = task.batches(0, 0)
     block = batch.blocks[0]
     assert isinstance(block, PathBlock)
