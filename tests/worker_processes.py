@@ -56,6 +56,7 @@ def _work(pipe: Connection, meet: dict[str, Any], function: Callable[..., Any], 
     torch.set_num_threads(1)
     try:
         with Group.join(**meet) as group:
-            pipe.send((True, function(group, *arguments)))
+            answer = function(group, *arguments)
+        pipe.send((True, answer))
     except BaseException:
         pipe.send((False, traceback.format_exc()))
