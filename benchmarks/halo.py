@@ -185,9 +185,10 @@ def render(rows_path: Path, document: Path) -> None:
     text = [_INTRODUCTION]
     for (graph,), of_graph in harness.grouped(rows, "graph").items():
         accuracy = harness.grouped([row for row in of_graph if row["kind"] == "accuracy"], "name")
+        measured = harness.grouped(of_graph, "name")
         times = harness.grouped([row for row in of_graph if row["kind"] == "time"], "name", "network")
         networks = sorted({row["network"] for row in of_graph if row["kind"] == "time"}, key=_NETWORKS.index)
-        body = [_cells(name, accuracy, times, networks) for name in CANDIDATES if (name,) in accuracy]
+        body = [_cells(name, measured, accuracy, times, networks) for name in CANDIDATES if (name,) in measured]
         headers = ["strategy", "accuracy", "seeds", "forward MB", "backward MB", "fewer bytes"]
         for network in networks:
             columns = ("s an epoch", "waiting", "of exact's waiting saved", f"s to {NEAR:.0%}")
@@ -219,16 +220,18 @@ _NETWORKS = ["loopback", "1gbit", "100mbit"]
 Groups = dict[tuple[Any, ...], list[harness.Row]]
 
 
-def _cells(name: str, accuracy: Groups, times: Groups, networks: list[str]) -> list[str]:
-    rows, exact = accuracy[(name,)], accuracy[("exact",)]
+def _cells(name: str, measured: Groups, accuracy: Groups, times: Groups, networks: list[str]) -> list[str]:
+    rows, exact = accuracy.get((name,), []), accuracy.get(("exact",), [])
     found = [row["metrics"]["test_accuracy"] for row in rows]
     spread = f" ± {statistics.stdev(found):.4f}" if len(found) > 1 else ""
-    forward, backward = (harness.median(rows, lambda row, way=way: _megabytes(row, way)) for way in _WAYS)
-    whole = sum(harness.median(exact, lambda row, way=way: _megabytes(row, way)) for way in _WAYS)
+    forward, backward = (harness.median(measured[(name,)], lambda row, way=way: _megabytes(row, way)) for way in _WAYS)
+    whole = sum(harness.median(measured[("exact",)], lambda row, way=way: _megabytes(row, way)) for way in _WAYS)
     fewer = f"{whole / (forward + backward):.1f}x" if forward + backward else "all"
-    cells = [name, f"{statistics.mean(found):.4f}{spread}", str(len(found)), f"{forward:.2f}", f"{backward:.2f}", fewer]
-    goal = NEAR * statistics.mean(row["metrics"]["test_accuracy"] for row in exact)
-    epochs = _epochs_to(rows, goal)
+    mean = f"{statistics.mean(found):.4f}{spread}" if found else ""
+    cells = [name, mean, str(len(found)), f"{forward:.2f}", f"{backward:.2f}", fewer]
+    epochs = None
+    if rows and exact:
+        epochs = _epochs_to(rows, NEAR * statistics.mean(row["metrics"]["test_accuracy"] for row in exact))
     for network in networks:
         timed = times.get((name, network))
         if not timed:
@@ -236,7 +239,7 @@ def _cells(name: str, accuracy: Groups, times: Groups, networks: list[str]) -> l
             continue
         epoch, reference = _epoch(timed), times[("exact", network)]
         saved = (_epoch(reference) - epoch) / _waiting(reference)
-        reached = "never" if epochs is None else f"{epochs * epoch:.0f}"
+        reached = f"{epochs * epoch:.0f}" if epochs is not None else "never" if rows else ""
         cells += [f"{epoch:.2f}", f"{_waiting(timed):.2f}", f"{saved:.0%}", reached]
     return cells
 
