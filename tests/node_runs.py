@@ -1,6 +1,7 @@
 """A small node-classification run, and mains that look into it from inside its workers."""
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,14 @@ def small_run(out: Path, **fields: Any) -> Run:
     return Run(
         workload=NodeClassification(**{"data": GRAPH, "partitioner": Random(), **workload}),
         **{"dtype": "float64", "out": str(out), "store": str(out.parent / "stores"), **fields},
+    )
+
+
+def same_metrics(found: dict[str, float], expected: dict[str, float], rel: float = 1e-9) -> bool:
+    """Whether counts are the same to the bit, and losses, which are sums in another order, nearly."""
+    losses = {name: value for name, value in expected.items() if name.endswith("_loss")}
+    return found == {**expected, **{name: found.get(name) for name in losses}} and all(
+        math.isclose(found[name], value, rel_tol=rel) for name, value in losses.items()
     )
 
 

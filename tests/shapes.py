@@ -1,11 +1,14 @@
 """A data set of small random graphs, and a run that learns from it with a network of one layer."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from halo_runs import reports
 from torch import Tensor, nn
 
 from framework import config
@@ -123,3 +126,15 @@ def shape_run(out: Path, **fields: Any) -> Run:
 def recipe() -> Run:
     """The same for the command line: `shardyard train shapes:recipe`."""
     return shape_run(Path("runs/shapes").absolute())
+
+
+def told_by_workers(
+    folders: pytest.TempPathFactory, runs_of: Callable[[Path, int], dict[str, Run]]
+) -> dict[int, dict[str, dict[str, Any]]]:
+    """What runs report on one worker and on two, by the number of workers and the runs' names."""
+    answers = {}
+    for workers in (1, 2):
+        folder = folders.mktemp(f"workers-{workers}")
+        runs = runs_of(folder, workers)
+        answers[workers] = dict(zip(runs, reports(folder, workers, list(runs.values())), strict=True))
+    return answers

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from framework.comm.gradient.all_reduce import AllReduce
+from framework.comm.gradient.compressed import Compressed
 from framework.comm.gradient.strategy import GradientSynchronizer
 from framework.comm.stage import stage
 from framework.config import plugin_name
@@ -78,6 +80,7 @@ def train(run: Run, worker: Worker) -> dict[str, Any]:
     task = run.workload.open(run, worker)
     found = last_checkpoint(run, worker)
     model = first_model(run, worker, task)
+    require_whole_weights(run, task)
     if found is not None:
         return_to(found, task, model, found.tensors["model"])
     optimizer = run.optimizer.build(model.parameters())
@@ -302,6 +305,16 @@ def _by_purpose(sent: Mapping[str, int]) -> dict[str, int]:
     for purpose, payload in sent.items():
         total[purpose.partition("/")[0]] += payload
     return dict(sorted(total.items()))
+
+
+def require_whole_weights(run: Run, task: Task) -> None:
+    """Raises InputError where the best weights of a stage could not be put back: workers have others, or a part."""
+    if isinstance(task, Staged) and task.stages_left() and not isinstance(run.gradient, AllReduce | Compressed):
+        name = plugin_name(type(run.gradient)).partition(":")[2]
+        raise InputError(
+            f"--gradient {name} does not keep the same weights on every worker, and this run has stages, each of which "
+            "begins with the best of the one before; choose --gradient all-reduce or compressed."
+        )
 
 
 def return_to(found: Checkpoint, task: Task, model: nn.Module, weights: dict[str, Tensor]) -> None:

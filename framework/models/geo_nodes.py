@@ -15,6 +15,7 @@ from framework.errors import InputError
 from framework.graph.block import GraphBlock
 from framework.models.geo_gcn import GeometricConv, Neighborhoods, SpatialLayer
 from framework.models.layers import activated
+from framework.models.node_model import forward_layers
 from framework.models.settings import require_shares, require_widths
 from framework.registry import MODELS
 
@@ -39,9 +40,7 @@ class SpatialNodeNetwork(nn.Module):
 
     def forward(self, blocks: Sequence[GraphBlock], x: Tensor) -> Tensor:
         """Rows of the first block's sources -> class scores of the last block's targets."""
-        for depth, block in enumerate(blocks):
-            x = self.forward_layer(depth, block, x)
-        return x
+        return forward_layers(self, blocks, x)
 
 
 @MODELS.register("geo-gcn")

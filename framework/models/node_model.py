@@ -6,7 +6,8 @@ can be evaluated one layer at a time over a worker's own nodes, exactly and with
 """
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -30,6 +31,13 @@ class LayerwiseNetwork(Protocol):
 
     def forward_layer(self, depth: int, block: GraphBlock, x: Tensor) -> Tensor:
         """Layer `depth`, with all that stands around it: [sources, in] -> [targets, out]."""
+
+
+def forward_layers(network: LayerwiseNetwork, blocks: Sequence[Any], x: Tensor) -> Tensor:
+    """Layer after layer: rows of the first block's sources -> class scores of the last block's targets."""
+    for depth, block in enumerate(blocks):
+        x = network.forward_layer(depth, block, x)
+    return x
 
 
 @MODELS.register("module")

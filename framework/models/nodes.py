@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from framework.graph.block import GraphBlock
 from framework.models.layers import GATConv, GCNConv, SAGEConv, activated, dropped_input
+from framework.models.node_model import forward_layers
 from framework.models.settings import require_shares, require_widths
 from framework.registry import MODELS
 
@@ -34,9 +35,7 @@ class NodeNetwork(nn.Module):
 
     def forward(self, blocks: Sequence[GraphBlock], x: Tensor) -> Tensor:
         """Rows of the first block's sources -> class scores of the last block's targets."""
-        for depth, block in enumerate(blocks):
-            x = self.forward_layer(depth, block, x)
-        return x
+        return forward_layers(self, blocks, x)
 
 
 @MODELS.register("sage")

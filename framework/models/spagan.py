@@ -18,6 +18,7 @@ from framework.graph.path_block import BlockPaths, PathBlock
 from framework.kernels.path_pool import path_attention, path_attention_weights
 from framework.kernels.paths import LONGEST
 from framework.models.layers import GATConv, dropped_input
+from framework.models.node_model import forward_layers
 from framework.models.nodes import GAT
 from framework.random import Key
 from framework.registry import MODELS
@@ -194,9 +195,7 @@ class SPAGANNetwork(nn.Module):
 
     def forward(self, blocks: Sequence[GraphBlock | PathBlock], x: Tensor) -> Tensor:
         """Rows of the first block's sources -> class scores of the last block's targets."""
-        for depth, block in enumerate(blocks):
-            x = self.forward_layer(depth, block, x)
-        return x
+        return forward_layers(self, blocks, x)
 
     def edge_attention(self, block: Block, x: Tensor) -> Tensor:
         """Stage 1's attention in its first layer over the edges of `block.without_self_loops`, without dropout.

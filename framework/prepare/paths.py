@@ -19,9 +19,9 @@ from torch import Tensor
 
 from framework import config
 from framework.data.dataset import Mapper, each
-from framework.errors import InputError, NewerVersionError, StoreError
+from framework.errors import InputError
 from framework.graph.columns import FileFacts
-from framework.graph.folder import publish, temporary_folder
+from framework.graph.folder import once
 from framework.graph.paths import VERSION, PathTable, write_edge_costs, write_piece
 from framework.graph.store import ShardStore
 from framework.kernels import check
@@ -149,13 +149,10 @@ def _table(
     """Searches for `touched` centres (None: all) and takes the others from `before`."""
     digest = config.digest([VERSION, graph.digest, _digest(costs), dataclasses.asdict(rule), starts])
     path = root / digest[:16]
-    table = _whole(path)
-    if table is not None:
-        return table
-    rows = sort_rows(graph.indptr, graph.indices, costs, graph.original)
-    with temporary_folder(root, path.name) as folder:
+
+    def make(folder: Path) -> None:
         task = _Task(
-            rows=rows,
+            rows=sort_rows(graph.indptr, graph.indices, costs, graph.original),
             rule=rule,
             starts=starts,
             folder=folder.resolve(),  # another process may have another working folder
@@ -175,8 +172,8 @@ def _table(
             counts=tuple(counts),
             files=files,
         ).seal()
-        publish(folder, path, whole=_whole)
-    return PathTable.open(path, verify=False)
+
+    return once(path, PathTable.open, make)[0]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -224,13 +221,3 @@ def _spliced(known: FoundPaths, found: FoundPaths, touched: Tensor) -> FoundPath
 
 def _digest(array: Tensor) -> list[str]:
     return [str(array.dtype), hashlib.sha256(array.contiguous().numpy().data).hexdigest()]
-
-
-def _whole(path: Path) -> PathTable | None:
-    """The table in `path`, or None where there is none or a damaged one. Raises NewerVersionError."""
-    try:
-        return PathTable.open(path)
-    except NewerVersionError:
-        raise
-    except StoreError:
-        return None

@@ -90,6 +90,7 @@ class Paths:
         self.table: PathTable | None = None
         self.done = 0
         self._whole: PathBlock | None = None
+        self._shards = dict(shards.mapped)  # and others, as paths lead there
 
     def stages_left(self) -> bool:
         """Whether another search is to come."""
@@ -172,7 +173,9 @@ class Paths:
         store, parts = self.shards.store, self.shards.store.owner_of(ids)
         several = []
         for part in torch.unique(parts).tolist():
-            shard = self.shards.mapped.get(part) or store.shard(part)
+            if part not in self._shards:
+                self._shards[part] = store.shard(part)
+            shard = self._shards[part]
             several.append(Nodes.of_shard(shard, ids[parts == part] - shard.first))
         return Nodes.concatenate(several)
 

@@ -9,6 +9,8 @@ import torch
 from line_workload import Line, LineTask
 from torch import nn
 
+from framework.comm.gradient.diloco import DiLoCo
+from framework.comm.gradient.local_steps import LocalSteps
 from framework.comm.group import Group
 from framework.engine.evaluate import evaluate
 from framework.engine.optimize import SGD, Step
@@ -101,6 +103,13 @@ def test_a_stage_is_not_shorter_than_asked_for(tmp_path: Path) -> None:
     report = train(run(tmp_path, min_epochs=70), worker())
     assert report["stages"][0]["epochs"] == 70
     assert report["epochs"] == 140
+
+
+@pytest.mark.parametrize("gradient", [LocalSteps(every=2), DiLoCo()])
+def test_workers_of_different_weights_have_no_stages(tmp_path: Path, gradient: Any) -> None:
+    with pytest.raises(InputError, match="does not keep the same weights on every worker"):
+        train(run(tmp_path, gradient=gradient), worker())
+    train(run(tmp_path, turns=0, gradient=gradient, epochs=2), worker())
 
 
 def test_lower_is_better_of_a_loss(tmp_path: Path) -> None:

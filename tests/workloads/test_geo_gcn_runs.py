@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from halo_runs import reports
-from shapes import Shapes, shape_run
+from shapes import Shapes, shape_run, told_by_workers
 
 from framework.engine.run import Run
 from framework.graph.coarsen import Voxel
@@ -34,12 +33,7 @@ def runs_of(folder: Path, workers: int) -> dict[str, Run]:
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, dict[str, Any]]]:
     """What they report, by the number of workers."""
-    answers = {}
-    for workers in (1, 2):
-        folder = tmp_path_factory.mktemp(f"workers-{workers}")
-        runs = runs_of(folder, workers)
-        answers[workers] = dict(zip(runs, reports(folder, workers, list(runs.values())), strict=True))
-    return answers
+    return told_by_workers(tmp_path_factory, runs_of)
 
 
 @pytest.mark.parametrize("kind", KINDS)
