@@ -17,8 +17,8 @@ from framework.engine.state import weights_digest
 from framework.errors import InputError, StoreError
 from framework.graph import collection
 from framework.graph.collection import Collection
-from framework.graph.manifest import MANIFEST, format_of
 from framework.graph.store import ShardStore
+from framework.store.manifest import MANIFEST, format_of
 from launch.record import CHECKPOINTS, REPORT, RUN, encoded_run, read_json
 
 _INDEX, _WEIGHTS = "checkpoint.json", "model.safetensors"

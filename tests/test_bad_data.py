@@ -19,10 +19,11 @@ from framework.engine.checkpoint import FORMAT, DamagedError, parse_index
 from framework.engine.run import Run
 from framework.errors import InputError, StoreError
 from framework.graph.edges import ArrayEdges
-from framework.graph.manifest import MANIFEST
-from framework.graph.store import VERSION, ShardStore, column_file
+from framework.graph.store import VERSION, ShardStore
 from framework.models.nodes import SAGE
 from framework.prepare import prepare
+from framework.store.columns import column_file
+from framework.store.manifest import MANIFEST
 from framework.workloads.nodes import NodeClassification
 from launch.start import start
 from partitioners.random import Random

@@ -17,11 +17,11 @@ from framework.data.arrays import InMemory, from_arrays
 from framework.data.dataset import ArrayRows
 from framework.data.files import Files
 from framework.errors import InputError
-from framework.graph.manifest import MANIFEST
 from framework.graph.store import ShardStore
 from framework.memory import PeakMemory
 from framework.prepare import prepare
 from framework.prepare import shards as shards_module
+from framework.store.manifest import MANIFEST
 from partitioners.random import Random
 
 NODES, EDGES = 90, 700

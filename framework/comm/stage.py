@@ -19,7 +19,7 @@ from torch import Tensor
 
 from framework.comm.group import Group, as_tensor
 from framework.errors import InputError, StoreError
-from framework.graph.folder import publish, temporary_folder
+from framework.store.folder import publish, temporary_folder
 
 MANIFEST = "manifest.json"
 PURPOSE = "stage"

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -26,11 +26,15 @@ class Schedule(Protocol):
     """How the learning rate changes."""
 
     @property
+    def counts(self) -> Literal["epochs", "steps"]:
+        """After which of the two the scheduler is stepped."""
+
+    @property
     def horizon(self) -> bool:
         """Whether the rate of an epoch depends on how many there will be."""
 
     def attach(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
-        """The torch scheduler, stepped once an epoch."""
+        """The torch scheduler."""
 
 
 @OPTIMIZERS.register("adam")
@@ -118,6 +122,11 @@ class Constant:
     """The same learning rate throughout."""
 
     @property
+    def counts(self) -> Literal["epochs", "steps"]:
+        """Epochs."""
+        return "epochs"
+
+    @property
     def horizon(self) -> bool:
         """An epoch's rate is the same however many follow."""
         return False
@@ -136,6 +145,11 @@ class Cosine:
     """Epochs of linear rise."""
     last: float = 0.0
     """The final rate as a share of the full one."""
+
+    @property
+    def counts(self) -> Literal["epochs", "steps"]:
+        """Epochs."""
+        return "epochs"
 
     @property
     def horizon(self) -> bool:
@@ -169,6 +183,11 @@ class Step:
             raise InputError(f"--schedule.every is {self.every}; expected at least 1 epoch between drops.")
 
     @property
+    def counts(self) -> Literal["epochs", "steps"]:
+        """Epochs."""
+        return "epochs"
+
+    @property
     def horizon(self) -> bool:
         """An epoch's rate is the same however many follow."""
         return False
@@ -176,6 +195,37 @@ class Step:
     def attach(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
         """torch.optim.lr_scheduler.StepLR."""
         return torch.optim.lr_scheduler.StepLR(optimizer, self.every, self.gamma)
+
+
+@SCHEDULES.register("inverse-sqrt")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InverseSquareRoot:
+    """A linear warm-up over steps, then as one over the root of their number (Vaswani et al., NeurIPS 2017)."""
+
+    warmup: int = 4000
+    """Steps of linear rise; at their end is the full rate."""
+
+    def __post_init__(self) -> None:
+        if self.warmup < 1:
+            raise InputError(f"--schedule.warmup is {self.warmup}; expected at least 1 step of linear rise.")
+
+    @property
+    def counts(self) -> Literal["epochs", "steps"]:
+        """Steps: the rise is over before many an epoch is."""
+        return "steps"
+
+    @property
+    def horizon(self) -> bool:
+        """A step's rate is the same however many follow."""
+        return False
+
+    def attach(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
+        """The factor of step s, the first being 1: min(s / warmup, sqrt(warmup / s))."""
+
+        def factor(done: int) -> float:
+            return min((done + 1) / self.warmup, math.sqrt(self.warmup / (done + 1)))
+
+        return LambdaLR(optimizer, factor)
 
 
 def _check_rates(lr: float, weight_decay: float) -> None:

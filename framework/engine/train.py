@@ -123,7 +123,8 @@ class Learner:
                 self.save()
         now.losses.append(self._mean_loss())
         now.epoch, now.step, now.loss_sum, now.samples = now.epoch + 1, 0, 0.0, 0
-        self.schedule.step()
+        if run.schedule.counts == "epochs":
+            self.schedule.step()
         now.seconds.append(time.perf_counter() - began)
         measured = self.evaluate()
         self.advance()
@@ -151,6 +152,8 @@ class Learner:
         loss = self.task.loss(module, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         self.synchronizer.step()
+        if self.run.schedule.counts == "steps":
+            self.schedule.step()
         now.step += 1
         now.loss_sum = now.loss_sum + loss.detach().to(torch.float64) * batch.size
         now.samples += batch.size

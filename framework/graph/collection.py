@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from framework.errors import InputError, StoreError
-from framework.graph.columns import REMEDY, FileFacts, map_column, read_column
-from framework.graph.manifest import read_manifest, verify_files, write_manifest
-from framework.graph.store import column_file, part_folder
+from framework.store.columns import REMEDY, FileFacts, column_file, map_column, part_folder, read_column
+from framework.store.manifest import read_manifest, verify_files, write_manifest
 
 FORMAT = "shardyard-collection"
 VERSION = 1

@@ -4,9 +4,7 @@ Assumptions: these files are scratch of one machine and one run of prepare (nati
 appended to in batches and read back mapped. A piece, that is one file, can be handed to another process by its path.
 """
 
-import contextlib
 import dataclasses
-import errno
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from framework.errors import InputError
 from framework.graph.edges import EdgeBatch, Ids
+from framework.store.folder import full_disk_named
 
 _PAIR_BYTES = 16
 
@@ -95,17 +94,3 @@ def require_scratch(path: Path) -> None:
             f"'{path}' is not there on host {socket.gethostname()}. Keep stores on a file system that every host sees, "
             "or prepare on one host."
         )
-
-
-@contextlib.contextmanager
-def full_disk_named(folder: Path) -> Iterator[None]:
-    """Turns the error of a full disk (or quota) beneath `folder` into an InputError that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(
-            f"the disk of '{folder}' is full: nothing was made there. "
-            "Free space (about three times the raw data), or name a folder on another disk."
-        ) from error

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from framework.errors import InputError, StoreError
-from framework.graph.columns import REMEDY, FileFacts, map_column, write_column
-from framework.graph.manifest import read_manifest, verify_files, write_manifest
-from framework.graph.store import column_file
 from framework.kernels.csr import offsets
 from framework.kernels.paths import FoundPaths, PathRule, Paths
+from framework.store.columns import REMEDY, FileFacts, column_file, map_column, write_column
+from framework.store.manifest import read_manifest, verify_files, write_manifest
 
 FORMAT = "shardyard-paths"
 VERSION = 1

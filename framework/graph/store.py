@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from framework.errors import InputError, StoreError
-from framework.graph.columns import REMEDY, FileFacts, map_column, read_column
-from framework.graph.manifest import read_manifest, verify_files, write_manifest
 from framework.graph.shard import GraphShard, Kind, PartCounts
+from framework.store.columns import REMEDY, FileFacts, column_file, map_column, part_folder, read_column
+from framework.store.manifest import read_manifest, verify_files, write_manifest
 
 FORMAT = "shardyard-store"
 VERSIONS: Mapping[Kind, int] = MappingProxyType({"edge-cut": 2, "vertex-cut": 3})
@@ -130,16 +130,6 @@ class ShardStore:
     def _check_part(self, part: int) -> None:
         if not 0 <= part < self.parts:
             raise InputError(f"'{self.path}' has no part {part}; expected 0 to {self.parts - 1}.")
-
-
-def column_file(store: Path, part: int, column: str) -> Path:
-    """Where a store keeps a column of a part."""
-    return store / part_folder(part) / f"{column}.arrow"
-
-
-def part_folder(part: int) -> str:
-    """What the path of a part's files, inside the store, begins with."""
-    return f"part-{part:05d}/"
 
 
 def _from_manifest(path: Path, content: dict[str, Any]) -> ShardStore:

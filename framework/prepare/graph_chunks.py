@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from framework.data.graph_sets import GraphSet, SmallGraph, fault_of
 from framework.errors import PluginError
-from framework.graph.pairs import full_disk_named, require_scratch
+from framework.graph.pairs import require_scratch
 from framework.kernels.csr import build_csr
 from framework.registry import GRAPH_SETS
+from framework.store.folder import full_disk_named
 
 Shape = tuple[int, int, bool]
 """What all graphs of a set have alike: feature columns, dimensions of positions, and whether edges have weights."""

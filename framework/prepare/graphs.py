@@ -24,11 +24,10 @@ from framework.data.digests import remembering
 from framework.data.graph_sets import GraphSet, Samples, check_samples
 from framework.errors import InputError
 from framework.graph.collection import VERSION, Collection, CollectionCounts, Failure
-from framework.graph.columns import FileFacts, write_column
-from framework.graph.folder import once
-from framework.graph.store import column_file
 from framework.prepare.graph_chunks import Chunk, Shape, graphs_in, make_graphs, part_columns, uneven
 from framework.prepare.spill import Progress
+from framework.store.columns import FileFacts, column_file, write_column
+from framework.store.folder import once
 
 CHUNK = 64
 """Samples made by one call."""

@@ -21,12 +21,12 @@ from framework.data.digests import remembering
 from framework.errors import InputError, PluginError
 from framework.graph.build import Numbering
 from framework.graph.edges import EdgeStream
-from framework.graph.folder import once
 from framework.graph.store import VERSIONS, ShardStore
 from framework.partition import EdgeCut, Placement, VertexCut, kind_of, place
 from framework.prepare.shards import write_shards
 from framework.prepare.spill import Progress, spill_edges, spill_features
 from framework.registry import PARTITIONERS
+from framework.store.folder import once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

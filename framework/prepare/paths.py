@@ -20,8 +20,6 @@ from torch import Tensor
 from framework import config
 from framework.data.dataset import Mapper, each
 from framework.errors import InputError
-from framework.graph.columns import FileFacts
-from framework.graph.folder import once
 from framework.graph.paths import VERSION, PathTable, write_edge_costs, write_piece
 from framework.graph.store import ShardStore
 from framework.kernels import check
@@ -35,6 +33,8 @@ from framework.kernels.paths import (
     find_paths,
     sort_rows,
 )
+from framework.store.columns import FileFacts
+from framework.store.folder import once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from framework.data.dataset import RawGraph
 from framework.graph.build import Adjacency, Numbering, build_adjacency
-from framework.graph.columns import FileFacts, read_column, write_column
 from framework.graph.pairs import read_scratch
 from framework.graph.shard import Kind, PartCounts
-from framework.graph.store import column_file
 from framework.prepare.spill import Progress, bucket, buckets
+from framework.store.columns import FileFacts, column_file, read_column, write_column
 
 Columns = dict[str, NDArray[Any] | pa.Array]
 

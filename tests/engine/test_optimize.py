@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from framework.engine.optimize import SGD, Adam, AdamW
+from framework.engine.optimize import SGD, Adam, AdamW, InverseSquareRoot
 from framework.errors import InputError
 
 NAN = float("nan")
@@ -37,3 +37,19 @@ def test_settings_on_the_edge_are_torchs_too(optimizer: Adam | AdamW | SGD) -> N
     built = optimizer.build([torch.nn.Parameter(torch.zeros(1))])
     for name in ("lr", "weight_decay"):
         assert built.defaults[name] == getattr(optimizer, name)
+
+
+def test_the_inverse_square_root_rises_to_the_full_rate_and_falls_from_there() -> None:
+    optimizer = SGD(lr=2.0).build([torch.nn.Parameter(torch.zeros(1))])
+    schedule, rates = InverseSquareRoot(warmup=4).attach(optimizer, 1), []
+    for _ in range(16):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
+    assert (rates[8], rates[15]) == (pytest.approx(2 * (4 / 9) ** 0.5), 1.0)
+
+
+def test_a_warm_up_of_no_steps_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--schedule\.warmup is 0"):
+        InverseSquareRoot(warmup=0)

@@ -14,7 +14,7 @@ from framework.engine import checkpoint as checkpoints
 from framework.engine.evaluate import evaluate, predict
 from framework.engine.files import replacing
 from framework.engine.kept import newest
-from framework.engine.optimize import SGD, Adam, AdamW, Cosine, Step
+from framework.engine.optimize import SGD, Adam, AdamW, Cosine, InverseSquareRoot, Step
 from framework.engine.run import Event, Prepared, Run, Worker
 from framework.engine.train import train
 from framework.errors import InputError, StoreError
@@ -42,7 +42,7 @@ def stop_at(epoch: int, step: int) -> Any:
 
 
 @pytest.mark.parametrize("optimizer", [Adam(), AdamW(), SGD(nesterov=True)])
-@pytest.mark.parametrize("schedule", [Cosine(warmup=1), Step(every=2)])
+@pytest.mark.parametrize("schedule", [Cosine(warmup=1), Step(every=2), InverseSquareRoot(warmup=3)])
 def test_resumed_equals_never_stopped(tmp_path: Path, optimizer: Any, schedule: Any) -> None:
     settings = {"optimizer": optimizer, "schedule": schedule}
     whole = train(run(tmp_path / "whole", **settings), worker())

@@ -15,12 +15,12 @@ from framework.data.generators import Planted
 from framework.data.graph_sets import SmallGraph
 from framework.errors import InputError, PluginError, StoreError
 from framework.graph.collection import Collection
-from framework.graph.manifest import MANIFEST
 from framework.graph.reader import GraphReader
 from framework.graph.store import ShardStore
 from framework.prepare import prepare
 from framework.prepare.graphs import prepare_graphs
 from framework.random import Key
+from framework.store.manifest import MANIFEST
 from launch.inspect import inspect
 from partitioners.random import Random
 

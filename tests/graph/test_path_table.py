@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from framework.errors import InputError, NewerVersionError, StoreError
-from framework.graph.columns import ALIGNMENT
-from framework.graph.manifest import MANIFEST
 from framework.graph.paths import PathTable, joined, write_edge_costs, write_piece
 from framework.kernels.csr import build_csr
 from framework.kernels.paths import CostRows, FoundPaths, PathRule, find_paths, sort_rows
+from framework.store.columns import ALIGNMENT
+from framework.store.manifest import MANIFEST
 
 NODES, EDGES = 60, 240
 RULE = PathRule(longest=4, degree_ratio=1.0)

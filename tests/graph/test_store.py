@@ -10,10 +10,10 @@ from scipy.sparse import coo_matrix
 
 from framework.data.arrays import InMemory, from_arrays
 from framework.errors import InputError
-from framework.graph.columns import ALIGNMENT
-from framework.graph.store import ShardStore, column_file
+from framework.graph.store import ShardStore
 from framework.partition import EdgeCut
 from framework.prepare import prepare
+from framework.store.columns import ALIGNMENT, column_file
 from partitioners.random import Random
 from partitioners.range import Range
 

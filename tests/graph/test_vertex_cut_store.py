@@ -20,9 +20,9 @@ from framework.errors import InputError
 from framework.graph.block import Block
 from framework.graph.edges import EdgeStream
 from framework.graph.local import LocalGraph
-from framework.graph.manifest import MANIFEST
 from framework.graph.store import ShardStore
 from framework.prepare import prepare
+from framework.store.manifest import MANIFEST
 from partitioners.dbh import DegreeBasedHashing
 from partitioners.random import Random
 

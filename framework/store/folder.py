@@ -4,6 +4,7 @@ Assumptions: a rename inside one folder is atomic, and a lock on a file ends wit
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from framework.errors import InputError, NewerVersionError, StoreError
-from framework.graph.pairs import full_disk_named
 
 T = TypeVar("T")
 
@@ -80,6 +80,20 @@ def publish(folder: Path, path: Path, *, whole: Callable[[Path], object]) -> Non
         folder.rename(path)
         shutil.rmtree(folder.with_name(folder.name + "-damaged"), ignore_errors=True)
     _to_disk(path.parent)
+
+
+@contextlib.contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Turns the error of a full disk (or quota) beneath `folder` into an InputError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"the disk of '{folder}' is full: nothing was made there. "
+            "Free space (about three times the raw data), or name a folder on another disk."
+        ) from error
 
 
 def _lock(folder: Path) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.errors import NewerVersionError, StoreError
-from framework.graph.columns import REMEDY, FileFacts
+from framework.store.columns import REMEDY, FileFacts
 
 MANIFEST = "manifest.json"
 

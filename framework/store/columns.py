@@ -43,6 +43,16 @@ class FileFacts:
             return cls(bytes=os.fstat(file.fileno()).st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
+def column_file(store: Path, part: int, column: str) -> Path:
+    """Where a store keeps a column of a part."""
+    return store / part_folder(part) / f"{column}.arrow"
+
+
+def part_folder(part: int) -> str:
+    """What the path of a part's files, inside the store, begins with."""
+    return f"part-{part:05d}/"
+
+
 def write_column(path: Path, values: NDArray[Any] | pa.Array) -> FileFacts:
     """Writes `values` ([n], or [n, columns] as lists of a fixed size) to the new file `path`.
 

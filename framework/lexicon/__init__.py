@@ -1,0 +1,1 @@
+"""Which word of one language goes with which of another: alignments, priors over words, and how words are chosen."""

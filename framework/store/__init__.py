@@ -1,0 +1,1 @@
+"""What every prepared folder is made of: columns as files, a manifest, and how a folder appears."""
