@@ -9,6 +9,7 @@
 - `geometric`  sums over in-edges gated by relative positions (geo-GCN), with gradients
 - `coarsen`    greedy matching of neighbours, edges between clusters
 - `dropout`    masks keyed by original ids, alone or fused with ReLU, with gradients
+- `sparse_rows`  distributions over few tokens a row, and a model's divergence from them, with gradients (torch alone)
 - `partition`  the inner loops of the partitioners
 - `native`     loads the compiled C++ (`source/`) and calls it
 
