@@ -19,7 +19,8 @@ from framework.errors import InputError, NewerVersionError, StoreError
 
 T = TypeVar("T")
 
-_LOCK = "lock"
+LOCK = "lock"
+"""The file of a hidden folder that says whether its writer still lives; gone when the folder has its name."""
 _SYNC_THREADS = 32
 
 
@@ -70,7 +71,7 @@ def publish(folder: Path, path: Path, *, whole: Callable[[Path], object]) -> Non
     ours goes. Raises OSError."""
     with ThreadPoolExecutor(_SYNC_THREADS) as pool:  # the disk takes many files at once as fast as one
         list(pool.map(_to_disk, [*folder.rglob("*"), folder]))
-    (folder / _LOCK).unlink()
+    (folder / LOCK).unlink()
     try:
         folder.rename(path)
     except OSError:
@@ -103,7 +104,7 @@ def _lock(folder: Path) -> int:
     with contextlib.suppress(OSError):  # a file system without locks: what is abandoned there stays
         fcntl.flock(lock, fcntl.LOCK_EX)
     folder.mkdir()
-    outside.rename(folder / _LOCK)
+    outside.rename(folder / LOCK)
     return lock
 
 
@@ -118,7 +119,7 @@ def _to_disk(path: Path) -> None:
 
 def _remove_abandoned(root: Path) -> None:
     """Removes the hidden folders of processes of this host that ended without doing so: nobody holds their lock."""
-    for lock in root.glob(f".*-{socket.gethostname()}-*/{_LOCK}"):
+    for lock in root.glob(f".*-{socket.gethostname()}-*/{LOCK}"):
         with contextlib.suppress(OSError), lock.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock.parent, ignore_errors=True)
