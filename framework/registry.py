@@ -160,9 +160,11 @@ LAYOUTS = Registry("layout", builtin="framework.comm.layout")
 GRADIENTS = Registry("gradient", builtin="framework.comm.gradient")
 MODELS = Registry("model", builtin="framework.models")
 GRAPH_MODELS = Registry("graphmodel", builtin="framework.models")
+TRANSLATORS = Registry("translator", builtin="framework.models.translation")
 POOLINGS = Registry("pooling", builtin="framework.graph.coarsen")
 DATASETS = Registry("dataset", builtin="framework.data")
 GRAPH_SETS = Registry("graphset", builtin="framework.data")
+PAIR_SETS = Registry("pairset", builtin="framework.data")
 WORKLOADS = Registry("workload", builtin="framework.workloads")
 OPTIMIZERS = Registry("optimizer", builtin="framework.engine.optimize")
 SCHEDULES = Registry("schedule", builtin="framework.engine.optimize")
@@ -179,9 +181,11 @@ REGISTRIES = {
         GRADIENTS,
         MODELS,
         GRAPH_MODELS,
+        TRANSLATORS,
         POOLINGS,
         DATASETS,
         GRAPH_SETS,
+        PAIR_SETS,
         WORKLOADS,
         OPTIMIZERS,
         SCHEDULES,

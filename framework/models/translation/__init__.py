@@ -1,0 +1,1 @@
+"""Networks that translate: their parts, and the models made of them."""
