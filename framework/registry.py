@@ -160,10 +160,12 @@ LAYOUTS = Registry("layout", builtin="framework.comm.layout")
 GRADIENTS = Registry("gradient", builtin="framework.comm.gradient")
 MODELS = Registry("model", builtin="framework.models")
 GRAPH_MODELS = Registry("graphmodel", builtin="framework.models")
+IMAGE_MODELS = Registry("imagemodel", builtin="framework.models.cnn")
 TRANSLATORS = Registry("translator", builtin="framework.models.translation")
 POOLINGS = Registry("pooling", builtin="framework.graph.coarsen")
 DATASETS = Registry("dataset", builtin="framework.data")
 GRAPH_SETS = Registry("graphset", builtin="framework.data")
+IMAGE_SETS = Registry("imageset", builtin="framework.data")
 PAIR_SETS = Registry("pairset", builtin="framework.data")
 WORKLOADS = Registry("workload", builtin="framework.workloads")
 OPTIMIZERS = Registry("optimizer", builtin="framework.engine.optimize")
@@ -181,10 +183,12 @@ REGISTRIES = {
         GRADIENTS,
         MODELS,
         GRAPH_MODELS,
+        IMAGE_MODELS,
         TRANSLATORS,
         POOLINGS,
         DATASETS,
         GRAPH_SETS,
+        IMAGE_SETS,
         PAIR_SETS,
         WORKLOADS,
         OPTIMIZERS,

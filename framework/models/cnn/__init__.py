@@ -1,0 +1,1 @@
+"""Convolutional networks of images: one of each category of Khan et al. (Artificial Intelligence Review 53, 2020)."""
