@@ -109,9 +109,9 @@ class TokenEmbedding(nn.Module):
 
 
 def sinusoids(first: int, end: int, like: Tensor) -> Tensor:
-    """Positions first to end - 1 as rows [end - first, w], w as `like` [any, w]: sines and cosines of p / 10000^(2i / w).
+    """Positions first to end - 1 as rows [end - first, w]: sines and cosines of place / 10000^(2i / w).
 
-    Vaswani et al., 2017, with the sines of all frequencies before the cosines."""
+    `like` [any, w] says how wide. Vaswani et al., 2017, with the sines of all frequencies before the cosines."""
     width = like.shape[1]
     place = torch.arange(first, end, dtype=torch.float64, device=like.device)
     frequency = torch.exp(torch.arange(0, width, 2, dtype=torch.float64, device=like.device) * -math.log(1e4) / width)

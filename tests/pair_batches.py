@@ -1,0 +1,51 @@
+"""Batches of random pairs of sentences, and shares of them as several workers would have them."""
+
+import torch
+from torch import Tensor
+
+from framework.random import Key
+from framework.samples.pair_batch import PairBatch
+from framework.samples.vocabulary import EOS, MASK, PAD
+
+FIRST_WORD = MASK + 1
+
+
+def sentences(lengths: Tensor, vocabulary: int, seed: int) -> Tensor:
+    """Random words with EOS at the place that `lengths` (int64 [n]) says, and PAD behind: int64 [n, longest]."""
+    draws = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(FIRST_WORD, vocabulary, (len(lengths), int(lengths.max())), generator=draws)
+    place = torch.arange(tokens.shape[1])
+    tokens[place == lengths[:, None] - 1] = EOS
+    return tokens.masked_fill(place >= lengths[:, None], PAD)
+
+
+def pair_batch(pairs: int = 7, vocabulary: int = 23, *, seed: int = 0, update: int = 3) -> PairBatch:
+    """A whole global batch."""
+    draws = torch.Generator().manual_seed(seed)
+    source_lengths, target_lengths = torch.randint(1, 9, (2, pairs), generator=draws)
+    samples = torch.randperm(1000, generator=draws)[:pairs]
+    return PairBatch(
+        samples=samples,
+        source=sentences(source_lengths, vocabulary, seed + 1),
+        source_lengths=source_lengths,
+        target=sentences(target_lengths, vocabulary, seed + 2),
+        target_lengths=target_lengths,
+        key=Key.root(seed).fold(9),
+        update=update,
+        everyone=torch.stack([samples, source_lengths, target_lengths], dim=1),
+    )
+
+
+def share(batch: PairBatch, rows: Tensor) -> PairBatch:
+    """The pairs `rows` (int64 [m]) of a global batch, padded no further than they need."""
+    source, target = int(batch.source_lengths[rows].max()), int(batch.target_lengths[rows].max())
+    return PairBatch(
+        samples=batch.samples[rows],
+        source=batch.source[rows, :source],
+        source_lengths=batch.source_lengths[rows],
+        target=batch.target[rows, :target],
+        target_lengths=batch.target_lengths[rows],
+        key=batch.key,
+        update=batch.update,
+        everyone=batch.everyone,
+    )
