@@ -1,0 +1,87 @@
+"""Sentences as flat arrays of tokens, and sentences beside their translations.
+
+Assumptions: tokens are ids of one vocabulary for both languages, without the marks of a sentence's end or padding; the
+arrays may be mapped from files and are never written into.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from framework.errors import InputError
+
+Integers = NDArray[np.integer[Any]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Sentences:
+    """Sentences, one after the other."""
+
+    offsets: Integers
+    """Where each sentence begins and the last ends in `tokens`: int64 [n + 1]."""
+    tokens: Integers
+    """The tokens of all: int32 [offsets[-1]] (from offsets[0] on)."""
+
+    @classmethod
+    def of(cls, sentences: Iterable[Sequence[int]]) -> "Sentences":
+        """Sentences given one by one."""
+        held = [np.asarray(sentence, dtype=np.int32) for sentence in sentences]
+        offsets = np.cumsum([0, *map(len, held)], dtype=np.int64)
+        return cls(offsets=offsets, tokens=np.concatenate([np.empty(0, np.int32), *held]))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for first, last in zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True):
+            yield self.tokens[first:last].tolist()
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each: int64 [n]."""
+        return np.diff(self.offsets)
+
+    def between(self, first: int, last: int) -> "Sentences":
+        """Sentences `first` to `last` - 1, without a copy."""
+        return Sentences(offsets=self.offsets[first : last + 1], tokens=self.tokens)
+
+    def take(self, chosen: Integers) -> "Sentences":
+        """Some sentences, in the order asked for: int64 [m]."""
+        counts = self.lengths[chosen]
+        offsets = np.concatenate([[0], counts.cumsum()])
+        shifts = np.repeat(self.offsets[chosen] - offsets[:-1], counts)
+        return Sentences(offsets=offsets, tokens=self.tokens[np.arange(len(shifts)) + shifts])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Bitext:
+    """Sentences, and a translation of each."""
+
+    source: Sentences
+    """What is translated."""
+    target: Sentences
+    """Its translations, in the same order."""
+
+    def __post_init__(self) -> None:
+        if len(self.source) != len(self.target):
+            raise InputError(
+                f"there are {len(self.source)} source and {len(self.target)} target sentences; expected as many."
+            )
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def between(self, first: int, last: int) -> "Bitext":
+        """Pairs `first` to `last` - 1, without a copy."""
+        return Bitext(source=self.source.between(first, last), target=self.target.between(first, last))
+
+    def take(self, chosen: Integers) -> "Bitext":
+        """Some pairs, in the order asked for: int64 [m]."""
+        return Bitext(source=self.source.take(chosen), target=self.target.take(chosen))
+
+    def swapped(self) -> "Bitext":
+        """The same pairs, read in the other direction."""
+        return Bitext(source=self.target, target=self.source)

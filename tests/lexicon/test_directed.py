@@ -1,0 +1,171 @@
+"""Alignment models: likelihood never falls, loops over dictionaries say the same, and pieces do not show."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from bitexts import WORDS, drawn
+from plain_alignment import even, hmm_pass, model1_pass, paths
+
+from framework.errors import InputError
+from framework.lexicon.bitext import Bitext, Sentences
+from framework.lexicon.directed import Directed, Passes, estimate
+from framework.lexicon.jumps import even_jumps, transitions
+
+VOCABULARY = 2 * WORDS
+
+
+def table_of(model: Directed) -> dict:
+    """A model's table as the plain one: (f, e) -> t, None for NULL."""
+    rows, columns = model.keys // VOCABULARY, model.keys % VOCABULARY
+    return {
+        (None if f == VOCABULARY else f, e): t
+        for f, e, t in zip(rows.tolist(), columns.tolist(), model.probabilities.tolist(), strict=True)
+    }
+
+
+def weights_of(weights: np.ndarray) -> dict[int, float]:
+    return {place - len(weights) // 2: weight for place, weight in enumerate(weights.tolist())}
+
+
+def assert_same(ours: dict, theirs: dict) -> None:
+    assert ours.keys() == theirs.keys()
+    assert max(abs(ours[key] - theirs[key]) for key in ours) < 1e-9
+
+
+def test_model_1_is_the_one_of_dictionaries(tmp_path):
+    bitext = drawn(200)
+    model = estimate(bitext, VOCABULARY, Passes(model1=4, hmm=0), tmp_path, size=64)
+    table, likelihoods = even(bitext, VOCABULARY), []
+    for _ in range(4):
+        table, likelihood = model1_pass(bitext, table)
+        likelihoods.append(likelihood)
+    assert_same(table_of(model), table)
+    np.testing.assert_allclose(model.log_likelihoods, likelihoods, rtol=1e-9)
+
+
+def test_hmm_is_the_sum_over_every_alignment(tmp_path):
+    bitext, passes = drawn(40, longest=4), Passes(model1=1, hmm=3, null=0.15)
+    model = estimate(bitext, VOCABULARY, passes, tmp_path, size=16)
+    table, _ = model1_pass(bitext, even(bitext, VOCABULARY))
+    weights, likelihoods = weights_of(even_jumps(4)), []
+    for _ in range(3):
+        table, weights, likelihood = hmm_pass(bitext, table, weights, 0.15, steps=4)
+        likelihoods.append(likelihood)
+    assert_same(table_of(model), table)
+    assert_same(weights_of(model.weights), weights)
+    np.testing.assert_allclose(model.log_likelihoods[1:], likelihoods, rtol=1e-9)
+
+
+@pytest.mark.parametrize("passes", [Passes(model1=12, hmm=0), Passes(model1=2, hmm=12, null=0.3)])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_likelihood_never_falls(passes, seed, tmp_path):
+    bitext = drawn(150, seed=seed, longest=12, noise=0.3)
+    likelihoods = estimate(bitext, VOCABULARY, passes, tmp_path).log_likelihoods
+    of_each = likelihoods[: passes.model1], likelihoods[passes.model1 :]
+    for rises in map(np.diff, of_each):
+        assert (rises >= -1e-9 * abs(likelihoods[0])).all()
+        assert not len(rises) or rises[0] > 0
+
+
+def test_pieces_show_in_rounding_alone(tmp_path):
+    bitext, passes = drawn(300), Passes(model1=3, hmm=3)
+    whole, cut = (estimate(bitext, VOCABULARY, passes, tmp_path / str(size), size=size) for size in (300, 7))
+    assert np.array_equal(whole.keys, cut.keys)
+    np.testing.assert_allclose(cut.probabilities, whole.probabilities, rtol=1e-11, atol=1e-15)
+    np.testing.assert_allclose(cut.weights, whole.weights, rtol=1e-11)
+    np.testing.assert_allclose(cut.log_likelihoods, whole.log_likelihoods, rtol=1e-12)
+
+
+def test_who_computes_does_not_show_at_all(tmp_path):
+    bitext, passes = drawn(100), Passes(model1=2, hmm=2)
+
+    def backwards(function, items):  # a mapper may do the items in any order, as long as it answers in theirs
+        return reversed([function(item) for item in reversed(items)])
+
+    ours = estimate(bitext, VOCABULARY, passes, tmp_path / "a", size=16)
+    theirs = estimate(bitext, VOCABULARY, passes, tmp_path / "b", size=16, mapper=backwards)
+    for field in dataclasses.fields(Directed):
+        assert np.array_equal(getattr(ours, field.name), getattr(theirs, field.name))
+
+
+def test_what_was_cut_goes_on(tmp_path):
+    """A pass that dies leaves the ones before it; the next call ends with the bits of one that was never stopped."""
+    bitext, passes = drawn(100), Passes(model1=2, hmm=3)
+    calls = []
+
+    def counting(function, items):
+        for item in items:
+            calls.append(item)
+            if len(calls) == 25:
+                raise KeyboardInterrupt
+            yield function(item)
+
+    with pytest.raises(KeyboardInterrupt):
+        estimate(bitext, VOCABULARY, passes, tmp_path / "cut", size=16, mapper=counting)
+    assert len(list((tmp_path / "cut").glob("pass-*"))) == 1
+    resumed = estimate(bitext, VOCABULARY, passes, tmp_path / "cut", size=16, mapper=counting)
+    assert len(calls) == 25 + 7 + 7 * 3  # pieces are looked at again, passes 0 and 1 are there
+    whole = estimate(bitext, VOCABULARY, passes, tmp_path / "whole", size=16)
+    assert np.array_equal(resumed.probabilities, whole.probabilities)
+    assert np.array_equal(resumed.weights, whole.weights)
+
+
+@pytest.mark.parametrize("passes", [Passes(model1=8, hmm=0), Passes()])
+def test_the_lexicon_is_found(passes, tmp_path):
+    table = table_of(estimate(drawn(800), VOCABULARY, passes, tmp_path))
+    for word in range(WORDS // 2):
+        likeliest = max((t, e) for (f, e), t in table.items() if f == word)[1]
+        assert likeliest == word + WORDS
+
+
+def test_links_are_the_best_of_all(tmp_path):
+    bitext, passes = drawn(60, longest=4), Passes(model1=2, hmm=2)
+    model = estimate(bitext, VOCABULARY, passes, tmp_path)
+    table, weights = table_of(model), weights_of(model.weights)
+    found = model.links(bitext, VOCABULARY, passes)
+    for source, target, links in zip(bitext.source, bitext.target, found, strict=True):
+        every = {links: probability for links, probability, _ in paths(source, target, table, weights, passes.null)}
+        assert every[tuple((links + 1).tolist())] == pytest.approx(max(every.values()), rel=1e-9)
+
+
+def test_links_of_pairs_that_were_never_seen(tmp_path):
+    passes = Passes()
+    model = estimate(drawn(500), VOCABULARY, passes, tmp_path).pruned()
+    fresh = Bitext(
+        source=Sentences.of([[1, 2, 3], list(range(12)), [], [4], [1, 59]]),
+        target=Sentences.of([[31, 32, 33], list(range(30, 42)), [31], [], [31, 59]]),
+    )
+    found = [links.tolist() for links in model.links(fresh, VOCABULARY, passes)]
+    assert found[0] == [0, 1, 2]
+    assert found[1][:6] == [0, 1, 2, 3, 4, 5]  # the sentence is longer than any that was seen
+    assert found[2:4] == [[-1], []]
+    assert found[4][0] == 0
+
+
+def test_links_do_not_depend_on_what_else_is_aligned(tmp_path):
+    bitext, passes = drawn(80), Passes()
+    model = estimate(bitext, VOCABULARY, passes, tmp_path)
+    together = model.links(bitext, VOCABULARY, passes)
+    for number in range(0, 80, 7):
+        alone = model.links(bitext.between(number, number + 1), VOCABULARY, passes)
+        assert np.array_equal(alone[0], together[number])
+
+
+def test_transitions_are_distributions_and_reach_further_than_they_were_seen():
+    weights = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
+    np.testing.assert_allclose(transitions(weights, 2), [[4 / 9, 5 / 9], [3 / 7, 4 / 7], [2 / 5, 3 / 5]])
+    np.testing.assert_allclose(transitions(weights, 7).sum(axis=1), np.ones(8))
+
+
+def test_what_cannot_be_aligned_is_named(tmp_path):
+    with pytest.raises(InputError, match="token 60; expected 0 to 59"):
+        estimate(Bitext(source=Sentences.of([[1]]), target=Sentences.of([[60]])), VOCABULARY, Passes(), tmp_path / "a")
+    with pytest.raises(InputError, match="no pair of sentences has words"):
+        estimate(Bitext(source=Sentences.of([[1]]), target=Sentences.of([[]])), VOCABULARY, Passes(), tmp_path / "b")
+    with pytest.raises(InputError, match="1 source and 2 target"):
+        Bitext(source=Sentences.of([[1]]), target=Sentences.of([[1], [2]]))
+    with pytest.raises(InputError, match="at least one of either"):
+        Passes(model1=0, hmm=0)
+    with pytest.raises(InputError, match="between 0 and 1"):
+        Passes(null=1.0)
