@@ -18,10 +18,12 @@ from framework.comm.halo.strategy import HaloStrategy
 from framework.comm.layout.strategy import Layout
 from framework.data.dataset import Dataset
 from framework.data.graph_sets import GraphSet
+from framework.data.image_sets import ImageSet
 from framework.engine.optimize import Optimizer, Schedule
 from framework.engine.run import Launcher, Workload
 from framework.errors import InputError
 from framework.graph.coarsen import Pooling
+from framework.models.cnn.image_model import ImageModel
 from framework.models.graph_model import GraphModel
 from framework.models.node_model import NodeModel
 from framework.partition import EdgeCut, VertexCut
@@ -31,6 +33,8 @@ from framework.registry import (
     GRAPH_MODELS,
     GRAPH_SETS,
     HALOS,
+    IMAGE_MODELS,
+    IMAGE_SETS,
     LAUNCHERS,
     LAYOUTS,
     MODELS,
@@ -53,9 +57,11 @@ PROTOCOLS: tuple[tuple[type, Registry], ...] = (
     (GradientStrategy, GRADIENTS),
     (NodeModel, MODELS),
     (GraphModel, GRAPH_MODELS),
+    (ImageModel, IMAGE_MODELS),
     (Pooling, POOLINGS),
     (Dataset, DATASETS),
     (GraphSet, GRAPH_SETS),
+    (ImageSet, IMAGE_SETS),
     (Workload, WORKLOADS),
     (Optimizer, OPTIMIZERS),
     (Schedule, SCHEDULES),

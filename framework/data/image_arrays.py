@@ -71,6 +71,12 @@ def scaled(image: NDArray[Any]) -> NDArray[np.float64]:
     return image.astype(np.float64)
 
 
+def as_bytes(images: NDArray[Any]) -> NDArray[np.uint8]:
+    """Images [s, height, width], or that with channels, as bytes with channels: fractions of 1 are shares of white."""
+    images = images[..., None] if images.ndim == 3 else images
+    return images if images.dtype == np.uint8 else np.rint(scaled(images).clip(0, 1) * 255).astype(np.uint8)
+
+
 def _of_names(content: dict[str, NDArray[Any]], names: tuple[str, ...]) -> NDArray[Any] | None:
     return next((content[name] for name in names if name in content), None)
 

@@ -1,4 +1,4 @@
-"""What is learned of a graph: its class, or real numbers; how that is scored, measured and told.
+"""What is learned of a sample: its class, or real numbers; how that is scored, measured and told.
 
 Assumptions: samples are the numbers that a collection gives them; targets are standardised by the collection's figures
 of its training samples.
@@ -14,10 +14,10 @@ from framework.graph.reader import GraphReader
 
 
 class Goal(Protocol):
-    """What is learned of a graph, and what that is worth."""
+    """What is learned of a sample, and what that is worth."""
 
     outputs: int
-    """Numbers that a network gives for a graph."""
+    """Numbers that a network gives for a sample."""
 
     def loss(self, outputs: Tensor, samples: Tensor) -> Tensor:
         """Sum of the losses of a network's outputs, float [n, outputs], for samples int64 [n]: a scalar."""
@@ -37,15 +37,18 @@ class Goal(Protocol):
 
 def goal_of(reader: GraphReader) -> Goal:
     """What a collection's samples have to be learned: classes, or else targets."""
-    return Classification(reader) if reader.collection.num_classes else Regression(reader)
+    collection = reader.collection
+    if not collection.num_classes:
+        return Regression(reader)
+    return Classification(reader.labels(), collection.num_classes, collection.class_names)
 
 
 class Classification:
-    """Classes of graphs: cross-entropy, accuracy."""
+    """Classes: cross-entropy, accuracy."""
 
-    def __init__(self, reader: GraphReader) -> None:
-        self.names, self.outputs = reader.collection.class_names, reader.collection.num_classes
-        self.labels = reader.labels()
+    def __init__(self, labels: Tensor, classes: int, names: tuple[str, ...]) -> None:
+        """`labels`: the class of every sample, int64 [s]; `names` of the classes, or none."""
+        self.labels, self.outputs, self.names = labels, classes, names
 
     def loss(self, outputs: Tensor, samples: Tensor) -> Tensor:
         """Sum of the cross-entropies of scores [n, classes] of samples int64 [n]."""

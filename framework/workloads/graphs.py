@@ -14,9 +14,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from framework.comm.group import Group
-from framework.config import placement, plugin_name
-from framework.data.dataset import TEST, TRAIN, VALIDATION
+from framework.config import placement
+from framework.data.dataset import TRAIN
 from framework.data.graph_sets import GraphSet
 from framework.engine.run import Event, Mapper, Prepared, Run, Worker
 from framework.errors import InputError
@@ -30,9 +29,9 @@ from framework.random import Key, shuffled
 from framework.registry import WORKLOADS
 from framework.workloads.goals import goal_of
 from framework.workloads.nodes import SHUFFLING, STEPPING, evaluating
+from framework.workloads.samples import SPLITS, parts_to_verify, row_of_each
 
 AUGMENTING, TURNING = 5, 6  # purposes of the run's key: a sample's augmentation in an epoch, its copies in evaluation
-SPLITS = (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
 
 
 @WORKLOADS.register("graphs")
@@ -108,7 +107,7 @@ class GraphTask:
         self.dtype = getattr(torch, run.dtype)
         self.key = Key.root(run.seed)
         self.collection = Collection.open(worker.prepared.path)
-        for part in _parts_to_verify(self.collection.parts, worker.group):
+        for part in parts_to_verify(self.collection.parts, worker.group):
             self.collection.verify(part)
         self.reader = GraphReader(self.collection)
         self.goal = goal_of(self.reader)
@@ -207,17 +206,4 @@ class GraphTask:
 
     def _outputs(self, model: nn.Module, graphs: GraphBatch) -> Tensor:
         """A network's answer. Raises InputError where it is not one row of outputs a graph."""
-        outputs = model(graphs)
-        expected = (len(graphs), self.goal.outputs)
-        if not isinstance(outputs, Tensor) or outputs.shape != expected:
-            name = plugin_name(type(self.workload.model)).rpartition(":")[2]
-            given = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
-            raise InputError(f"the network of --model {name} answered {given}; expected {expected}, a row a graph.")
-        return outputs
-
-
-def _parts_to_verify(parts: int, group: Group) -> range:
-    """The parts of which a worker reads every byte at its start, so that all workers of a host read all: a byte that a
-    disk has changed would be learned from in silence."""
-    beside = [rank for rank, host in enumerate(group.hosts) if host == group.hosts[group.rank]]
-    return range(beside.index(group.rank), parts, len(beside))
+        return row_of_each(model(graphs), len(graphs), self.goal.outputs, model=self.workload.model, sample="graph")

@@ -1,0 +1,206 @@
+"""Prepare images: a data set of them becomes a store on disk, once.
+
+Assumptions: as for shard stores: the folder is named by a digest of everything it depends on and appears by one rename.
+Images are decoded a part at a time, each by a call that may run in another process on the same file system. What is
+decoded outlives a kill: whoever prepares the same images again decodes only the parts that are missing.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import itertools
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from framework import config
+from framework.data.dataset import TRAIN, Mapper, each
+from framework.data.digests import remembering
+from framework.data.image_sets import ImageSet, RawImages, check_images
+from framework.errors import PluginError, StoreError
+from framework.graph.pairs import require_scratch
+from framework.prepare.spill import Progress
+from framework.registry import IMAGE_SETS
+from framework.samples.images import VERSION, WHITE, ImageStore
+from framework.store.columns import FileFacts, column_file, map_column, write_column
+from framework.store.folder import full_disk_named, once
+
+IMAGES_A_PART = 1024
+WORK = "decoding"
+"""The folder, beneath that of the stores, which keeps decoded parts until a store is whole."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreparedImages:
+    """A store of images that is ready, and what it took."""
+
+    store: ImageStore
+    """The store."""
+    seconds: float
+    """Wall time of this call."""
+    reused: bool
+    """Whether it was there already."""
+
+
+def prepare_images(
+    image_set: ImageSet,
+    root: Path,
+    *,
+    mapper: Mapper = map,
+    progress: Progress | None = None,
+    images_a_part: int = IMAGES_A_PART,
+) -> PreparedImages:
+    """The store of `image_set`, in a folder beneath `root`; at once where it is there.
+
+    Raises InputError for raw data that cannot be used, and for a full disk."""
+    began = time.monotonic()
+    told = progress or (lambda step, fraction: None)
+    told("fingerprint", 0.0)
+    with remembering(root):
+        data_digest = image_set.fingerprint()
+    digest = config.digest([data_digest, images_a_part, VERSION])
+    root = root.absolute()  # other processes, in other folders, are told of it
+
+    def make(folder: Path) -> None:
+        told("read", 0.0)
+        raw = image_set.open()
+        check_images(raw)
+        offsets = torch.arange(0, len(raw.contents) + images_a_part, images_a_part).clamp(max=len(raw.contents))
+        with _work_folder(root / WORK / digest[:16]) as work:
+            shape = _decoded(image_set, raw, offsets, work, mapper, told)
+            draft = _written(folder, raw, offsets, shape, work)
+        dataclasses.replace(draft, digest=digest, data_digest=data_digest).seal()
+
+    store, reused = once(root / digest[:16], ImageStore.open, make)
+    return PreparedImages(store=store, seconds=time.monotonic() - began, reused=reused)
+
+
+@contextlib.contextmanager
+def _work_folder(path: Path) -> Iterator[Path]:
+    """A folder that outlives a kill, for one process at a time; removed once what it was for is done."""
+    path.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as lock:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        path.mkdir(exist_ok=True)  # whoever held the lock before has removed it
+        with full_disk_named(path):
+            yield path
+        shutil.rmtree(path)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Piece:
+    """The images of a part, to be decoded by one call."""
+
+    image_set: ImageSet
+    """Who decodes them."""
+    contents: Sequence[Any]
+    """What of."""
+    first: int
+    """The number of the first of them."""
+    shape: tuple[int, int, int]
+    """Height, width and channels that all images of the set have."""
+    file: Path
+    """Where they go."""
+
+
+def _decoded(
+    image_set: ImageSet, raw: RawImages, offsets: Tensor, work: Path, mapper: Mapper, told: Progress
+) -> tuple[int, int, int]:
+    """Sees to it that the pixels of every part are in `work`; returns what shape images have."""
+    shape = _checked(image_set, image_set.decode(raw.contents[:1]), count=1, first=0).shape[1:]
+    pieces = [
+        Piece(
+            image_set=image_set,
+            contents=raw.contents[first:end],
+            first=first,
+            shape=shape,
+            file=_pixels_of(work, part),
+        )
+        for part, (first, end) in enumerate(itertools.pairwise(offsets.tolist()))
+    ]
+    missing = [piece for piece in pieces if not _is_whole(piece)]
+    for done, _ in enumerate(each(mapper, decode_piece, missing), len(pieces) - len(missing) + 1):
+        told("decode images", done / len(pieces))
+    return shape
+
+
+def decode_piece(piece: Piece) -> None:
+    """Writes the pixels of a piece's images to its file, which appears whole."""
+    require_scratch(piece.file.parent)
+    pixels = _checked(piece.image_set, piece.image_set.decode(piece.contents), len(piece.contents), piece.first)
+    if pixels.shape[1:] != piece.shape:
+        name = IMAGE_SETS.name_of(type(piece.image_set))
+        raise PluginError(
+            f"image set '{name}' made images of {pixels.shape[1:]} from number {piece.first} on; expected "
+            f"{piece.shape}, as of the first. Mend its decode()."
+        )
+    torn = piece.file.with_name(f".{piece.file.name}.{uuid.uuid4().hex}")
+    with full_disk_named(piece.file):
+        write_column(torn, pixels.reshape(len(pixels), -1))
+        torn.replace(piece.file)
+
+
+def _checked(image_set: ImageSet, pixels: NDArray[np.uint8], count: int, first: int) -> NDArray[np.uint8]:
+    """What a set has decoded. Raises PluginError where it is not so many images in bytes."""
+    if pixels.ndim != 4 or len(pixels) != count or pixels.dtype != np.uint8:
+        name = IMAGE_SETS.name_of(type(image_set))
+        raise PluginError(
+            f"image set '{name}' made {pixels.dtype} {pixels.shape} of {count} images from number {first} on; expected "
+            f"uint8 ({count}, height, width, channels). Mend its decode()."
+        )
+    return pixels
+
+
+def _pixels_of(work: Path, part: int) -> Path:
+    return work / f"{part:05d}.arrow"
+
+
+def _is_whole(piece: Piece) -> bool:
+    """Whether a piece was decoded before. A torn file, as a loss of power leaves it, is none."""
+    try:
+        return tuple(map_column(piece.file).shape) == (len(piece.contents), np.prod(piece.shape))
+    except StoreError:
+        return False
+
+
+def _written(folder: Path, raw: RawImages, offsets: Tensor, shape: tuple[int, int, int], work: Path) -> ImageStore:
+    """Writes the columns of all parts, pixels from `work`; returns the store, digests left open."""
+    files: dict[str, FileFacts] = {}
+    sums = torch.zeros(3, shape[2], dtype=torch.int64)  # of the training pixels: how many, their sum, that of squares
+    for part, (first, end) in enumerate(itertools.pairwise(offsets.tolist())):
+        pixels = column_file(folder, part, "pixels")
+        pixels.parent.mkdir()
+        shutil.copyfile(_pixels_of(work, part), pixels)
+        files[str(pixels.relative_to(folder))] = FileFacts.of(pixels)
+        ids = np.arange(first, end) if raw.ids is None else raw.ids[first:end]
+        columns = {"ids": pa.array(ids), "labels": raw.labels[first:end], "split": raw.split[first:end]}
+        for name, values in columns.items():
+            file = column_file(folder, part, name)
+            files[str(file.relative_to(folder))] = write_column(file, values)
+        trained = torch.from_numpy(raw.split[first:end] == TRAIN)
+        values = map_column(pixels)[trained].view(-1, shape[2]).long()
+        sums += torch.stack([torch.full_like(sums[0], len(values)), values.sum(0), values.square().sum(0)])
+    means = sums[1].double() / sums[0]
+    deviations = (sums[2].double() / sums[0] - means.square()).clamp(min=0).sqrt()
+    return ImageStore(
+        path=folder,
+        digest="",
+        data_digest="",
+        offsets=offsets,
+        shape=shape,
+        num_classes=raw.num_classes,
+        class_names=raw.class_names,
+        means=tuple((means / WHITE).tolist()),
+        deviations=tuple(torch.where(deviations > 0, deviations / WHITE, 1.0).tolist()),
+        files=files,
+    )

@@ -1,0 +1,29 @@
+"""What workloads of samples share: what samples are for, who verifies their files, and what a network has to answer."""
+
+from typing import Any
+
+from torch import Tensor
+
+from framework.comm.group import Group
+from framework.config import plugin_name
+from framework.data.dataset import TEST, TRAIN, VALIDATION
+from framework.errors import InputError
+
+SPLITS = (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
+
+
+def parts_to_verify(parts: int, group: Group) -> range:
+    """The parts of which a worker reads every byte at its start, so that all workers of a host read all: a byte that a
+    disk has changed would be learned from in silence."""
+    beside = [rank for rank, host in enumerate(group.hosts) if host == group.hosts[group.rank]]
+    return range(beside.index(group.rank), parts, len(beside))
+
+
+def row_of_each(outputs: Any, samples: int, columns: int, *, model: object, sample: str) -> Tensor:
+    """What a network has answered. Raises InputError where it is not one row of `columns` outputs a `sample`."""
+    expected = (samples, columns)
+    if not isinstance(outputs, Tensor) or outputs.shape != expected:
+        name = plugin_name(type(model)).rpartition(":")[2]
+        given = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+        raise InputError(f"the network of --model {name} answered {given}; expected {expected}, a row a {sample}.")
+    return outputs
