@@ -16,6 +16,13 @@ from framework.errors import InputError
 Integers = NDArray[np.integer[Any]]
 
 
+def gathered(offsets: Integers, chosen: Integers) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of rows that begin at `offsets` (int64 [n + 1]) the `chosen` ones: where each begins now, and which entries."""
+    counts = np.diff(offsets)[chosen]
+    begins = np.concatenate([[0], counts.cumsum()])
+    return begins, np.arange(begins[-1]) + np.repeat(offsets[chosen] - begins[:-1], counts)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Sentences:
     """Sentences, one after the other."""
@@ -50,10 +57,8 @@ class Sentences:
 
     def take(self, chosen: Integers) -> "Sentences":
         """Some sentences, in the order asked for: int64 [m]."""
-        counts = self.lengths[chosen]
-        offsets = np.concatenate([[0], counts.cumsum()])
-        shifts = np.repeat(self.offsets[chosen] - offsets[:-1], counts)
-        return Sentences(offsets=offsets, tokens=self.tokens[np.arange(len(shifts)) + shifts])
+        offsets, entries = gathered(self.offsets, chosen)
+        return Sentences(offsets=offsets, tokens=self.tokens[entries])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
