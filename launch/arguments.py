@@ -4,7 +4,8 @@ A run is a tree of frozen dataclasses. For the tree at hand a twin of plain flag
 run's own values as defaults; tyro fills the twin; the tree is then built anew from it. The workload's name is left out
 of its fields' flags (`--batch-size`, not `--workload.batch-size`). A field that holds a plug-in has two kinds of flags:
 `--partitioner NAME` chooses and `--partitioner.FIELD VALUE` sets. Choosing decides which fields there are, so names are
-read first; a plug-in that is chosen again keeps the run's settings, another one begins with its own defaults.
+read first; a plug-in that is chosen again keeps the run's settings, another one begins with its own defaults. A field
+that says which step of a pipeline it is made of (Made) has no flag: that is how the pipeline is put together.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import tyro
 
 from framework.engine.run import Run
 from framework.errors import InputError
+from framework.made import Made
 from framework.registry import Registry
 from launch import usage
 from launch.plugins import chosen, field_docs, field_types, registry_of
@@ -22,6 +24,8 @@ from launch.plugins import chosen, field_docs, field_types, registry_of
 P = TypeVar("P")
 T = TypeVar("T")
 
+INLINED = ("workload", "shared")
+"""Fields whose own fields have flags without their name: a run's workload, and what all steps of a pipeline share."""
 _CHOICE = "chosen_"  # in front of a plug-in field's name: the twin's field that holds the plug-in's name
 _ABSENT = object()  # what a field holds that has no default and was not given yet
 
@@ -42,6 +46,24 @@ def parse_run(
     `--address` stands for the Ray launcher with that address. `hidden`: fields of the run that get no flag. `learned`:
     the name of a run that is trained already, so that only fields declared by `placement` get flags. Without a `run`
     there are the flags that every run has, for help. Raises InputError for whatever cannot be understood."""
+    return parse_placed(
+        Run, run, arguments, options, command=command, example=example, about=about, hidden=hidden, learned=learned
+    )
+
+
+def parse_placed(
+    plugin: type[P],
+    value: P | None,
+    arguments: Sequence[str],
+    options: type[T],
+    *,
+    command: str,
+    example: str,
+    about: str,
+    hidden: Sequence[str] = (),
+    learned: str = "",
+) -> tuple[P, T]:
+    """As `parse_plugin`, of a plug-in with a launcher: with `--address`, which stands for Ray with that address."""
     address = tyro.conf.arg(metavar="HOST:PORT", help="A running Ray cluster to use; chooses the launcher ray.")
     both: type[Any] = dataclasses.make_dataclass(
         "Options",
@@ -50,7 +72,7 @@ def parse_run(
     )
     arguments = _with_address(arguments)
     parsed, chosen_options = parse_plugin(
-        Run, run, arguments, both, command=command, example=example, about=about, hidden=hidden, learned=learned
+        plugin, value, arguments, both, command=command, example=example, about=about, hidden=hidden, learned=learned
     )
     return parsed, chosen_options.own
 
@@ -69,7 +91,8 @@ def parse_plugin(
 ) -> tuple[P, T]:
     """A `plugin` with the settings that `arguments` give, the others those of `value` or their defaults; and `options`.
 
-    `hidden` and `learned` as in `parse_run`. Raises InputError for whatever cannot be understood."""
+    `hidden`: fields, by their path from the plug-in, that get no flag; `learned` as in `parse_run`. Raises InputError
+    for whatever cannot be understood."""
     twin = _Twin(arguments=arguments, hidden=frozenset(hidden))
     flags: type[Any] = dataclasses.make_dataclass(
         "Flags",
@@ -97,7 +120,7 @@ class _Twin:
     arguments: Sequence[str]
     """The command line, where chosen names are looked up."""
     hidden: frozenset[str]
-    """Fields of the root that get no flag."""
+    """Fields, by their path from the root, that get no flag."""
     settled: list[str] = dataclasses.field(default_factory=list)
     """Flags that fields would have if what was learned did not depend on them."""
     unchosen: dict[str, Registry] = dataclasses.field(default_factory=dict)
@@ -112,11 +135,11 @@ class _Twin:
         docs, members = field_docs(plugin), []
         fields = {field.name: field for field in dataclasses.fields(plugin)}
         for name, annotation in field_types(plugin).items():
-            if not path and name in self.hidden:
-                continue
-            current = self._current(fields[name], value)
-            registry = registry_of(annotation)
             inner = _join(path, name)
+            current = self._current(fields[name], value)
+            if inner in self.hidden or isinstance(current, Made):
+                continue
+            registry = registry_of(annotation)
             if not free and fields[name].metadata.get("result", True):
                 self.settled.append(_flag(inner))
                 if dataclasses.is_dataclass(current) and not isinstance(current, type):
@@ -174,7 +197,7 @@ class _Twin:
         if not free and not dataclasses.fields(twin):
             return []
         self.plugins[path] = plugin
-        mark = tyro.conf.arg(name="") if path == _WORKLOAD else tyro.conf.arg(name=name)
+        mark = tyro.conf.arg(name="" if name in INLINED else name)
         return [(name, Annotated[twin, mark])]
 
     @staticmethod
@@ -186,16 +209,14 @@ class _Twin:
         return _ABSENT if default is dataclasses.MISSING else default
 
 
-_WORKLOAD = "workload"
-
-
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
 def _flag(path: str) -> str:
     """`workload.batch_size` -> `--batch-size`."""
-    return "--" + path.removeprefix(f"{_WORKLOAD}.").replace("_", "-")
+    *owners, last = path.split(".")
+    return "--" + ".".join([*(name for name in owners if name not in INLINED), last]).replace("_", "-")
 
 
 def _field(current: Any) -> Any:

@@ -1,7 +1,7 @@
 """What a folder of ours is, told by its content, and whether every byte of it is as it was written.
 
-A shard store and a collection of graphs have a manifest.json, which says which of the two they are, a checkpoint a
-checkpoint.json, a run's folder a run.json.
+What was prepared has a manifest.json, which says what it is, a checkpoint a checkpoint.json, a run's folder a run.json,
+a pipeline's a pipeline.json.
 """
 
 import dataclasses
@@ -13,16 +13,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from framework.engine import checkpoint as checkpoints
+from framework.engine.folder import CHECKPOINTS, REPORT, RUN, WEIGHTS, encoded_run, read_json
 from framework.engine.state import weights_digest
 from framework.errors import InputError, StoreError
 from framework.graph import collection
 from framework.graph.collection import Collection
 from framework.graph.store import ShardStore
+from framework.store import product
 from framework.store.manifest import MANIFEST, format_of
-from launch.record import CHECKPOINTS, REPORT, RUN, encoded_run, read_json
+from framework.store.product import ProductFolder
+from launch.record import PIPELINE
 
-_INDEX, _WEIGHTS = "checkpoint.json", "model.safetensors"
-_EXPECTED = "the folder of a shard store (manifest.json), a checkpoint (checkpoint.json) or a run (run.json)"
+_INDEX = "checkpoint.json"
+_EXPECTED = (
+    "the folder of a shard store (manifest.json), a checkpoint (checkpoint.json), a run (run.json) or a pipeline "
+    "(pipeline.json)"
+)
 _NAMED = 3  # folders that are meant, perhaps: the last ones, which are the newest checkpoints
 _REMEDY = "Start the run again to write it anew."
 
@@ -31,14 +37,14 @@ _REMEDY = "Start the run again to write it anew."
 class Inspection:
     """What was found."""
 
-    kind: Literal["store", "collection", "checkpoint", "run"]
+    kind: Literal["store", "collection", "product", "checkpoint", "run", "pipeline"]
     """What the folder is."""
     path: str
     """The folder."""
     facts: Mapping[str, Any]
     """What it says of itself: names and plain values."""
     parts: tuple[Mapping[str, Any], ...] = ()
-    """What it is made of, a row each: shards, parts, tensors, checkpoints."""
+    """What it is made of, a row each: shards, parts, files, tensors, checkpoints, steps."""
     verified: bool = False
     """Whether every byte was read and compared with its digest."""
 
@@ -51,6 +57,7 @@ def inspect(path: Path, *, verify: bool = False) -> Inspection:
         MANIFEST: _prepared,
         _INDEX: _checkpoint,
         RUN: _run,
+        PIPELINE: _pipeline,
         REPORT: _run,
     }
     folder = path.parent if path.is_file() and path.name in readers else path
@@ -84,7 +91,17 @@ def _shown(folder: Path) -> Path:
 
 
 def _prepared(folder: Path, verify: bool) -> Inspection:
-    return (_collection if format_of(folder) == collection.FORMAT else _store)(folder, verify)
+    readers = {collection.FORMAT: _collection, product.FORMAT: _product}
+    return readers.get(format_of(folder), _store)(folder, verify)
+
+
+def _product(folder: Path, verify: bool) -> Inspection:
+    found = ProductFolder.open(folder)
+    if verify:
+        found.verify()
+    facts = {"digest": found.digest, **dict(_flat(found.facts))}
+    parts = tuple({"file": name, "bytes": file.bytes} for name, file in found.files.items())
+    return Inspection(kind="product", path=str(folder), facts=facts, parts=parts, verified=verify)
 
 
 def _collection(folder: Path, verify: bool) -> Inspection:
@@ -158,9 +175,22 @@ def _run(folder: Path, verify: bool) -> Inspection:
     if verify:
         for name in names:
             checkpoints.read(folder / CHECKPOINTS / name)
-        _verify_weights(folder / _WEIGHTS, report)
+        _verify_weights(folder / WEIGHTS, report)
     parts = tuple({"checkpoint": name} for name in names)
     return Inspection(kind="run", path=str(folder), facts=facts, parts=parts, verified=verify)
+
+
+def _pipeline(folder: Path, verify: bool) -> Inspection:
+    encoded = read_json(folder / PIPELINE, _REMEDY)
+    report = read_json(folder / REPORT, _REMEDY) if (folder / REPORT).exists() else {"steps": {}}
+    facts = dict(_flat(encoded)) | {"finished": report.get("finished", False)}
+    parts = []
+    for name in encoded["steps"]:
+        told = report["steps"].get(name, {})
+        if verify and told:
+            inspect(Path(told["path"]), verify=True)
+        parts.append({"step": name, "digest": told.get("digest", "")[:16], "folder": told.get("path", "not made yet")})
+    return Inspection(kind="pipeline", path=str(folder), facts=facts, parts=tuple(parts), verified=verify)
 
 
 def _verify_weights(path: Path, report: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes: one line an epoch, over live bars on a terminal; nothing for a script."""
+"""What a person sees while a run or a pipeline goes: lines, over live bars on a terminal; nothing for a script."""
 
 import contextlib
 import sys
@@ -50,17 +50,27 @@ def live(console: Console) -> Iterator[Watch]:
 
 
 class Lines:
-    """A line when a stage of preparing begins, when the run starts or is resumed, and for every epoch."""
+    """A line when a step of a pipeline or a stage of preparing begins, when a run starts or is resumed, for every
+    epoch, and for every tenth of a product's pieces."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         """`say` shows a line."""
         self._say = say
         self._stage = ""
+        self._tenths = 0
         self._traffic = Traffic()
 
     def watch(self, event: Event) -> None:
         """Shows the event's line, if it has one."""
         match event["event"]:
+            case "begins":
+                self._stage, self._tenths, self._traffic = "", 0, Traffic()
+                self._say(f"step {event['number']} of {event['steps']}: {event['step']}")
+            case "ends" if event["was"] == "reused":
+                self._say(f"{event['step']} is there already: {event['path']}")
+            case "pieces" if (tenths := 10 * event["done"] // event["total"]) > self._tenths:
+                self._tenths = tenths
+                self._say(f"{event['what']} {event['done']:,} of {event['total']:,}  {pace(event)}")
             case "prepare" if event["what"] != self._stage:
                 self._stage = event["what"]
                 self._say(f"prepare: {self._stage}")
@@ -73,9 +83,9 @@ class Lines:
             case "stage":
                 self._say(f"stage {event['stage'] + 1} begins after epoch {event['epoch']}")
             case "epoch":
-                pace = f"{event['seconds']:.2f} s  {tables.size(self._traffic.rate(event))}/s"
+                taken = f"{event['seconds']:.2f} s  {tables.size(self._traffic.rate(event))}/s"
                 waited = f"  waiting {waiting:.0%}" if (waiting := self._traffic.waiting(event)) else ""
-                self._say(f"epoch {event['epoch']}/{event['epochs']}  {summary(event)}  {pace}{waited}")
+                self._say(f"epoch {event['epoch']}/{event['epochs']}  {summary(event)}  {taken}{waited}")
 
 
 class Traffic:
@@ -105,6 +115,12 @@ def summary(event: Event) -> str:
     return "  ".join(parts)
 
 
+def pace(event: Event) -> str:
+    """How fast pieces of a product come, and how long the rest takes: `35.2 sentences/s  13 min left`."""
+    left = f"{event['left'] / 60:.0f} min" if event["left"] >= 90 else f"{event['left']:.0f} s"
+    return f"{event['rate']:.1f} {event['unit']}/s  {left} left"
+
+
 class _Bars:
     """One bar a name, made when it is first heard of."""
 
@@ -117,6 +133,11 @@ class _Bars:
         match event["event"]:
             case "prepare":
                 self._move("prepare", round(100 * event["done"]), 100, event["what"])
+            case "begins":
+                for name in self._tasks:
+                    self._hide(name)
+            case "pieces":
+                self._move(event["what"], event["done"], event["total"], pace(event))
             case "started":
                 self._hide("prepare")
                 self._move("epoch", 0, event.get("epochs"), "")
@@ -134,7 +155,7 @@ class _Bars:
             self._tasks[name] = self._progress.add_task(name, total=None, note=note)
         task = self._tasks[name]
         known = next(bar.total for bar in self._progress.tasks if bar.id == task) or 0
-        self._progress.update(task, completed=done, total=total or max(known, done), note=note)
+        self._progress.update(task, completed=done, total=total or max(known, done), note=note, visible=True)
 
     def _hide(self, name: str) -> None:
         if name in self._tasks:

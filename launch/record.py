@@ -1,7 +1,7 @@
-"""A run's folder as the starting process fills it: run.json, log.jsonl, TensorBoard, report.json.
+"""A run's folder as the starting process fills it: run.json, log.jsonl, TensorBoard, report.json. And a pipeline's.
 
 Assumption: one process at a time starts a run in a folder, and holds the lock of it; workers write nothing here but
-checkpoints and weights. A run that is started again in its folder goes on with the same log.
+checkpoints and weights. What is started again in its folder goes on with the same log.
 """
 
 import contextlib
@@ -10,16 +10,18 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from framework.config import decode, encode
+from framework.config import encode
+from framework.engine.folder import CHECKPOINTS, REPORT, RUN, read_run
+from framework.engine.pipeline import Pipeline
 from framework.engine.run import Event, Run
-from framework.errors import InputError, StoreError
+from framework.errors import InputError
 
-RUN, LOG, REPORT, BOARD, CHECKPOINTS = "run.json", "log.jsonl", "report.json", "tensorboard", "checkpoints"
+PIPELINE, LOG, BOARD = "pipeline.json", "log.jsonl", "tensorboard"
 _LOCK = ".lock"
 
 
@@ -72,13 +74,28 @@ def recording(run: Run) -> Iterator[Recorder]:
     """The recorder of a run's folder, which is locked meanwhile.
 
     Raises InputError where the folder is of another run, is in use, or cannot be written."""
-    folder = Path(run.out)
+    with _recording(Path(run.out), RUN, run, lambda: _refuse_another(Path(run.out), run)) as recorder:
+        yield recorder
+
+
+@contextmanager
+def recording_pipeline(folder: Path, pipeline: Pipeline) -> Iterator[Recorder]:
+    """The recorder of a pipeline's folder, which is locked meanwhile; the steps' runs have folders of their own.
+
+    Raises InputError where the folder is a run's, is in use, or cannot be written."""
+    with _recording(folder, PIPELINE, pipeline, lambda: _refuse_run(folder)) as recorder:
+        yield recorder
+
+
+@contextmanager
+def _recording(folder: Path, name: str, value: Run | Pipeline, check: Callable[[], None]) -> Iterator[Recorder]:
+    """The recorder of a folder that says in the file `name` what it is of, once `check` has passed."""
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_locked(folder))
-            _refuse_another(folder, run)
-            write_json(folder / RUN, encode(run))
+            check()
+            write_json(folder / name, encode(value))
             log = (folder / LOG).open("a")
         except OSError as error:
             text = f"the run's folder '{folder}' cannot be written: {error.strerror}. Give another --out."
@@ -110,37 +127,6 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def read_run(folder: Path, *, trusted: bool = False) -> Run:
-    """The run that a folder is of; `trusted` as in framework.config.decode.
-
-    Raises StoreError where the folder has none, InputError where a plug-in is not installed."""
-    try:
-        run = decode(encoded_run(folder), trusted=trusted)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"'{folder / RUN}' is no run ({type(error).__name__}: {error}).") from error
-    if not isinstance(run, Run):
-        raise StoreError(f"'{folder / RUN}' holds a {type(run).__name__}; expected a run.")
-    return run
-
-
-def encoded_run(folder: Path) -> dict[str, Any]:
-    """The run that a folder is of, as it is written there; nothing is imported. Raises StoreError."""
-    data = read_json(folder / RUN, "Give the folder that `shardyard train --out` wrote.")
-    if not isinstance(data, dict):
-        raise StoreError(f"'{folder / RUN}' is no run; expected an object.")
-    return data
-
-
-def read_json(path: Path, remedy: str) -> Any:
-    """A JSON file's content. Raises StoreError with `remedy` where it is missing or torn."""
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise StoreError(f"'{path}' is not there. {remedy}") from error
-    except (OSError, ValueError) as error:
-        raise StoreError(f"'{path}' cannot be read ({type(error).__name__}: {error}). {remedy}") from error
-
-
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file, whole or not at all."""
     torn = path.with_name(f".{path.name}.torn")
@@ -150,6 +136,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def _refuse_another(folder: Path, run: Run) -> None:
     """Before anything is started: a folder with checkpoints goes on with its own run, or not at all."""
+    if (folder / PIPELINE).exists():
+        raise InputError(f"'{folder}' holds a pipeline; a run needs a folder of its own. Give another --out.")
     if not (folder / RUN).exists() or not any((folder / CHECKPOINTS).glob("[0-9]*")):
         return
     earlier = read_run(folder)
@@ -158,6 +146,12 @@ def _refuse_another(folder: Path, run: Run) -> None:
         raise InputError(
             f"'{folder}' holds another run: {'; '.join(changed[:3])}. Give another --out, or remove the folder."
         )
+
+
+def _refuse_run(folder: Path) -> None:
+    """Before anything is started: a run's folder does not become a pipeline's."""
+    if (folder / RUN).exists():
+        raise InputError(f"'{folder}' holds a run; a pipeline needs a folder of its own. Give another --out.")
 
 
 def _differences(before: Any, after: Any, path: str = "") -> list[str]:

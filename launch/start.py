@@ -9,6 +9,7 @@ from typing import Any
 from framework.engine.run import Event, Launcher, Main, Run
 from framework.engine.train import train
 from launch.local import Local
+from launch.record import recording
 
 
 def start(run: Run, watch: Callable[[Event], None], main: Main = train) -> dict[str, Any]:
@@ -34,6 +35,19 @@ def start(run: Run, watch: Callable[[Event], None], main: Main = train) -> dict[
         "total": time.perf_counter() - began,
     }
     return {**result, "seconds": {**result.get("seconds", {}), **seconds}}
+
+
+def recorded(run: Run, show: Callable[[Event], None]) -> dict[str, Any]:
+    """As `start`, with all that is told and the report written to the run's folder. Raises as `recording`, too."""
+    with recording(run) as record:
+
+        def watch(event: Event) -> None:
+            record(event)
+            show(event)
+
+        report = start(run, watch)
+        record.report(report)
+    return report
 
 
 def launcher_of(run: Run) -> Launcher:

@@ -13,11 +13,11 @@ from line_workload import Line
 
 from framework import registry
 from framework.config import decode, encode
+from framework.engine.folder import read_run
 from framework.engine.run import Run
 from framework.errors import InputError
 from framework.models.node_model import Module
 from framework.registry import PARTITIONERS, RECIPES
-from launch.record import read_run
 
 ROOT = Path(__file__).parents[1]
 

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from framework.engine.folder import RUN, read_run
+from framework.engine.pipeline import Pipeline
 from framework.engine.run import Run
 from framework.errors import InputError
 from framework.registry import RECIPES
 from launch.arguments import parse_run
-from launch.record import read_run
+from launch.record import PIPELINE
 
 T = TypeVar("T")
 
@@ -31,19 +33,33 @@ def from_recipe(arguments: Sequence[str], options: type[T], *, command: str, abo
     """The run of the recipe that `arguments` name first, under the flags that follow, and the command's options.
 
     Without `--out` its folder is `runs/RECIPE`. Raises InputError for an unknown recipe or flag."""
-    if arguments[:1] in (["-h"], ["--help"]):
-        print(_recipes_help(command, about))
-        raise SystemExit(0)
-    name, flags = _first(arguments, "recipe", f"shardyard {command} RECIPE [FLAGS]")
-    run = dataclasses.replace(recipe(name), out=f"runs/{name.replace(':', '.')}")
+    name, flags = named_recipe(arguments, command=command, about=about)
+    run = recipe(name)
+    if not isinstance(run, Run):
+        raise InputError(f"recipe '{name}' is a pipeline: `shardyard train {name}` prepares what its steps need.")
     return parse_run(
-        run,
+        dataclasses.replace(run, out=default_out(name)),
         flags,
         options,
         command=f"{command} {name}",
         about=about,
         example=f"shardyard {command} {name} --workers 2 --partitioner random --parts 8",
     )
+
+
+def named_recipe(arguments: Sequence[str], *, command: str, about: str) -> tuple[str, Sequence[str]]:
+    """The name of the recipe, which comes first, and the flags behind it. Prints help where that is asked for.
+
+    Raises InputError where there is no name."""
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(_recipes_help(command, about))
+        raise SystemExit(0)
+    return _first(arguments, "recipe", f"shardyard {command} RECIPE [FLAGS]")
+
+
+def default_out(name: str) -> str:
+    """The folder of what a recipe makes, where nobody names another."""
+    return f"runs/{name.replace(':', '.')}"
 
 
 def from_folder(arguments: Sequence[str], options: type[T], *, command: str, about: str, example: str) -> tuple[Run, T]:
@@ -63,6 +79,7 @@ def from_folder(arguments: Sequence[str], options: type[T], *, command: str, abo
             learned="RUN_FOLDER",
         )
     name, flags = _first(arguments, "run's folder", f"shardyard {command} RUN_FOLDER [FLAGS]")
+    _refuse_pipeline(Path(name))
     earlier = read_run(Path(name), trusted="--trust" in flags)  # asked before the flags, which depend on the run
     earlier = dataclasses.replace(earlier, out=name)  # the folder may have been moved since
     return parse_run(
@@ -77,16 +94,26 @@ def from_folder(arguments: Sequence[str], options: type[T], *, command: str, abo
     )
 
 
-def recipe(name: str) -> Run:
-    """The run that a recipe returns. Raises InputError where it fails or returns something else."""
+def recipe(name: str) -> Run | Pipeline:
+    """The run, or the pipeline, that a recipe returns. Raises InputError where it fails or returns something else."""
     function = RECIPES.get(name)
     try:
-        run = function()
+        made = function()
     except TypeError as error:
         raise InputError(f"recipe '{name}' cannot be called without arguments: {error}") from error
-    if not isinstance(run, Run):
-        raise InputError(f"recipe '{name}' returned a {type(run).__name__}; expected a framework.engine.run.Run.")
-    return run
+    if not isinstance(made, Run | Pipeline):
+        raise InputError(
+            f"recipe '{name}' returned a {type(made).__name__}; expected a framework.engine.run.Run or a "
+            "framework.engine.pipeline.Pipeline."
+        )
+    return made
+
+
+def _refuse_pipeline(folder: Path) -> None:
+    """Raises InputError for the folder of a pipeline, with the runs in it."""
+    if (folder / PIPELINE).exists():
+        runs = ", ".join(f"'{run.parent}'" for run in sorted(folder.glob(f"*/{RUN}"))) or "none yet"
+        raise InputError(f"'{folder}' is the folder of a pipeline; give that of one of its runs: {runs}.")
 
 
 def _first(arguments: Sequence[str], what: str, usage: str) -> tuple[str, Sequence[str]]:
@@ -104,10 +131,10 @@ def _recipes_help(command: str, about: str) -> str:
             "",
             about,
             "",
-            "Recipes (or your own `module:function` that returns a run):",
+            "Recipes (or your own `module:function` that returns a run or a pipeline):",
             *recipes,
             "",
-            f"`shardyard {command} RECIPE --help` lists the flags: every field of the recipe's run.",
+            f"`shardyard {command} RECIPE --help` lists the flags: every field of its run, or its steps.",
             f"Example: shardyard {command} sage-debian --workers 2 --epochs 3",
         ]
     )

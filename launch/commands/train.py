@@ -1,15 +1,18 @@
-"""`shardyard train`: a recipe and its flags become a run; the run is started, watched and written down."""
+"""`shardyard train`: a recipe and its flags become a run, or a pipeline of runs, which is started and written down."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
-from framework.engine.run import Event, Run
-from launch import tables
-from launch.commands.runs import from_recipe
+from framework.engine.pipeline import Pipeline
+from framework.engine.run import Run
+from launch import steps, tables, usage
+from launch.commands.runs import default_out, from_recipe, named_recipe, recipe
 from launch.progress import showing
-from launch.record import recording
-from launch.start import start
+from launch.start import recorded
+from launch.walk import Shared, walk
+
+_ABOUT = "Train a recipe, or resume it."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,9 +23,23 @@ class Options:
     """Print the report as JSON, and nothing else."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PipelineOptions:
+    """Train a recipe that is a pipeline."""
+
+    until: str | None = None
+    """The last step to walk; what comes behind it is left for later. None: all."""
+    common: Annotated[Options, usage.INLINE] = Options()
+    """What is the same for a run."""
+
+
 def command(arguments: list[str]) -> int:
-    """Trains; a run that was interrupted is resumed from its folder."""
-    run, options = from_recipe(arguments, Options, command="train", about="Train a recipe, or resume it.")
+    """Trains; what was interrupted is resumed from its folder."""
+    name, flags = named_recipe(arguments, command="train", about=_ABOUT)
+    found = recipe(name)
+    if isinstance(found, Pipeline):
+        return _walk(name, found, flags)
+    run, options = from_recipe(arguments, Options, command="train", about=_ABOUT)
     report = trained(run, script=options.json)
     if options.json:
         tables.show_json(report)
@@ -31,17 +48,30 @@ def command(arguments: list[str]) -> int:
     return 0
 
 
+def _walk(name: str, pipeline: Pipeline, flags: Sequence[str]) -> int:
+    """Trains a recipe that is a pipeline."""
+    last = list(pipeline.steps)[-1]
+    pipeline, shared, options = steps.parse_pipeline(
+        pipeline,
+        Shared(out=default_out(name)),
+        flags,
+        PipelineOptions,
+        command=f"train {name}",
+        example=f"shardyard train {name} --workers 2 --until {last}",
+    )
+    with showing(script=options.common.json) as show:
+        report = walk(pipeline, shared, options.until, show)
+    if options.common.json:
+        tables.show_json(report)
+    else:
+        tables.show(["step", "was", "seconds", "digest", "folder"], steps.summary(report))
+    return 0
+
+
 def trained(run: Run, *, script: bool) -> dict[str, Any]:
-    """Starts a run, writes its folder, and returns the report."""
-    with recording(run) as record, showing(script=script) as show:
-
-        def watch(event: Event) -> None:
-            record(event)
-            show(event)
-
-        report = start(run, watch)
-        record.report(report)
-    return report
+    """Starts a run, shows how it goes, writes its folder, and returns the report."""
+    with showing(script=script) as show:
+        return recorded(run, show)
 
 
 def summary(run: Run, report: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from launch_standins import small
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from framework.engine.folder import read_run
 from framework.engine.run import Run
 from framework.errors import InputError, StoreError
 from launch import progress
-from launch.record import read_run, recording
+from launch.record import recording
 
 
 def events(epochs: int = 2) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,42 @@
+"""A run's folder as anybody reads it: which run it is of, and what that came to. `launch/record.py` writes it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from framework.config import decode
+from framework.engine.run import Run
+from framework.errors import StoreError
+
+RUN, REPORT, CHECKPOINTS, WEIGHTS = "run.json", "report.json", "checkpoints", "model.safetensors"
+
+
+def read_run(folder: Path, *, trusted: bool = False) -> Run:
+    """The run that a folder is of; `trusted` as in framework.config.decode.
+
+    Raises StoreError where the folder has none, InputError where a plug-in is not installed."""
+    try:
+        run = decode(encoded_run(folder), trusted=trusted)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"'{folder / RUN}' is no run ({type(error).__name__}: {error}).") from error
+    if not isinstance(run, Run):
+        raise StoreError(f"'{folder / RUN}' holds a {type(run).__name__}; expected a run.")
+    return run
+
+
+def encoded_run(folder: Path) -> dict[str, Any]:
+    """The run that a folder is of, as it is written there; nothing is imported. Raises StoreError."""
+    data = read_json(folder / RUN, "Give the folder that `shardyard train --out` wrote.")
+    if not isinstance(data, dict):
+        raise StoreError(f"'{folder / RUN}' is no run; expected an object.")
+    return data
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """A JSON file's content. Raises StoreError with `remedy` where it is missing or torn."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise StoreError(f"'{path}' is not there. {remedy}") from error
+    except (OSError, ValueError) as error:
+        raise StoreError(f"'{path}' cannot be read ({type(error).__name__}: {error}). {remedy}") from error
