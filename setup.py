@@ -87,6 +87,8 @@ setup(
         "rich>=13",
         "safetensors>=0.4.3",
         "pymetis>=2023.1",
+        "sentencepiece>=0.2",
+        "sacrebleu>=2.4",
         "torchmetrics>=1.4",
         "tensorboard>=2.16",
         "matplotlib>=3.8",

@@ -19,6 +19,7 @@ from framework.comm.layout.strategy import Layout
 from framework.data.dataset import Dataset
 from framework.data.graph_sets import GraphSet
 from framework.data.image_sets import ImageSet
+from framework.data.pair_sets import PairSet
 from framework.engine.optimize import Optimizer, Schedule
 from framework.engine.run import Launcher, Workload
 from framework.errors import InputError
@@ -26,6 +27,7 @@ from framework.graph.coarsen import Pooling
 from framework.models.cnn.image_model import ImageModel
 from framework.models.graph_model import GraphModel
 from framework.models.node_model import NodeModel
+from framework.models.translation.translator import TranslationModel
 from framework.partition import EdgeCut, VertexCut
 from framework.registry import (
     DATASETS,
@@ -39,10 +41,12 @@ from framework.registry import (
     LAYOUTS,
     MODELS,
     OPTIMIZERS,
+    PAIR_SETS,
     PARTITIONERS,
     POOLINGS,
     SAMPLERS,
     SCHEDULES,
+    TRANSLATORS,
     WORKLOADS,
     Registry,
 )
@@ -61,6 +65,8 @@ PROTOCOLS: tuple[tuple[type, Registry], ...] = (
     (Pooling, POOLINGS),
     (Dataset, DATASETS),
     (GraphSet, GRAPH_SETS),
+    (PairSet, PAIR_SETS),
+    (TranslationModel, TRANSLATORS),
     (ImageSet, IMAGE_SETS),
     (Workload, WORKLOADS),
     (Optimizer, OPTIMIZERS),

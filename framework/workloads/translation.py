@@ -1,0 +1,244 @@
+"""Learning to translate from pairs of sentences.
+
+Global batches are cut by tokens from the training pairs in the order of their lengths: which pairs are in a batch is a
+function of the data and the settings, the order of batches one of the epoch as well. A batch is dealt out pair by pair,
+so that all shares are of like lengths. What is drawn for a pair goes by its number, and the loss is a sum over the
+global batch divided by what that holds: so workers do not show in it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from framework.config import placement, plugin_name
+from framework.data.dataset import TRAIN
+from framework.data.pair_sets import PairSet
+from framework.engine.run import Event, Mapper, Prepared, Run, Worker
+from framework.errors import InputError
+from framework.models.translation.translator import TranslationModel, Translator
+from framework.prepare.pairs import prepare_pairs
+from framework.random import Key, bits, shuffled
+from framework.registry import WORKLOADS
+from framework.samples.pair_batch import PairBatch
+from framework.samples.pairs import PairReader, PairStore
+from framework.workloads.bleu import bleu, bleu_signature, bleu_sums
+from framework.workloads.nodes import SHUFFLING, STEPPING, evaluating
+from framework.workloads.samples import SPLITS, parts_to_verify
+
+CUTTING, MEASURING = 7, 8  # purposes of the run's key: the order of pairs of the same lengths, draws in evaluation
+
+
+@WORKLOADS.register("translation")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Translation:
+    """Sentences of one language into another."""
+
+    data: PairSet
+    """The raw data set."""
+    model: TranslationModel
+    """The network."""
+    vocabulary: int = 8000
+    """Tokens of the subword vocabulary that both languages share."""
+    batch_tokens: int = 4096
+    """Tokens of either side of a global batch, padding counted, at most; a longer pair is a batch of its own."""
+    longest: int = 128
+    """Tokens of a sentence, above which a pair is not trained on."""
+    bleu: tuple[Literal["validation", "test"], ...] = ("validation", "test")
+    """Splits that are translated for BLEU in every evaluation; --evaluate-every says how often that is."""
+    evaluation_tokens: int = placement(4096)
+    """Source tokens that a worker evaluates or translates at a time, padding counted."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "batch_tokens", "longest", "evaluation_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}; expected a whole number of at least 1."
+                )
+
+    def prepare(self, root: Path, mapper: Mapper, watch: Callable[[Event], None]) -> Prepared:
+        """Learns the vocabulary and writes the pairs as a store of tokens."""
+        done = prepare_pairs(
+            self.data,
+            self.vocabulary,
+            root,
+            mapper=mapper,
+            progress=lambda what, share: watch({"event": "prepare", "what": what, "done": share}),
+        )
+        store = done.store
+        facts = {"pairs": store.num_pairs, "vocabulary": store.vocabulary_size, **store.facts, "bleu": bleu_signature()}
+        return Prepared(path=store.path, data_digest=store.data_digest, seconds=done.seconds, facts=facts)
+
+    def open(self, run: Run, worker: Worker) -> "TranslationTask":
+        """Maps the pairs. Raises InputError where none is short enough to be trained on."""
+        return TranslationTask(self, run, worker)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ShareOfPairs:
+    """One worker's share of a global batch."""
+
+    pairs: PairBatch
+    """The pairs. For a worker without a share one that does not count, so that no network sees an empty batch."""
+    counted: bool
+    """Whether they are in the loss."""
+
+    @property
+    def size(self) -> int:
+        """Pairs in the global batch."""
+        return self.pairs.size
+
+
+class TranslationTask:
+    """Learning to translate as one worker does it."""
+
+    def __init__(self, workload: Translation, run: Run, worker: Worker) -> None:
+        self.workload, self.device, self.group = workload, worker.device, worker.group
+        self.key = Key.root(run.seed)
+        self.store = PairStore.open(worker.prepared.path)
+        for part in parts_to_verify(self.store.parts, self.group):
+            self.store.verify(part)
+        self.reader = PairReader(self.store)
+        self.cut = self._global_batches()
+
+    def model(self) -> nn.Module:
+        """The network, for the store's vocabulary."""
+        return self.workload.model.build(self.store.vocabulary_size)
+
+    def batches(self, epoch: int, first_step: int) -> Iterator[ShareOfPairs]:
+        """This worker's share of every batch of an epoch."""
+        order = shuffled(self.key.fold(SHUFFLING, epoch), torch.arange(len(self.cut))).tolist()
+        for step, number in enumerate(order):
+            if step >= first_step:
+                update = epoch * len(self.cut) + step
+                yield self._share(self.cut[number], self.key.fold(STEPPING, epoch, step), update)
+
+    def _share(self, batch: Tensor, key: Key, update: int) -> ShareOfPairs:
+        """This worker's share of a global batch of samples, which are in the order of their lengths."""
+        mine = batch[self.group.rank :: self.group.size]
+        held = mine if len(mine) else batch[:1]
+        pairs = self.reader.batch(held, self.reader.lengths(batch), key=key, update=update)
+        return ShareOfPairs(pairs=pairs.to(self.device), counted=len(mine) > 0)
+
+    def _global_batches(self) -> list[Tensor]:
+        """The training pairs that are short enough, cut: int64 [pairs of the batch] each, by length."""
+        reader, longest = self.reader, self.workload.longest
+        fitting = (reader.source_lengths <= longest) & (reader.target_lengths <= longest)
+        samples = torch.nonzero((reader.split == TRAIN) & fitting).squeeze(1)
+        if not len(samples):
+            raise InputError(f"no training pair has at most --longest {longest} tokens; raise it.")
+        drawn = bits(self.key.fold(CUTTING), samples)
+        return cut_by_tokens(self._by_length(samples, drawn), reader, self.workload.batch_tokens)
+
+    def _by_length(self, samples: Tensor, last: Tensor) -> Tensor:
+        """Samples in the order of target lengths, then of source lengths, then of `last`."""
+        source, target = (
+            lengths[samples].numpy() for lengths in (self.reader.source_lengths, self.reader.target_lengths)
+        )
+        return samples[torch.from_numpy(np.lexsort((last.numpy(), source, target)))]
+
+    def loss(self, model: nn.Module, batch: ShareOfPairs) -> Tensor:
+        """The pairs' part of the global batch's mean loss."""
+        loss = self._loss(model, batch.pairs)
+        return loss if batch.counted else loss * 0.0
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """The loss of the validation and the test pairs, unsmoothed where the model says so; BLEU where it is due."""
+        metrics: dict[str, float] = {}
+        with torch.no_grad(), evaluating(model):
+            for name, value in SPLITS:
+                asked = torch.nonzero(self.reader.split == value).squeeze(1)
+                if value == TRAIN or not len(asked):  # training pairs are too many to be asked again
+                    continue
+                metrics[f"{name}_loss"] = self._corpus_loss(model, asked)
+                if name in self.workload.bleu:
+                    metrics[f"{name}_bleu"] = self._corpus_bleu(model, asked)
+        return metrics
+
+    def predict(self, model: nn.Module, embeddings: bool) -> dict[str, Any]:
+        """This worker's validation and test pairs: raw id, source, reference, translation, mean log-probability."""
+        if embeddings:
+            raise InputError("networks that translate give no embeddings; predict without --embeddings.")
+        with torch.no_grad(), evaluating(model):
+            samples, texts, scores = self._translated(model, torch.nonzero(self.reader.split > TRAIN).squeeze(1))
+        return {
+            "id": self.store.raw_ids().take(pa.array(samples.numpy())),
+            "source": pa.array(self.reader.texts("source", samples), pa.string()),
+            "reference": pa.array(self.reader.texts("target", samples), pa.string()),
+            "translation": pa.array(texts, pa.string()),
+            "score": scores.numpy(),
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing: every draw is keyed."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Nothing to put back."""
+        assert not state
+
+    def staleness(self) -> dict[str, int]:
+        """Nothing is late."""
+        return {}
+
+    def _corpus_loss(self, model: nn.Module, samples: Tensor) -> float:
+        """The mean loss of some samples, as if they were one global batch."""
+        everyone, key = self.reader.lengths(samples).to(self.device), self.key.fold(MEASURING)
+        total = torch.zeros(1, dtype=torch.float64)
+        for piece in self._pieces(samples):
+            batch = self.reader.batch(piece, everyone, key=key, update=0).to(self.device)
+            total += float(self._loss(model, batch))
+        return float(self.group.all_reduce(total, "state"))
+
+    def _corpus_bleu(self, model: nn.Module, samples: Tensor) -> float:
+        """BLEU of the translations of some samples, over all workers."""
+        mine, texts, _ = self._translated(model, samples)
+        return bleu(self.group.all_reduce(bleu_sums(texts, self.reader.texts("target", mine)), "state"))
+
+    def _translated(self, model: nn.Module, samples: Tensor) -> tuple[Tensor, list[str], Tensor]:
+        """This worker's share of some samples, int64 [n]; what each became; its score, float64 [n]."""
+        translator, vocabulary = cast(Translator, model), self.store.vocabulary()
+        mine: list[Tensor] = [samples[:0]]
+        texts: list[str] = []
+        scores = [torch.empty(0, dtype=torch.float64)]
+        for piece in self._pieces(samples):
+            source, lengths = self.reader.tokens("source", piece)
+            found = translator.translate(source.to(self.device), lengths.to(self.device))
+            tokens, ends = found.tokens.tolist(), found.lengths.tolist()
+            texts += vocabulary.decode([row[:end] for row, end in zip(tokens, ends, strict=True)])
+            mine.append(piece)
+            scores.append(found.scores.cpu())
+        return torch.cat(mine), texts, torch.cat(scores)
+
+    def _pieces(self, samples: Tensor) -> list[Tensor]:
+        """This worker's pieces of some samples: a piece is the same whoever has it, so that what becomes of it is."""
+        ordered = self._by_length(samples, samples)
+        pieces = cut_by_tokens(ordered, self.reader, self.workload.evaluation_tokens)
+        return pieces[self.group.rank :: self.group.size]
+
+    def _loss(self, model: nn.Module, pairs: PairBatch) -> Tensor:
+        """A network's answer. Raises InputError where it is not one number."""
+        loss = model(pairs)
+        if not isinstance(loss, Tensor) or loss.dim():
+            name = plugin_name(type(self.workload.model)).rpartition(":")[2]
+            given = tuple(loss.shape) if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise InputError(f"the network of --model {name} answered {given}; expected a scalar, the share's loss.")
+        return loss
+
+
+def cut_by_tokens(samples: Tensor, reader: PairReader, tokens: int) -> list[Tensor]:
+    """Samples (int64 [n], at least one) in the order given, in pieces: each of at most `tokens` tokens of either side,
+    padding counted, or of one pair that has more."""
+    lengths = torch.maximum(reader.source_lengths[samples], reader.target_lengths[samples]).tolist()
+    pieces, begin, widest = [], 0, 0
+    for place, length in enumerate(lengths):
+        widest = max(widest, length)
+        if place > begin and (place + 1 - begin) * widest > tokens:
+            pieces.append(samples[begin:place])
+            begin, widest = place, length
+    return [*pieces, samples[begin:]]
