@@ -87,6 +87,7 @@ setup(
         "rich>=13",
         "safetensors>=0.4.3",
         "pymetis>=2023.1",
+        "pillow>=10",
         "sentencepiece>=0.2",
         "sacrebleu>=2.4",
         "torchmetrics>=1.4",
