@@ -1,0 +1,83 @@
+"""What the students share that predict many words at a time: the loss of their words, with a lexical prior's; the
+likeliest words; first weights.
+
+The prior's term is of Ding et al., ICLR 2021:
+
+    L = (1 - weight) L_student + weight L_prior,    L_prior = mean over predicted words of KL(prior || model)
+
+Only words have a prior: lengths, placeholders and deletions have none. The mean is over all words that the global batch
+predicts; one of which the prior knows nothing adds nothing, and is counted: how many are known would have to be asked
+of the other workers, how many are predicted would not.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from framework.errors import InputError
+from framework.kernels.sparse_rows import sparse_kl
+from framework.models.translation.attention import Memory
+from framework.models.translation.layers import SOURCE, EncoderDecoder, visible
+from framework.samples.pair_batch import PairBatch
+from framework.samples.vocabulary import BOS, EOS, MASK, PAD
+
+FEWEST_UPDATES = 3  # with fewer the logarithms of `prior_weight` are not positive
+_NO_WORDS = [PAD, BOS, EOS, MASK]
+
+
+def prior_weight(update: int, updates: int) -> float:
+    """The weight of a prior in global update number `update`, from 0, of a run of `updates` (Ding et al., ICLR 2021).
+
+    log(I / (2 (i + 1))) / log(I / 2) for i up to I / 2, of I `updates` and i `update`; never below 0."""
+    return max(0.0, math.log(updates / (2 * (update + 1))) / math.log(updates / 2))
+
+
+def require_updates(updates: int) -> None:
+    """Raises InputError for a number of updates over which a prior cannot fade."""
+    if updates < FEWEST_UPDATES:
+        raise InputError(f"--model.updates is {updates}; expected a whole number of at least {FEWEST_UPDATES}.")
+
+
+def with_prior(
+    loss: Tensor, scores: Tensor, hidden: Tensor, predicted: Tensor, batch: PairBatch, updates: int
+) -> Tensor:
+    """This share of a global batch's loss in training, with its prior's term where the batch has a prior.
+
+    `loss`: the student's own; `scores` [k, V], before the softmax, of the words that are predicted here, which are the
+    `hidden` ones (bool [n, T]) of the targets; `predicted`: how many the global batch predicts; `updates`: of the
+    whole run."""
+    weight = 0.0 if batch.prior is None else prior_weight(batch.update, updates)
+    if batch.prior is None or weight == 0:
+        return loss
+    prior = batch.prior.take(hidden.flatten().nonzero().squeeze(1))
+    divergence = sparse_kl(scores.log_softmax(dim=1), prior).sum() / predicted
+    return (1 - weight) * loss + weight * divergence
+
+
+def likeliest(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The likeliest words by scores [k, V] of all tokens, and their log-probabilities among words: int64 [k], [k]."""
+    scores = scores.index_fill(1, torch.tensor(_NO_WORDS, device=scores.device), -torch.inf)
+    best = scores.max(dim=1)
+    return best.indices, best.values - scores.logsumexp(dim=1)
+
+
+def encoded_source(body: EncoderDecoder, batch: PairBatch) -> tuple[Tensor, list[Memory]]:
+    """A batch's source [n, S, width], and what decoder layers look at of it; with dropout in training."""
+    length = batch.source.shape[1]
+    seen = visible(batch.source_lengths, length)
+    encoded = body.encode(batch.source, seen, body.drops(batch.key, SOURCE, batch.samples, length))
+    return encoded, body.remember(encoded, seen)
+
+
+def draw_weights(network: nn.Module, body: EncoderDecoder, deviation: float) -> None:
+    """First weights as BERT's (Devlin et al., NAACL 2019): normal; biases 0; norms as they are.
+
+    An embedding scales its tokens but not its places: places are drawn as wide as scaled tokens, as BERT's are."""
+    for name, parameter in network.named_parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=deviation)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    if body.embedding.places is not None:
+        nn.init.normal_(body.embedding.places, std=deviation * math.sqrt(body.embedding.weight.shape[1]))
