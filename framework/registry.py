@@ -162,6 +162,7 @@ MODELS = Registry("model", builtin="framework.models")
 GRAPH_MODELS = Registry("graphmodel", builtin="framework.models")
 IMAGE_MODELS = Registry("imagemodel", builtin="framework.models.cnn")
 TRANSLATORS = Registry("translator", builtin="framework.models.translation")
+ALIGNERS = Registry("aligner", builtin="framework.lexicon")
 POOLINGS = Registry("pooling", builtin="framework.graph.coarsen")
 DATASETS = Registry("dataset", builtin="framework.data")
 GRAPH_SETS = Registry("graphset", builtin="framework.data")
@@ -185,6 +186,7 @@ REGISTRIES = {
         GRAPH_MODELS,
         IMAGE_MODELS,
         TRANSLATORS,
+        ALIGNERS,
         POOLINGS,
         DATASETS,
         GRAPH_SETS,

@@ -24,12 +24,14 @@ from framework.engine.optimize import Optimizer, Schedule
 from framework.engine.run import Launcher, Workload
 from framework.errors import InputError
 from framework.graph.coarsen import Pooling
+from framework.lexicon.aligner import Aligner
 from framework.models.cnn.image_model import ImageModel
 from framework.models.graph_model import GraphModel
 from framework.models.node_model import NodeModel
 from framework.models.translation.translator import TranslationModel
 from framework.partition import EdgeCut, VertexCut
 from framework.registry import (
+    ALIGNERS,
     DATASETS,
     GRADIENTS,
     GRAPH_MODELS,
@@ -67,6 +69,7 @@ PROTOCOLS: tuple[tuple[type, Registry], ...] = (
     (GraphSet, GRAPH_SETS),
     (PairSet, PAIR_SETS),
     (TranslationModel, TRANSLATORS),
+    (Aligner, ALIGNERS),
     (ImageSet, IMAGE_SETS),
     (Workload, WORKLOADS),
     (Optimizer, OPTIMIZERS),
