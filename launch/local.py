@@ -16,18 +16,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from framework.comm.group import Group
-from framework.engine.run import Event, Main, Mapper, Prepared, Run, Worker
+from framework.engine.run import Event, Main, Mapper, Prepared, Run, Worker, is_kept
 from framework.errors import InputError, LostWorkerError, ShardyardError
 from framework.registry import LAUNCHERS
 from launch.failure import describe, log_file, restore, write_traceback
-from launch.worker import Job, device_of, threads_for
+from launch.worker import Job, by_threads, device_of, threads_for
 
 GRACE = 2.0
 """Seconds that the other workers' errors are waited for once one has lost the group: one of them is the cause."""
@@ -64,8 +64,17 @@ class Local:
             return crew.result()
 
     def mapper(self) -> Mapper:
-        """One item after another, here."""
-        return map
+        """One item after another, here; an object that is kept is applied by as many threads as there are cores."""
+        return _mapped
+
+
+def _mapped(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    """A Mapper. A thread of ours computes with one of torch's."""
+    if not is_kept(function):
+        yield from map(function, items)
+        return
+    with _threads(1):
+        yield from by_threads(function, items)
 
 
 def _in_process(main: Main, run: Run, prepared: Prepared, watch: Callable[[Event], None]) -> dict[str, Any]:

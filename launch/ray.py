@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from framework.engine.run import Event, Main, Mapper, Prepared, Run
+from framework.engine.run import Event, Main, Mapper, Prepared, Run, is_kept
 from framework.errors import InputError, LostWorkerError, ShardyardError
 from framework.registry import LAUNCHERS
 from launch.failure import describe, log_file, write_traceback
@@ -83,11 +83,12 @@ class Ray:
     def mapper(self) -> Mapper:
         """Tasks on this host, where the raw files are; as many at a time as it has processors.
 
-        What a functools.partial binds to the function crosses once for all of them; tasks map its arrays."""
+        What a functools.partial binds to the function crosses once for all of them; tasks map its arrays. An object
+        that is kept is kept by actors, one a processor of the whole cluster: what it needs of files it has read."""
 
         def mapped(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterable[Any]:
             self._connect()
-            return _mapped(function, items)
+            return _mapped_by_actors(function, items) if is_kept(function) else _mapped(function, items)
 
         return mapped
 
@@ -250,24 +251,75 @@ def _mapped(function: Callable[[Any], Any], items: Sequence[Any], *, beside_work
             if not under_way:
                 return
             yield ray.get(under_way.popleft())
-    except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, ShardyardError) else _defect(error)) from None
-    except ray.exceptions.WorkerCrashedError as error:
-        raise LostWorkerError(
-            "a process that prepared a piece of the data was killed; is there enough memory?"
-        ) from error
+    except ray.exceptions.RayError as error:
+        raise _of_a_piece(error) from error
     finally:
         for task_left in under_way:
             ray.cancel(task_left, force=True)
 
 
+def _mapped_by_actors(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    """Results in the items' order. An actor that is lost is started again, and the item that it had tried again."""
+    import ray
+
+    paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}  # as for workers, what is not there is not missed
+    keeper: Any = ray.remote(_Keeper).options(num_cpus=1, runtime_env=paths, max_restarts=3, max_task_retries=3)
+    kept = ray.put(function)
+    actors = [keeper.remote(kept) for _ in range(min(max(1, int(_cpus())), len(items)))]
+    waiting = iter(enumerate(items))
+    # What an actor will give -> the item's place, the actor. One that found no processor yet is given no item.
+    under_way: dict[Any, tuple[int | None, Any]] = {actor.__ray_ready__.remote(): (None, actor) for actor in actors}
+    idle: list[Any] = []
+    given: dict[int, Any] = {}
+    told = 0
+    try:
+        while told < len(items):
+            while idle and len(given) < _AHEAD * len(actors) and (item := next(waiting, None)) is not None:
+                actor = idle.pop()
+                under_way[actor.apply.remote(item[1])] = item[0], actor
+            (reference,), _ = ray.wait(list(under_way))
+            place, actor = under_way.pop(reference)
+            idle.append(actor)
+            result = ray.get(reference)
+            if place is not None:
+                given[place] = result
+            while told in given:
+                yield given.pop(told)
+                told += 1
+    except ray.exceptions.RayError as error:
+        raise _of_a_piece(error) from error
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+class _Keeper:
+    """An actor that keeps an object and applies it."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+
+    def apply(self, item: Any) -> Any:
+        """What the object gives for an item."""
+        return self._function(item)
+
+
+_AHEAD = 8  # results an actor, at most, that wait for an earlier one
 _END = object()
 
 
-def _defect(error: Any) -> ShardyardError:
-    """A task's defect in one line."""
+def _of_a_piece(error: Exception) -> ShardyardError:
+    """The error of a task or an actor, in one line."""
+    from ray.exceptions import RayTaskError
+
+    if not isinstance(error, RayTaskError):
+        return LostWorkerError(
+            f"a process that worked on a piece was lost ({_first_line(error)}); is there enough memory?"
+        )
     cause = error.cause
-    return ShardyardError(f"preparing the data failed: {type(cause).__name__}: {_first_line(cause)}")
+    if isinstance(cause, ShardyardError):
+        return cause
+    return ShardyardError(f"working on a piece failed: {type(cause).__name__}: {_first_line(cause)}")
 
 
 def _cpus() -> float:

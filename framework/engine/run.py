@@ -5,6 +5,8 @@ for the result must not depend on them.
 """
 
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -24,7 +26,13 @@ Event = dict[str, Any]
 """Something a worker tells whoever watches: `event` names it (`epoch`, `step`, `resumed`, ...), the rest is numbers."""
 
 Mapper = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
-"""Applies a function to every item of a sequence, results in its order: `map`, or Ray tasks that do the same."""
+"""Applies a function to every item of a sequence, results in its order: `map`, or Ray tasks that do the same. Of an
+object that can be called (`is_kept`) every process has one, for all its items: with a model that it opened once."""
+
+
+def is_kept(function: Callable[[Any], Any]) -> bool:
+    """Whether what a mapper applies is an object that processes keep, and no plain function."""
+    return not inspect.isroutine(function) and not isinstance(function, functools.partial)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

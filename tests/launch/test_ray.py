@@ -134,7 +134,7 @@ def test_items_are_mapped_in_order_and_errors_are_themselves(ray_here: None) -> 
     assert list(mapper(doubled, [])) == []
     with pytest.raises(StoreError, match="^item 3 is torn$"):
         list(mapper(picky, [1, 2, 3, 4]))
-    with pytest.raises(ShardyardError, match="^preparing the data failed: ValueError: a defect$"):
+    with pytest.raises(ShardyardError, match="^working on a piece failed: ValueError: a defect$"):
         list(mapper(picky, [7]))
 
 

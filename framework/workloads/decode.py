@@ -1,0 +1,248 @@
+"""Decoding as a distributed job: a trained model translates a split of its data, every sentence exactly once.
+
+Assumptions: sentences are cut, the longest first, into pieces of nearly equal lengths; a piece is a function of data
+and settings, and what it becomes one of the weights, computed with one thread. So it does not show who made which
+piece, nor how many were at it, nor whether they were stopped. A piece that is done is a file, which appears whole.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from framework.config import decode, encode, plugin_name
+from framework.data.dataset import TEST, TRAIN, VALIDATION
+from framework.engine.files import replacing
+from framework.engine.folder import WEIGHTS, read_run
+from framework.engine.run import Event, Mapper, Run
+from framework.engine.state import weights_digest
+from framework.errors import InputError, StoreError
+from framework.made import Made
+from framework.models.translation.translator import TranslationModel
+from framework.samples.decoded import write_decoded
+from framework.samples.pairs import PairReader, PairStore
+
+SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decode:
+    """What a trained translator makes of the sentences of a split: the targets of students (Kim and Rush, 2016)."""
+
+    model: Made
+    """The step that trained it."""
+    split: Literal["train", "validation", "test"] = "train"
+    """Whose sources are translated."""
+    piece_tokens: int = 2048
+    """Source tokens that are translated at a time, at most, padding counted; a longer one is a piece by itself."""
+
+    def __post_init__(self) -> None:
+        """Refuses pieces without a token."""
+        if self.piece_tokens < 1:
+            raise InputError(f"piece-tokens is {self.piece_tokens}; expected a whole number of at least 1.")
+
+    def make(self, folder: Path, work: Path, mapper: Mapper, watch: Callable[[Event], None]) -> dict[str, Any]:
+        """Translates what is not in `work` yet, then writes the files of `framework.samples.decoded`.
+
+        Raises InputError where the step trained no translator, StoreError for damaged data or weights."""
+        run = read_run(Path(self.model.path), trusted=True)  # which the walk wrote
+        prepared = run.workload.prepare(Path(run.store), mapper, watch)
+        reader = PairReader(PairStore.open(prepared.path))
+        wanted = torch.nonzero(reader.split == SPLITS[self.split]).squeeze(1)
+        cut = pieces(wanted, reader.source_lengths[wanted], self.piece_tokens)
+        translating = _translating(run, self.model, reader.store.vocabulary_size)
+        _translate(cut, reader, translating, work, mapper, watch)
+        samples, sentences, scores = _all_of(cut, work)
+        check_each_once(samples, wanted.numpy())
+        texts = reader.store.vocabulary().decode([sentence.tolist() for sentence in sentences])
+        write_decoded(folder, samples.tolist(), texts, scores.tolist())
+        return {
+            "split": self.split,
+            "sentences": len(samples),
+            "tokens": sum(map(len, sentences)),
+            "pieces": len(cut),
+            "weights_digest": weights_digest(load(translating.weights)),
+        }
+
+
+def pieces(samples: Tensor, lengths: Tensor, most: int) -> list[Tensor]:
+    """`samples` (int64 [n]) in pieces of at most `most` tokens, as long as the longest counted; int64 [any] each.
+
+    The longest come first, so that none is left to wait for at the end; of equal length, in their order."""
+    order = torch.argsort(lengths, descending=True, stable=True)
+    cut, begin = [], 0
+    for place, length in enumerate(lengths[order].tolist()):
+        if place == begin:
+            longest = length
+        elif (place + 1 - begin) * longest > most:
+            cut.append(samples[order[begin:place]])
+            begin, longest = place, length
+    return [*cut, samples[order[begin:]]] if len(samples) else []
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Piece:
+    """Sentences that are translated together, and what they become."""
+
+    samples: NDArray[np.int64]
+    """Their numbers in the data set: [n]."""
+    sentences: list[NDArray[np.int32]]
+    """Tokens of each: of the sources, EOS at the end, before; of the translations, without it, after."""
+    scores: NDArray[np.float64] | None = None
+    """The mean log-probability of the tokens of a translation: [n]."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Translating:
+    """A trained translator that a mapper's processes keep; it needs no file, and so may be on any host."""
+
+    model: dict[str, Any]
+    """The model, encoded."""
+    vocabulary: int
+    """Its tokens."""
+    dtype: str
+    """The type that it computes in."""
+    weights: bytes
+    """Its weights, as safetensors."""
+
+    @functools.cached_property
+    def network(self) -> nn.Module:
+        """The opened model, in evaluation mode."""
+        model: TranslationModel = decode(self.model, trusted=True)  # by the process that made the pieces
+        network = model.build(self.vocabulary).to(getattr(torch, self.dtype))
+        network.load_state_dict(load(self.weights))
+        return network.eval()
+
+    def __call__(self, piece: Piece) -> Piece:
+        """The piece's translations."""
+        rows = [torch.from_numpy(sentence).long() for sentence in piece.sentences]
+        source = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        with _one_thread(), torch.inference_mode():
+            found = self.network.translate(source, torch.tensor([len(row) for row in rows]))  # type: ignore[operator]
+        tokens = found.tokens.to(torch.int32).numpy()
+        sentences = [row[:length].copy() for row, length in zip(tokens, found.lengths.tolist(), strict=True)]
+        return Piece(samples=piece.samples, sentences=sentences, scores=found.scores.double().numpy())
+
+
+def check_each_once(samples: NDArray[np.int64], wanted: NDArray[np.int64]) -> None:
+    """Raises StoreError where a sentence of `wanted` (distinct) is not among `samples`, or is there twice."""
+    found, times = np.unique(samples, return_counts=True)
+    wrong = [
+        *(f"sentence {number} is missing" for number in np.setdiff1d(wanted, found)),
+        *(f"sentence {number} was not asked for" for number in np.setdiff1d(found, wanted)),
+        *(f"sentence {number} is there {count} times" for number, count in zip(found, times, strict=True) if count > 1),
+    ]
+    if wrong:
+        raise StoreError(f"translations are not one a sentence: {wrong[0]} ({len(wrong)} such). Start again.")
+
+
+def _translating(run: Run, made: Made, vocabulary: int) -> Translating:
+    """The run's model with its weights. Raises InputError where it is none that translates, StoreError without them."""
+    model = getattr(run.workload, "model", None)
+    if not isinstance(model, TranslationModel):
+        given = plugin_name(type(run.workload)).rpartition(":")[2]
+        raise InputError(f"step '{made.step}' trained a run of '{given}'; expected one of 'translation'.")
+    path = Path(made.path) / WEIGHTS
+    try:
+        weights = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"'{path}' cannot be read: {error.strerror}. Train the step '{made.step}' again.") from error
+    return Translating(model=encode(model), vocabulary=vocabulary, dtype=run.dtype, weights=weights)
+
+
+def _translate(
+    cut: Sequence[Tensor],
+    reader: PairReader,
+    translating: Translating,
+    work: Path,
+    mapper: Mapper,
+    watch: Callable[[Event], None],
+) -> None:
+    """Makes the files of the pieces that have none in `work`."""
+    total = sum(map(len, cut))
+    missing = [number for number, samples in enumerate(cut) if _read(_file(work, number), samples) is None]
+    done = before = total - sum(len(cut[number]) for number in missing)
+    began = time.monotonic()
+    asked = [_source(reader, cut[number]) for number in missing]
+    for number, piece in zip(missing, mapper(translating, asked), strict=True):
+        _write(_file(work, number), piece)
+        done += len(piece.samples)
+        rate = (done - before) / (time.monotonic() - began)
+        watch(
+            {"event": "pieces", "what": "decode", "unit": "sentences", "done": done, "total": total}
+            | {"rate": rate, "left": (total - done) / rate}
+        )
+
+
+def _source(reader: PairReader, samples: Tensor) -> Piece:
+    """The sentences of a piece, to be translated."""
+    tokens, lengths = reader.tokens("source", samples)
+    rows = tokens.to(torch.int32).numpy()
+    sentences = [row[:length].copy() for row, length in zip(rows, lengths.tolist(), strict=True)]
+    return Piece(samples=samples.numpy(), sentences=sentences)
+
+
+def _all_of(
+    cut: Sequence[Tensor], work: Path
+) -> tuple[NDArray[np.int64], list[NDArray[np.int32]], NDArray[np.float64]]:
+    """What all pieces became: numbers of the sentences, their translations' tokens, and scores."""
+    made = [piece for number, samples in enumerate(cut) if (piece := _read(_file(work, number), samples)) is not None]
+    return (
+        np.concatenate([np.empty(0, dtype=np.int64), *(piece.samples for piece in made)]),
+        [sentence for piece in made for sentence in piece.sentences],
+        np.concatenate([np.empty(0), *(piece.scores for piece in made if piece.scores is not None)]),
+    )
+
+
+def _file(work: Path, number: int) -> Path:
+    return work / f"piece-{number:07d}.arrow"
+
+
+def _write(path: Path, piece: Piece) -> None:
+    """Writes a translated piece; the file appears whole."""
+    columns = {
+        "samples": pa.array(piece.samples),
+        "sentences": pa.array([sentence.tolist() for sentence in piece.sentences], pa.list_(pa.int32())),
+        "scores": pa.array(piece.scores),
+    }
+    batch = pa.record_batch(columns)
+    with replacing(path) as torn, pa.OSFile(str(torn), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def _read(path: Path, samples: Tensor) -> Piece | None:
+    """The translated piece in a file; None where there is none of these samples, whole."""
+    try:
+        with pa.memory_map(str(path)) as source:
+            batch = pa.ipc.open_file(source).get_batch(0)
+            found = batch.column("samples").to_numpy().copy()
+            sentences = [np.asarray(row, dtype=np.int32) for row in batch.column("sentences").to_pylist()]
+            scores = batch.column("scores").to_numpy().copy()
+    except (OSError, KeyError, pa.ArrowException):
+        return None
+    same = np.array_equal(found, samples.numpy())
+    return Piece(samples=found, sentences=sentences, scores=scores) if same else None
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Lets torch compute with one thread meanwhile: how many there are decides in which order a sum is taken."""
+    before = torch.get_num_threads()
+    if before == 1:  # always so in a mapper's threads, which must not change what others compute with
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
