@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.errors import InputError
-from framework.models.cnn.layers import convolution
+from framework.models.cnn.layers import blocks_of, convolution
 from framework.models.cnn.residual import residual_network
 from framework.registry import IMAGE_MODELS
 
@@ -29,6 +29,7 @@ class SEResNet:
     """How many times fewer numbers than channels the weights are made of."""
 
     def __post_init__(self) -> None:
+        blocks_of(self.depth, layers=2, ends=2)
         _require_reducible(self.width, self.reduction)
 
     def build(self, channels: int, classes: int) -> nn.Module:
@@ -57,6 +58,7 @@ class CBAMResNet:
     """Pixels of a side of the window that a place's weight is made of: an odd number."""
 
     def __post_init__(self) -> None:
+        blocks_of(self.depth, layers=2, ends=2)
         _require_reducible(self.width, self.reduction)
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise InputError(f"--model.kernel is {self.kernel}; expected an odd number of pixels.")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.errors import InputError
-from framework.models.cnn.layers import convolution
+from framework.models.cnn.layers import blocks_of, convolution
 from framework.models.cnn.residual import residual_network
 from framework.models.settings import require_widths
 from framework.registry import IMAGE_MODELS
@@ -34,6 +34,7 @@ class BoostedResNet:
     """Epochs at the start of a run in which the auto-encoder is learned, and nothing else."""
 
     def __post_init__(self) -> None:
+        blocks_of(self.depth, layers=2, ends=2)
         require_widths(self, "width", "auxiliary", "hidden")
         if self.pretraining < 0:
             raise InputError(f"--model.pretraining is {self.pretraining}; expected a number of epochs.")

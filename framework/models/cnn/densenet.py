@@ -31,6 +31,7 @@ class DenseNet:
     """Share of the channels that goes on to the next block."""
 
     def __post_init__(self) -> None:
+        blocks_of(self.depth, layers=2, ends=4)
         require_widths(self, "growth")
         if not 0 < self.compression <= 1:
             raise InputError(f"--model.compression is {self.compression}; expected more than 0 and at most 1.")

@@ -4,6 +4,7 @@ import dataclasses
 
 from torch import nn
 
+from framework.models.cnn.layers import blocks_of
 from framework.models.cnn.residual import residual_network
 from framework.models.settings import require_widths
 from framework.registry import IMAGE_MODELS
@@ -20,6 +21,7 @@ class ResNet:
     """Channels of the first stage; the others have 2 and 4 times as many."""
 
     def __post_init__(self) -> None:
+        blocks_of(self.depth, layers=2, ends=2)
         require_widths(self, "width")
 
     def build(self, channels: int, classes: int) -> nn.Module:

@@ -29,6 +29,7 @@ class WideResNet:
     """Channels of the first convolution."""
 
     def __post_init__(self) -> None:
+        blocks_of(self.depth, layers=2, ends=4)
         require_widths(self, "widen", "width")
 
     def build(self, channels: int, classes: int) -> nn.Module:
@@ -73,6 +74,7 @@ class ResNeXt:
     """A quarter of the channels between the blocks of the first stage."""
 
     def __post_init__(self) -> None:
+        blocks_of(self.depth, layers=3, ends=2)
         require_widths(self, "cardinality", "path", "width")
 
     def build(self, channels: int, classes: int) -> nn.Module:
