@@ -60,7 +60,7 @@ class Decode:
         reader = PairReader(PairStore.open(prepared.path))
         wanted = torch.nonzero(reader.split == SPLITS[self.split]).squeeze(1)
         cut = pieces(wanted, reader.source_lengths[wanted], self.piece_tokens)
-        translating = _translating(run, self.model, reader.store.vocabulary_size)
+        translating = translating_of(run, self.model, reader.store.vocabulary_size)
         _translate(cut, reader, translating, work, mapper, watch)
         samples, sentences, scores = _all_of(cut, work)
         check_each_once(samples, wanted.numpy())
@@ -127,7 +127,7 @@ class Translating:
         """The piece's translations."""
         rows = [torch.from_numpy(sentence).long() for sentence in piece.sentences]
         source = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        with _one_thread(), torch.inference_mode():
+        with one_thread(), torch.inference_mode():
             found = self.network.translate(source, torch.tensor([len(row) for row in rows]))  # type: ignore[operator]
         tokens = found.tokens.to(torch.int32).numpy()
         sentences = [row[:length].copy() for row, length in zip(tokens, found.lengths.tolist(), strict=True)]
@@ -146,7 +146,7 @@ def check_each_once(samples: NDArray[np.int64], wanted: NDArray[np.int64]) -> No
         raise StoreError(f"translations are not one a sentence: {wrong[0]} ({len(wrong)} such). Start again.")
 
 
-def _translating(run: Run, made: Made, vocabulary: int) -> Translating:
+def translating_of(run: Run, made: Made, vocabulary: int) -> Translating:
     """The run's model with its weights. Raises InputError where it is none that translates, StoreError without them."""
     model = getattr(run.workload, "model", None)
     if not isinstance(model, TranslationModel):
@@ -235,7 +235,7 @@ def _read(path: Path, samples: Tensor) -> Piece | None:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Lets torch compute with one thread meanwhile: how many there are decides in which order a sum is taken."""
     before = torch.get_num_threads()
     if before == 1:  # always so in a mapper's threads, which must not change what others compute with
