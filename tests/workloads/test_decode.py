@@ -116,16 +116,15 @@ def test_a_killed_job_goes_on_with_the_pieces_it_has(tmp_path: Path) -> None:
     assert found == decoded(tmp_path / "whole" / "made", quick, piece_tokens=48)
 
 
-def test_pieces_hold_every_sentence_once_and_no_more_than_they_may() -> None:
-    lengths = torch.tensor([3, 9, 1, 4, 4, 50, 2, 9])
-    samples = torch.arange(8) + 100
-    cut = pieces(samples, lengths, 18)
-    assert [piece.tolist() for piece in cut] == [[105], [101, 107], [103, 104, 100, 106], [102]]
+def test_pieces_hold_every_sentence_once_and_no_more_than_they_may(tmp_path: Path) -> None:
+    reader = PairReader(PairStore.open(Translating().prepare(tmp_path, map, ignored).path))
+    samples = torch.nonzero(reader.split == TRAIN).squeeze(1)
+    cut = pieces(reader, samples, 40)
     assert sorted(torch.cat(cut).tolist()) == samples.tolist()
     for piece in cut:
-        sizes = lengths[piece - 100]
-        assert len(piece) == 1 or len(piece) * int(sizes.max()) <= 18
-    assert pieces(samples[:0], lengths[:0], 18) == []
+        assert len(piece) * int(reader.source_lengths[piece].max()) <= 40
+    lengths = reader.source_lengths[torch.cat(cut)].tolist()
+    assert lengths == sorted(lengths, reverse=True)
 
 
 @pytest.mark.parametrize(
