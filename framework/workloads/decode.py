@@ -169,7 +169,7 @@ def _translate(
     missing = [number for number, samples in enumerate(cut) if _read(_file(work, number), samples) is None]
     done = before = total - sum(len(cut[number]) for number in missing)
     began = time.monotonic()
-    asked = [_source(reader, cut[number]) for number in missing]
+    asked = [source_piece(reader, cut[number]) for number in missing]
     for number, piece in zip(missing, mapper(translating, asked), strict=True):
         _write(_file(work, number), piece)
         done += len(piece.samples)
@@ -180,7 +180,7 @@ def _translate(
         )
 
 
-def _source(reader: PairReader, samples: Tensor) -> Piece:
+def source_piece(reader: PairReader, samples: Tensor) -> Piece:
     """The sentences of a piece, to be translated."""
     tokens, lengths = reader.tokens("source", samples)
     rows = tokens.to(torch.int32).numpy()
