@@ -1,6 +1,9 @@
 """The Ray launcher: the same runs, placed and restarted by Ray Train; one error, soon, and nothing printed."""
 
+import dataclasses
+import functools
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -136,6 +139,34 @@ def test_items_are_mapped_in_order_and_errors_are_themselves(ray_here: None) -> 
         list(mapper(picky, [1, 2, 3, 4]))
     with pytest.raises(ShardyardError, match="^working on a piece failed: ValueError: a defect$"):
         list(mapper(picky, [7]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Slow:
+    """Opens in a second, and dies of the item 5 where nobody has before."""
+
+    folder: Path
+
+    @functools.cached_property
+    def opened(self) -> int:
+        (self.folder / f"opened-{os.getpid()}").touch(exist_ok=False)
+        return os.getpid()
+
+    def __call__(self, item: int) -> tuple[int, int]:
+        opened = self.opened
+        if item == 5 and not (self.folder / "died").exists():
+            (self.folder / "died").touch()
+            os.kill(opened, signal.SIGKILL)
+        return 2 * item, opened
+
+
+def test_an_object_is_kept_by_actors_and_an_item_outlives_them(ray_here: None, tmp_path: Path) -> None:
+    answers = list(Ray().mapper()(Slow(tmp_path), list(range(12))))
+    assert [answer for answer, _ in answers] == [2 * item for item in range(12)]
+    opened = {int(file.name.partition("-")[2]) for file in tmp_path.glob("opened-*")}
+    assert {process for _, process in answers} <= opened
+    assert len(opened) <= os.cpu_count() + 1, "one process a processor, and one in place of the lost one"
+    assert os.getpid() not in opened
 
 
 def connect(address: str) -> tuple[str, float]:
