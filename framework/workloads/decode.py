@@ -31,7 +31,6 @@ from framework.made import Made
 from framework.models.translation.translator import TranslationModel
 from framework.samples.decoded import write_decoded
 from framework.samples.pairs import PairReader, PairStore
-from framework.workloads.translation import cut_by_tokens
 
 SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
@@ -45,7 +44,7 @@ class Decode:
     split: Literal["train", "validation", "test"] = "train"
     """Whose sources are translated."""
     piece_tokens: int = 2048
-    """Tokens of either side of what is translated at a time, at most, padding counted; a longer pair goes alone."""
+    """Source tokens that are translated at a time, at most, padding counted; a longer sentence goes alone."""
 
     def __post_init__(self) -> None:
         """Refuses pieces without a token."""
@@ -62,7 +61,7 @@ class Decode:
         wanted = torch.nonzero(reader.split == SPLITS[self.split]).squeeze(1)
         if not len(wanted):
             raise InputError(f"split is '{self.split}', of which the data of step '{self.model.step}' has no sentence.")
-        cut = pieces(reader, wanted, self.piece_tokens)
+        cut = pieces(wanted, reader.source_lengths[wanted], self.piece_tokens)
         translating = translating_of(run, self.model, reader.store.vocabulary_size)
         _translate(cut, reader, translating, work, mapper, watch)
         samples, sentences, scores = _all_of(cut, work)
@@ -78,12 +77,19 @@ class Decode:
         }
 
 
-def pieces(reader: PairReader, samples: Tensor, most: int) -> list[Tensor]:
-    """`samples` (int64 [n], at least one) in pieces as `cut_by_tokens` makes them: int64 [any] each.
+def pieces(samples: Tensor, lengths: Tensor, most: int) -> list[Tensor]:
+    """`samples` (int64 [n]) in pieces of at most `most` tokens, as long as the longest counted; int64 [any] each.
 
-    The longest sources come first, so that none is left to wait for at the end; of equal length, in their order."""
-    order = torch.argsort(reader.source_lengths[samples], descending=True, stable=True)
-    return cut_by_tokens(samples[order], reader, most)
+    The longest come first, so that none is left to wait for at the end; of equal length, in their order."""
+    order = torch.argsort(lengths, descending=True, stable=True)
+    cut, begin, longest = [], 0, 0
+    for place, length in enumerate(lengths[order].tolist()):
+        if place > begin and (place + 1 - begin) * longest > most:
+            cut.append(samples[order[begin:place]])
+            begin = place
+        if place == begin:
+            longest = length
+    return [*cut, samples[order[begin:]]] if len(samples) else []
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
