@@ -46,15 +46,8 @@ class HmmAligner:
     ) -> dict[str, Any]:
         """Learns both directions; the facts are the likelihoods that their passes began with."""
         facts = {}
-        for number, (direction, pairs) in enumerate(zip(DIRECTIONS, (bitext, bitext.swapped()), strict=True)):
-            model = estimate(
-                pairs,
-                vocabulary,
-                self.passes,
-                work / direction,
-                mapper=mapper,
-                told=lambda share, number=number: told((number + share) / len(DIRECTIONS)),
-            )
+        for direction, pairs, tell in zip(DIRECTIONS, (bitext, bitext.swapped()), _halves(told), strict=True):
+            model = estimate(pairs, vocabulary, self.passes, work / direction, mapper=mapper, told=tell)
             (folder / direction).mkdir()
             model.pruned().write(folder / direction)
             facts[f"{direction}_log_likelihoods"] = model.log_likelihoods.tolist()
@@ -67,6 +60,11 @@ class HmmAligner:
             for direction, pairs in zip(DIRECTIONS, (bitext, bitext.swapped()), strict=True)
         )
         return Links.of(map(grow_diag_final_and, forward, backward))
+
+
+def _halves(told: Callable[[float], None]) -> tuple[Callable[[float], None], Callable[[float], None]]:
+    """What hears the shares of the first half of something, and of the second."""
+    return lambda share: told(share / 2), lambda share: told((1 + share) / 2)
 
 
 def link_all(

@@ -39,6 +39,14 @@ class Sentences:
         offsets = np.cumsum([0, *map(len, held)], dtype=np.int64)
         return cls(offsets=offsets, tokens=np.concatenate([np.empty(0, np.int32), *held]))
 
+    @classmethod
+    def joined(cls, several: Sequence["Sentences"]) -> "Sentences":
+        """The sentences of one after the other."""
+        return cls(
+            offsets=np.cumsum(np.concatenate([[0], *(each.lengths for each in several)]), dtype=np.int64),
+            tokens=np.concatenate([np.empty(0, np.int32), *(each.flat for each in several)]),
+        )
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -50,6 +58,11 @@ class Sentences:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each: int64 [n]."""
         return np.diff(self.offsets)
+
+    @property
+    def flat(self) -> Integers:
+        """The tokens of these sentences alone, one after the other."""
+        return self.tokens[int(self.offsets[0]) : int(self.offsets[-1])]
 
     def between(self, first: int, last: int) -> "Sentences":
         """Sentences `first` to `last` - 1, without a copy."""

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 
 from framework.errors import InputError
 from framework.lexicon.bitext import Integers, Sentences
+from framework.lexicon.counts import Floats, totals
 from framework.lexicon.links import Links
-
-Floats = NDArray[np.float64]
 
 BOUNDS = (10, 100, 1000)
 """Occurrences at which a bucket of fixed counts ends and the next begins."""
@@ -78,15 +77,14 @@ def probability_of_choice(
 ) -> Choice:
     """AoLC-prob. `links`: from source to reference; `probabilities`: that a model gives to the tokens of `reference`,
     sentence after sentence, each at its position: float [reference tokens]."""
-    if len(probabilities) != int(reference.offsets[-1] - reference.offsets[0]):
+    if len(probabilities) != len(reference.flat):
         raise InputError(
-            f"there are {len(probabilities)} probabilities; expected one a reference token, "
-            f"{int(reference.offsets[-1] - reference.offsets[0])}."
+            f"there are {len(probabilities)} probabilities; expected one a reference token, {len(reference.flat)}."
         )
     first = _first(links, source.lengths)
     linked = first >= 0
     places = _starts(reference, source.lengths)[linked] - int(reference.offsets[0]) + first[linked]
-    return _summary(_flat(source)[linked], probabilities[places], buckets)
+    return _summary(source.flat[linked], probabilities[places], buckets)
 
 
 def hits_of_choice(
@@ -107,7 +105,7 @@ def hits_of_choice(
     both = again >= 0
     chosen = _starts(hypothesis, source.lengths)[linked][both] + again[both]
     hits = hypothesis.tokens[chosen] == reference.tokens[begin + to_reference[linked]][both]
-    return _summary(_flat(source)[linked][both], hits.astype(np.float64), buckets)
+    return _summary(source.flat[linked][both], hits.astype(np.float64), buckets)
 
 
 def _first(links: Links, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -119,20 +117,15 @@ def _first(links: Links, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return first
 
 
-def _flat(sentences: Sentences) -> NDArray[np.int32]:
-    """The tokens of all sentences, one after the other."""
-    return sentences.tokens[int(sentences.offsets[0]) : int(sentences.offsets[-1])]
-
-
 def _starts(sentences: Sentences, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where a sentence's tokens begin, once for each of `lengths[sentence]` tokens of its source."""
     return np.repeat(sentences.offsets[:-1], lengths)
 
 
-def _summary(types: NDArray[np.int32], values: Floats, buckets: Buckets) -> Choice:
+def _summary(types: Integers, values: Floats, buckets: Buckets) -> Choice:
     of_tokens = buckets.of_types[types]
     counts = np.bincount(of_tokens, minlength=len(buckets.names))
-    sums = np.bincount(of_tokens, values, minlength=len(buckets.names))
+    sums = totals(of_tokens, values, len(buckets.names))
     told = list(zip(buckets.names, sums.tolist(), counts.tolist(), strict=True))
     return Choice(
         mean=float(values.mean()) if len(values) else float("nan"),

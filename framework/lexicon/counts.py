@@ -1,6 +1,7 @@
 """What one pass over a piece of a bitext finds: expected counts, and how likely the piece was."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,12 @@ class Counts:
     float64 [longest + 1 (I), longest + 1 (m)]."""
     log_likelihood: float
     """Of the target sentences, given the source sentences. Natural logarithm."""
+
+
+def totals(places: NDArray[np.integer[Any]], values: Floats, number: int) -> Floats:
+    """The sums of the values of each place: float64 [number], added in their order."""
+    sums: Floats = np.bincount(places, values, minlength=number)  # type: ignore[assignment]  # of weights it is float64
+    return sums
 
 
 def no_jumps(longest: int) -> tuple[Floats, Floats]:

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from framework.data.dataset import Mapper, each
 from framework.errors import InputError, StoreError
 from framework.lexicon import hmm, model1
+from framework.lexicon.arrays import read_fields, write_fields
 from framework.lexicon.bitext import Bitext
 from framework.lexicon.counts import Counts, Floats, no_jumps
 from framework.lexicon.instances import Piece
 from framework.lexicon.jumps import LEAST, even_jumps, learned
-from framework.store.columns import read_column, write_column
 from framework.store.folder import once
 
 PIECE = 4096
@@ -64,13 +64,11 @@ class Directed:
     @classmethod
     def open(cls, folder: Path) -> "Directed":
         """The model that was written to `folder`, mapped. Raises StoreError."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: read_column(folder / f"{name}.arrow").to_numpy() for name in names})
+        return read_fields(folder, cls)
 
     def write(self, folder: Path) -> None:
         """Writes the model into the new `folder`. Raises OSError."""
-        for field in dataclasses.fields(self):
-            write_column(folder / f"{field.name}.arrow", getattr(self, field.name))
+        write_fields(folder, self)
 
     def of(self, piece: Piece) -> Floats:
         """The probability of each of a piece's pairs of types, LEAST of those not known: float64 [types]."""
@@ -109,14 +107,13 @@ def estimate(
     starts = list(range(0, len(bitext), size))
     pieces = list(each(mapper, functools.partial(_index, job, bitext, size), starts))
     total = passes.model1 + passes.hmm
-    number = job.latest()
-    model, _ = once(job.folder(number), Directed.open, lambda folder: _first(bitext, pieces, vocabulary).write(folder))
-    while number < total:
+    done = job.latest()
+    model, _ = once(job.folder(done), Directed.open, lambda folder: _first(bitext, pieces, vocabulary).write(folder))
+    for number in range(done, total):
         told(number / total)
-        done = functools.partial(_pass, job, number, pieces, mapper, model)
-        model, _ = once(job.folder(number + 1), Directed.open, lambda folder, done=done: done().write(folder))
+        fresh = _pass(job, number, pieces, mapper, model)
+        model, _ = once(job.folder(number + 1), Directed.open, fresh.write)
         shutil.rmtree(job.folder(number))
-        number += 1
     return model
 
 
@@ -192,4 +189,5 @@ def _relative(counts: Floats, rows: NDArray[np.int64]) -> Floats:
     """Each count over the sum of its row: float64 [types]; rows ascend."""
     starts = np.flatnonzero(np.diff(rows, prepend=-1))
     sums = np.add.reduceat(counts, starts)
-    return counts / np.repeat(sums, np.diff(np.append(starts, len(rows))))
+    shares: Floats = counts / np.repeat(sums, np.diff(np.append(starts, len(rows))))
+    return shares

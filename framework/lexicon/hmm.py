@@ -13,7 +13,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from framework.lexicon.counts import Counts, Floats, no_jumps
+from framework.lexicon.counts import Counts, Floats, no_jumps, totals
 from framework.lexicon.instances import Group, Piece
 from framework.lexicon.jumps import transitions
 
@@ -54,7 +54,7 @@ def expected(piece: Piece, probabilities: Floats, weights: Floats, null: float) 
         log_likelihood += float(np.log(scales[lattice.real]).sum())
         _count_moves(moves, jumps, departures)
     return Counts(
-        types=np.bincount(piece.types, shares, minlength=len(piece.keys)),
+        types=totals(piece.types, shares, len(piece.keys)),
         jumps=jumps,
         departures=departures,
         log_likelihood=log_likelihood,
@@ -107,7 +107,7 @@ def _count_moves(moves: Floats, jumps: Floats, departures: Floats) -> None:
     """Adds the moves [I + 1 (m), I (i from 1)] of a group to `jumps` and `departures`."""
     states, length = moves.shape
     distance = np.arange(1, length + 1) - np.arange(states)[:, None]
-    jumps += np.bincount((distance + len(jumps) // 2).ravel(), moves.ravel(), minlength=len(jumps))
+    jumps += totals((distance + len(jumps) // 2).ravel(), moves.ravel(), len(jumps))
     departures[length, :states] += moves.sum(axis=1)
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framework.errors import InputError
+from framework.lexicon.arrays import read_fields, write_fields
 from framework.lexicon.bitext import Bitext
-from framework.store.columns import read_column, write_column
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,14 +71,12 @@ class Piece:
 
     def write(self, folder: Path) -> None:
         """Writes the piece into the new `folder`. Raises OSError."""
-        for field in dataclasses.fields(self):
-            write_column(folder / f"{field.name}.arrow", getattr(self, field.name))
+        write_fields(folder, self)
 
     @classmethod
     def open(cls, folder: Path) -> "Piece":
         """The piece that was written to `folder`, mapped. Raises StoreError."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: read_column(folder / f"{name}.arrow").to_numpy() for name in names})
+        return read_fields(folder, cls)
 
 
 def _groups(source_lengths: NDArray[np.int64], target_lengths: NDArray[np.int64]) -> Iterator[Group]:

@@ -27,7 +27,8 @@ def transitions(weights: Floats, length: int) -> Floats:
 
     `weights` may be of shorter sentences: what they do not have weighs LEAST."""
     windows = _windows(_reaching(weights, length), length)
-    return windows / windows.sum(axis=1, keepdims=True)
+    chances: Floats = windows / windows.sum(axis=1, keepdims=True)
+    return chances
 
 
 def learned(weights: Floats, jumps: Floats, departures: Floats) -> Floats:

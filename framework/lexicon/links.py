@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from framework.lexicon.arrays import read_fields, write_fields
 from framework.lexicon.bitext import Integers, gathered
-from framework.store.columns import read_column, write_column
 
 Link = tuple[int, int]
 _BESIDE = ((-1, 0), (0, -1), (1, 0), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1))
@@ -51,13 +51,11 @@ class Links:
     @classmethod
     def open(cls, folder: Path) -> "Links":
         """The links that were written to `folder`, mapped. Raises StoreError."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: read_column(folder / f"{name}.arrow").to_numpy() for name in names})
+        return read_fields(folder, cls)
 
     def write(self, folder: Path) -> None:
         """Writes the links into the new `folder`. Raises OSError."""
-        for field in dataclasses.fields(self):
-            write_column(folder / f"{field.name}.arrow", getattr(self, field.name))
+        write_fields(folder, self)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

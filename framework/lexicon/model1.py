@@ -9,7 +9,7 @@ maximisation on it never lowers the likelihood, and finds the best t there is.
 import numpy as np
 from numpy.typing import NDArray
 
-from framework.lexicon.counts import Counts, Floats, no_jumps
+from framework.lexicon.counts import Counts, Floats, no_jumps, totals
 from framework.lexicon.instances import Piece
 
 
@@ -24,7 +24,7 @@ def expected(piece: Piece, probabilities: Floats) -> Counts:
         log_likelihood += float(np.log(sums).sum()) - len(rows) * np.log(group.source_length + 1)
     jumps, departures = no_jumps(0)
     return Counts(
-        types=np.bincount(piece.types, shares, minlength=len(piece.keys)),
+        types=totals(piece.types, shares, len(piece.keys)),
         jumps=jumps,
         departures=departures,
         log_likelihood=log_likelihood,

@@ -23,9 +23,8 @@ from framework.kernels.csr import offsets, row_of_entries
 from framework.kernels.segments import segment_sum
 from framework.kernels.sparse_rows import SparseRows
 from framework.lexicon.bitext import Bitext
+from framework.lexicon.counts import Floats, totals
 from framework.lexicon.links import Links
-
-Floats = NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +68,7 @@ class TypeCounts:
         """The sums of `counts` for equal pairs of types, added in their order."""
         given = np.asarray(sources, np.int64) * vocabulary + np.asarray(targets, np.int64)
         keys, places = np.unique(given, return_inverse=True)
-        return cls(vocabulary=vocabulary, keys=keys, counts=np.bincount(places.ravel(), counts, minlength=len(keys)))
+        return cls(vocabulary=vocabulary, keys=keys, counts=totals(places.ravel(), counts, len(keys)))
 
     @classmethod
     def joined(cls, several: Sequence["TypeCounts"]) -> "TypeCounts":
@@ -82,7 +81,7 @@ class TypeCounts:
 
     def relative(self) -> "TypeCounts":
         """Every count over the sum of its source type: t(e | f)."""
-        sums = np.bincount(self.rows, self.counts, minlength=self.vocabulary)
+        sums = totals(self.rows, self.counts, self.vocabulary)
         return dataclasses.replace(self, counts=self.counts / sums[self.rows])
 
     @property
@@ -103,9 +102,9 @@ def flattened(table: TypeCounts, how: Flattening) -> SparseRows:
 
     softmax: exp(t / temperature) / sum; power: t^(1 / temperature) / sum, over the support."""
     if how.form == "power":  # of a t of 0 it is 0: the full support is the observed one
-        return _rows(dataclasses.replace(table, counts=table.counts ** (1 / how.temperature)), how.top)
+        return heaviest(dataclasses.replace(table, counts=table.counts ** (1 / how.temperature)), how.top)
     weights = dataclasses.replace(table, counts=np.exp(table.counts / how.temperature))
-    return _rows(_filled(weights, how.top) if how.support == "full" else weights, how.top)
+    return heaviest(_filled(weights, how.top) if how.support == "full" else weights, how.top)
 
 
 def _filled(weights: TypeCounts, top: int) -> TypeCounts:
@@ -119,7 +118,7 @@ def _filled(weights: TypeCounts, top: int) -> TypeCounts:
     return TypeCounts.joined([weights, more])
 
 
-def _rows(weights: TypeCounts, top: int) -> SparseRows:
+def heaviest(weights: TypeCounts, top: int) -> SparseRows:
     """The `top` heaviest of each source type, scaled to add up to 1."""
     rows = weights.rows
     order = np.lexsort((weights.keys, -weights.counts, rows))
@@ -146,7 +145,7 @@ def mean_of(priors: Sequence[SparseRows], top: int) -> SparseRows:
         )
         for prior in priors
     ]
-    return _rows(TypeCounts.joined(parts), top)
+    return heaviest(TypeCounts.joined(parts), top)
 
 
 def position_priors(prior: SparseRows, source: Tensor, links: Links, width: int) -> SparseRows:
