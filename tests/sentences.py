@@ -17,7 +17,7 @@ from framework.models.translation.transformer import Transformer
 from framework.random import Key, bits
 from framework.workloads.translation import Translation
 
-WORDS = tuple("ba be bi bo bu da de di do du ga ge gi go gu ka ke ki ko ku".split())
+WORDS = tuple(first + second for first in "bdgk" for second in "aeiou")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ Kim and Rush, "Sequence-level knowledge distillation", EMNLP 2016. What is valid
 """
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -30,12 +29,13 @@ class Distilled:
 
     def fingerprint(self) -> str:
         """Digest of the set and of what was made of it."""
-        return config.digest([self.of.fingerprint(), self._made().digest])
+        assert self.decoded.folder  # walked, or else the digest is none
+        return config.digest([self.of.fingerprint(), self.decoded.digest])
 
     def open(self) -> RawPairs:
         """The pairs of the set; those whose translation is blank are left out. Raises InputError where a training pair
         was not translated."""
-        pairs, decoded = self.of.open(), read_decoded(Path(self._made().path))
+        pairs, decoded = self.of.open(), read_decoded(self.decoded.folder)
         training = np.flatnonzero(pairs.split == TRAIN)
         untold = np.setdiff1d(training, decoded.samples)
         if len(untold):
@@ -52,11 +52,3 @@ class Distilled:
     def origin(self) -> PairSet:
         """The set that was translated, or what that was made of."""
         return self.of.origin()
-
-    def _made(self) -> Made:
-        if not self.decoded.digest:
-            raise InputError(
-                f"--data.decoded names the step '{self.decoded.step}', which nobody has walked yet; train the pipeline "
-                "that it is a step of."
-            )
-        return self.decoded

@@ -7,6 +7,8 @@ global batch divided by what that holds: so workers do not show in it.
 """
 
 import dataclasses
+import functools
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,11 +18,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from framework.comm.stage import stage
 from framework.config import placement, plugin_name
 from framework.data.dataset import TRAIN
 from framework.data.pair_sets import PairSet
 from framework.engine.run import Event, Mapper, Prepared, Run, Worker
 from framework.errors import InputError
+from framework.lexicon.pair_priors import PairPriors, prepare_pair_priors
+from framework.made import Made
 from framework.models.translation.translator import TranslationModel, Translator
 from framework.prepare.pairs import prepare_pairs
 from framework.random import Key, bits, shuffled
@@ -31,6 +36,8 @@ from framework.workloads.bleu import bleu, bleu_signature, bleu_sums
 from framework.workloads.nodes import SHUFFLING, STEPPING, evaluating
 from framework.workloads.samples import SPLITS, parts_to_verify
 
+PRIOR = "prior"
+"""The fact that says which folder, beside that of the pairs, has what is known of them beforehand."""
 CUTTING, MEASURING = 7, 8  # purposes of the run's key: the order of pairs of the same lengths, draws in evaluation
 
 
@@ -49,6 +56,8 @@ class Translation:
     """Tokens of either side of a global batch, padding counted, at most; a longer pair is a batch of its own."""
     longest: int = 128
     """Tokens of a sentence, above which a pair is not trained on."""
+    prior: Made | None = None
+    """The step that says what is known of target words beforehand, for models that learn from that. None: nothing."""
     bleu: tuple[Literal["validation", "test"], ...] = ("validation", "test")
     """Splits that are translated for BLEU in every evaluation; --evaluate-every says how often that is."""
     evaluation_tokens: int = placement(4096)
@@ -62,17 +71,18 @@ class Translation:
                 )
 
     def prepare(self, root: Path, mapper: Mapper, watch: Callable[[Event], None]) -> Prepared:
-        """Learns the vocabulary and writes the pairs as a store of tokens."""
-        done = prepare_pairs(
-            self.data,
-            self.vocabulary,
-            root,
-            mapper=mapper,
-            progress=lambda what, share: watch({"event": "prepare", "what": what, "done": share}),
-        )
-        store = done.store
+        """Learns the vocabulary, writes the pairs as a store of tokens, and links them where there is a prior."""
+        began = time.monotonic()
+
+        def told(what: str, share: float) -> None:
+            watch({"event": "prepare", "what": what, "done": share})
+
+        store = prepare_pairs(self.data, self.vocabulary, root, mapper=mapper, progress=told).store
         facts = {"pairs": store.num_pairs, "vocabulary": store.vocabulary_size, **store.facts, "bleu": bleu_signature()}
-        return Prepared(path=store.path, data_digest=store.data_digest, seconds=done.seconds, facts=facts)
+        if self.prior is not None:
+            linked = functools.partial(told, "link")
+            facts[PRIOR] = prepare_pair_priors(store, self.prior.folder, root, mapper=mapper, told=linked).name
+        return Prepared(path=store.path, data_digest=store.data_digest, seconds=time.monotonic() - began, facts=facts)
 
     def open(self, run: Run, worker: Worker) -> "TranslationTask":
         """Maps the pairs. Raises InputError where none is short enough to be trained on."""
@@ -94,6 +104,13 @@ class ShareOfPairs:
         return self.pairs.size
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Place:
+    """A folder to be staged."""
+
+    path: Path
+
+
 class TranslationTask:
     """Learning to translate as one worker does it."""
 
@@ -104,6 +121,7 @@ class TranslationTask:
         for part in parts_to_verify(self.store.parts, self.group):
             self.store.verify(part)
         self.reader = PairReader(self.store)
+        self.priors = self._opened_priors(worker) if workload.prior is not None else None
         self.cut = self._global_batches()
 
     def model(self) -> nn.Module:
@@ -123,7 +141,15 @@ class TranslationTask:
         mine = batch[self.group.rank :: self.group.size]
         held = mine if len(mine) else batch[:1]
         pairs = self.reader.batch(held, self.reader.lengths(batch), key=key, update=update)
+        if self.priors is not None:
+            prior = self.priors.rows(held, pairs.source, pairs.target.shape[1])
+            pairs = dataclasses.replace(pairs, prior=prior)
         return ShareOfPairs(pairs=pairs.to(self.device), counted=len(mine) > 0)
+
+    def _opened_priors(self, worker: Worker) -> PairPriors:
+        """What is known of the pairs beforehand. All workers call this together."""
+        place = _Place(path=worker.prepared.path.parent / worker.prepared.facts[PRIOR])
+        return PairPriors.open(stage(self.group, place).path)
 
     def _global_batches(self) -> list[Tensor]:
         """The training pairs that are short enough, cut: int64 [pairs of the batch] each, by length."""
