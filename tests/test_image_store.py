@@ -1,0 +1,194 @@
+"""Preparing images: the same bytes whoever decodes them, nothing decoded twice, damage named."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from small_images import Stripes
+
+from framework.data.dataset import TRAIN
+from framework.data.image_files import ImageFolder
+from framework.data.image_sets import RawImages
+from framework.errors import InputError, NewerVersionError, PluginError, StoreError
+from framework.prepare.images import WORK, Piece, decode_piece, prepare_images
+from framework.samples.images import ImageReader, ImageStore
+from framework.store.manifest import MANIFEST
+
+
+def prepared(images: Any, root: Path, **settings: Any) -> ImageStore:
+    return prepare_images(images, root, **settings).store
+
+
+def files_of(store: ImageStore) -> dict[str, bytes]:
+    names = [path for path in store.path.rglob("*") if path.is_file()]
+    return {str(path.relative_to(store.path)): path.read_bytes() for path in names}
+
+
+def test_what_is_read_is_what_was_decoded(tmp_path: Path) -> None:
+    images = Stripes(images=50)
+    store = prepared(images, tmp_path, images_a_part=16)
+    assert store.offsets.tolist() == [0, 16, 32, 48, 50]
+    assert store.shape == (7, 6, 2)
+    reader, raw = ImageReader(store), images.open()
+    everything = np.stack([images.image(number) for number in range(50)])
+    assert np.array_equal(reader.pixels(torch.arange(50)).numpy(), everything)
+    some = torch.tensor([49, 3, 3, 20, 0, 31, 32])
+    assert np.array_equal(reader.pixels(some).numpy(), everything[some.numpy()])
+    assert reader.pixels(some[:0]).shape == (0, 7, 6, 2)
+    assert np.array_equal(reader.labels.numpy(), raw.labels)
+    assert np.array_equal(reader.split.numpy(), raw.split)
+    assert raw.ids is not None
+    assert store.raw_ids().to_pylist() == raw.ids.tolist()
+    assert ImageStore.open(store.path).means == store.means
+
+
+def test_training_images_are_normalised(tmp_path: Path) -> None:
+    store = prepared(Stripes(), tmp_path)
+    reader = ImageReader(store)
+    trained = torch.nonzero(reader.split == TRAIN).squeeze(1)
+    x = reader.scaled(reader.pixels(trained), torch.float64)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(x.mean(dim=(0, 2, 3)), torch.zeros(2, dtype=x.dtype), rtol=0, atol=1e-12)
+    torch.testing.assert_close(x.std(dim=(0, 2, 3), correction=0), torch.ones(2, dtype=x.dtype), rtol=1e-12, atol=0)
+    raw = reader.pixels(trained).double() / 255
+    assert store.means == pytest.approx(raw.mean(dim=(0, 1, 2)).tolist(), rel=1e-12)
+    single = prepared(Constant(), tmp_path)
+    assert single.deviations == (1.0,)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Constant:
+    """One image, of one colour."""
+
+    dtype: str = "uint8"
+    shape: tuple[int, ...] = (2, 2, 1)
+
+    def fingerprint(self) -> str:
+        return f"constant {self}"
+
+    def open(self) -> RawImages:
+        labels = np.zeros(3, np.int64)
+        return RawImages(contents=[0, 1, 2], labels=labels, split=np.full(3, TRAIN, np.uint8), num_classes=1)
+
+    def decode(self, contents: Sequence[Any]) -> NDArray[Any]:
+        return np.full((len(contents), *self.shape), 7, self.dtype)
+
+
+def test_it_is_made_once_and_where_parts_end_shows_in_no_image(tmp_path: Path) -> None:
+    first, again = (prepare_images(Stripes(), tmp_path, images_a_part=16) for _ in range(2))
+    assert (first.reused, again.reused) == (False, True)
+    other = prepared(Stripes(), tmp_path, images_a_part=1000)
+    assert other.path != first.store.path
+    assert other.data_digest == first.store.data_digest
+    everything = torch.arange(70)
+    assert ImageReader(other).pixels(everything).equal(ImageReader(first.store).pixels(everything))
+    assert (other.means, other.deviations) == (first.store.means, first.store.deviations)
+    assert [path for path in (tmp_path / WORK).iterdir() if path.is_dir()] == []
+
+
+class KilledError(Exception):
+    """As a kill would end it."""
+
+
+def test_what_was_decoded_before_a_kill_is_not_decoded_again(tmp_path: Path) -> None:
+    whole = files_of(prepared(Stripes(), tmp_path / "whole", images_a_part=8))
+    done: list[int] = []
+
+    def dying(function: Callable[[Piece], None], pieces: Sequence[Piece]) -> Iterator[None]:
+        for piece in pieces:
+            if len(done) == 4:
+                raise KilledError
+            done.append(piece.first)
+            yield function(piece)
+
+    with pytest.raises(KilledError):
+        prepared(Stripes(), tmp_path / "cut", images_a_part=8, mapper=dying)
+    (torn,) = (tmp_path / "cut" / WORK).glob("*/00002.arrow")
+    os.truncate(torn, torn.stat().st_size // 2)  # as after a loss of power
+    again: list[int] = []
+
+    def noting(function: Callable[[Piece], None], pieces: Sequence[Piece]) -> Iterator[None]:
+        for piece in pieces:
+            again.append(piece.first)
+            yield function(piece)
+
+    assert files_of(prepared(Stripes(), tmp_path / "cut", images_a_part=8, mapper=noting)) == whole
+    assert done == [0, 8, 16, 24]
+    assert again == [16, 32, 40, 48, 56, 64]
+
+
+def write_pictures(root: Path) -> None:
+    """PNG and JPEG files in two folders."""
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 8, 9, 3)).astype(np.uint8)
+    for number, image in enumerate(pixels):
+        path = root / f"class{number % 2}" / f"{number}.{'png' if number % 3 else 'jpg'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+
+
+@pytest.mark.slow
+def test_tasks_of_ray_decode_the_same_bytes(tmp_path: Path) -> None:
+    import ray
+
+    from launch.ray import Ray
+
+    write_pictures(tmp_path / "pictures")
+    images = ImageFolder(path=str(tmp_path / "pictures"))
+    here = files_of(prepared(images, tmp_path / "here", images_a_part=7))
+    try:
+        assert files_of(prepared(images, tmp_path / "tasks", images_a_part=7, mapper=Ray().mapper())) == here
+        damaged = tmp_path / "pictures" / "class1" / "7.png"
+        damaged.write_bytes(damaged.read_bytes()[:60])
+        with pytest.raises(InputError, match=r"class1/7.png' cannot be decoded"):
+            prepared(images, tmp_path / "tasks", images_a_part=7, mapper=Ray().mapper())
+    finally:
+        ray.shutdown()
+
+
+def test_images_of_other_shapes_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="all input array"):  # of the set's own decode: a defect of that
+        prepared(Stripes(broken=20), tmp_path, images_a_part=16)
+    with pytest.raises(PluginError, match=r"made images of \(1, 1, 2\) from number 20 on; expected \(7, 6, 2\)"):
+        prepared(Stripes(broken=20), tmp_path, images_a_part=1)
+    with pytest.raises(PluginError, match=r"made float32 \(1, 2, 2, 1\) of 1 images from number 0 on; expected uint8"):
+        prepared(Constant(dtype="float32"), tmp_path)
+    with pytest.raises(PluginError, match=r"made uint8 \(1, 2, 2\)"):
+        prepared(Constant(shape=(2, 2)), tmp_path)
+
+
+def test_a_piece_is_decoded_where_its_scratch_is_seen(tmp_path: Path) -> None:
+    piece = Piece(image_set=Constant(), contents=[0], first=0, shape=(2, 2, 1), file=tmp_path / "no" / "a.arrow")
+    with pytest.raises(InputError, match="is not there on host"):
+        decode_piece(piece)
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    store = prepared(Stripes(), tmp_path, images_a_part=32)
+    pixels = store.path / "part-00001" / "pixels.arrow"
+    whole = pixels.read_bytes()
+    altered = bytearray(whole)
+    altered[len(whole) // 2] ^= 1
+    pixels.write_bytes(altered)
+    with pytest.raises(StoreError, match=r"part-00001/pixels.arrow' was altered"):
+        ImageStore.open(store.path).verify()
+    ImageStore.open(store.path).verify(0)
+    pixels.write_bytes(whole[:-8])
+    with pytest.raises(StoreError, match=r"part-00001/pixels.arrow' has \d+ bytes; the manifest says"):
+        ImageStore.open(store.path)
+    pixels.unlink()
+    with pytest.raises(StoreError, match=r"part-00001/pixels.arrow' is missing"):
+        ImageStore.open(store.path)
+    assert prepared(Stripes(), tmp_path, images_a_part=32).verify() is None  # made anew
+    manifest = store.path / MANIFEST
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 9'))
+    with pytest.raises(NewerVersionError, match="is of format version 9"):
+        ImageStore.open(store.path)
+    with pytest.raises(StoreError, match="is no store of images: it has no manifest.json"):
+        ImageStore.open(tmp_path)
