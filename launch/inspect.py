@@ -19,6 +19,8 @@ from framework.errors import InputError, StoreError
 from framework.graph import collection
 from framework.graph.collection import Collection
 from framework.graph.store import ShardStore
+from framework.samples import images
+from framework.samples.images import ImageStore
 from framework.store import product
 from framework.store.manifest import MANIFEST, format_of
 from framework.store.product import ProductFolder
@@ -37,7 +39,7 @@ _REMEDY = "Start the run again to write it anew."
 class Inspection:
     """What was found."""
 
-    kind: Literal["store", "collection", "product", "checkpoint", "run", "pipeline"]
+    kind: Literal["store", "collection", "images", "product", "checkpoint", "run", "pipeline"]
     """What the folder is."""
     path: str
     """The folder."""
@@ -91,7 +93,7 @@ def _shown(folder: Path) -> Path:
 
 
 def _prepared(folder: Path, verify: bool) -> Inspection:
-    readers = {collection.FORMAT: _collection, product.FORMAT: _product}
+    readers = {collection.FORMAT: _collection, images.FORMAT: _images, product.FORMAT: _product}
     return readers.get(format_of(folder), _store)(folder, verify)
 
 
@@ -125,6 +127,26 @@ def _collection(folder: Path, verify: bool) -> Inspection:
     }
     parts = tuple({"part": part, **dataclasses.asdict(counts)} for part, counts in enumerate(found.counts))
     return Inspection(kind="collection", path=str(folder), facts=facts, parts=parts, verified=verify)
+
+
+def _images(folder: Path, verify: bool) -> Inspection:
+    found = ImageStore.open(folder)
+    if verify:
+        found.verify()
+    facts = {
+        "images": found.num_images,
+        "size": " x ".join(map(str, found.shape)),
+        "classes": found.num_classes,
+        "names": ", ".join(found.class_names),
+        "means": ", ".join(f"{mean:.4f}" for mean in found.means),
+        "deviations": ", ".join(f"{deviation:.4f}" for deviation in found.deviations),
+        "parts": found.parts,
+        "bytes": sum(file.bytes for file in found.files.values()),
+        "digest": found.digest,
+        "data_digest": found.data_digest,
+    }
+    parts = tuple({"part": part, "images": count} for part, count in enumerate(found.offsets.diff().tolist()))
+    return Inspection(kind="images", path=str(folder), facts=facts, parts=parts, verified=verify)
 
 
 def _store(folder: Path, verify: bool) -> Inspection:
