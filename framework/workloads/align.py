@@ -90,7 +90,7 @@ class Alignment:
     @classmethod
     def of(cls, made: Made) -> "Alignment":
         """What the step made. Raises StoreError for a folder that is missing or torn, InputError for another step's."""
-        product = ProductFolder.open(made.path)
+        product = ProductFolder.open(made.folder)
         if f"{LINKS}/offsets.arrow" not in product.files or OCCURRENCES not in product.files:
             raise InputError(f"step '{made.step}' made no alignment in '{made.path}'; expected a step `Align`.")
         return cls(product=product)
@@ -123,7 +123,7 @@ class Alignment:
 
 def learned_from(made: Made, mapper: Mapper, watch: Callable[[Event], None]) -> tuple[Run, PairStore]:
     """The run that a step was, and the pairs it learned from. Raises InputError where it learned from none."""
-    run = read_run(Path(made.path), trusted=True)  # which the walk wrote
+    run = read_run(made.folder, trusted=True)  # which the walk wrote
     prepared = run.workload.prepare(Path(run.store), mapper, watch)
     if format_of(prepared.path) != FORMAT:
         raise InputError(
