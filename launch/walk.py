@@ -38,8 +38,8 @@ class Shared:
     """Where workers compute."""
     launcher: Launcher | None = config.placement(None)
     """Who starts the workers, and who makes products side by side. None: processes of this machine."""
-    seed: int = 0
-    """The root of every random draw, of all runs."""
+    seed: int | None = None
+    """The root of every random draw, of all runs. None: as each run says."""
     out: str = config.placement("runs/latest")
     """The pipeline's folder: its log and report, and a folder for every run. Started again with it, it goes on."""
     store: str = config.placement("stores")
@@ -56,7 +56,7 @@ class Shared:
             workers=self.workers,
             device=self.device,
             launcher=self.launcher,
-            seed=self.seed,
+            seed=step.seed if self.seed is None else self.seed,
             store=str(Path(self.store).absolute()),
             deadline=self.deadline,
         )

@@ -1,4 +1,4 @@
-"""A set of pairs, a translator and a run of it that need no training: every sentence backwards, after a pause."""
+"""A set of pairs, a translator of it that needs no training, for it says all backwards, and a pipeline of small models."""
 
 import dataclasses
 import json
@@ -16,11 +16,16 @@ from framework.config import encode, placement
 from framework.data.dataset import TEST, TRAIN, VALIDATION
 from framework.data.pair_sets import PairSet, RawPairs
 from framework.engine.checkpoint import write_weights
+from framework.engine.pipeline import Pipeline
 from framework.engine.run import Event, Mapper, Prepared, Run, Task, Worker
 from framework.errors import InputError
 from framework.made import Made
+from framework.models.translation.masked import CMLM
+from framework.models.translation.transformer import Transformer
 from framework.models.translation.translator import TranslationModel, Translations
 from framework.prepare.pairs import prepare_pairs
+from framework.workloads.translation import Translation
+from launch.recipes.pipelines import distillation
 
 WORDS = ("red", "green", "blue", "one", "two", "three", "cat", "dog", "bird", "runs", "sleeps", "sings")
 
@@ -95,6 +100,15 @@ def trained(folder: Path, model: TranslationModel, vocabulary: int = 60) -> Made
     torch.manual_seed(0)
     write_weights(folder, model.build(vocabulary).state_dict())
     return Made(step="teacher", digest="0" * 64, path=str(folder))
+
+
+def pipeline() -> Pipeline:
+    """A teacher and a student of a few weights: every step of a distillation, for none to be good at."""
+    size = {"width": 16, "heads": 2, "inner": 32, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.1}
+    workload = Translation(data=Rhymes(), model=Transformer(**size, beam=2), vocabulary=60, batch_tokens=400)
+    student = CMLM(**size, passes=2, length_beam=2, longest=64, updates=20)
+    teacher = Run(workload=workload, epochs=1, monitor="validation_loss")
+    return distillation(teacher, dataclasses.replace(teacher, workload=dataclasses.replace(workload, model=student)))
 
 
 def ignored(event: dict[str, Any]) -> None:
