@@ -188,9 +188,9 @@ def with_test_set(images: tuple[NDArray[Any], Ids], tested: tuple[NDArray[Any], 
 def check_images(raw: RawImages) -> None:
     """Raises InputError where there are no images to train on, a column has another length, or a class is none."""
     number = len(raw.contents)
-    columns = {"labels": raw.labels, "split": raw.split} | ({} if raw.ids is None else {"ids": raw.ids})
+    columns: dict[str, NDArray[Any] | None] = {"labels": raw.labels, "split": raw.split, "ids": raw.ids}
     for name, column in columns.items():
-        if len(column) != number:
+        if column is not None and len(column) != number:
             raise InputError(f"{name} has {len(column)} rows; expected {number}, one an image.")
     wrong = np.flatnonzero((raw.labels < 0) | (raw.labels >= raw.num_classes))
     if len(wrong):

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import fcntl
 import itertools
+import math
 import shutil
 import time
 import uuid
@@ -168,7 +169,7 @@ def _pixels_of(work: Path, part: int) -> Path:
 def _is_whole(piece: Piece) -> bool:
     """Whether a piece was decoded before. A torn file, as a loss of power leaves it, is none."""
     try:
-        return tuple(map_column(piece.file).shape) == (len(piece.contents), np.prod(piece.shape))
+        return tuple(map_column(piece.file).shape) == (len(piece.contents), math.prod(piece.shape))
     except StoreError:
         return False
 

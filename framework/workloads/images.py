@@ -134,7 +134,8 @@ class ImageTask:
             connect(network, lambda tensor: self.group.all_reduce(tensor, "statistics"))
         if self.workload.ema:
             network = Averaged(network, self.workload.ema)
-        return network.to(memory_format=torch.channels_last)  # as the images are; the fastest order for convolutions
+        # Weights in memory as images are, a pixel's channels together; torch's stubs do not know of it.
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def batches(self, epoch: int, first_step: int) -> Iterator[ShareOfImages]:
         """This worker's share of every batch of an epoch."""

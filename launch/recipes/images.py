@@ -17,6 +17,9 @@ from framework.registry import RECIPES
 from framework.samples.image_augment import ImageAugmentation
 from framework.workloads.images import ImageClassification
 
+EPOCHS = 12
+"""Of a classifier; an auto-encoder's come before them."""
+
 
 @RECIPES.register("cnn-vgg")
 def cnn_vgg() -> Run:
@@ -57,7 +60,8 @@ def cnn_senet() -> Run:
 @RECIPES.register("cnn-boosted")
 def cnn_boosted() -> Run:
     """ResNet with an auto-encoder's channels beside the images' (channel boosting) on Fashion-MNIST."""
-    return _images(BoostedResNet(depth=20, width=16), epochs=14)
+    model = BoostedResNet(depth=20, width=16, pretraining=2)
+    return _images(model, epochs=model.pretraining + EPOCHS)
 
 
 @RECIPES.register("cnn-cbam")
@@ -66,7 +70,7 @@ def cnn_cbam() -> Run:
     return _images(CBAMResNet(depth=20, width=16))
 
 
-def _images(model: ImageModel, epochs: int = 12) -> Run:
+def _images(model: ImageModel, epochs: int = EPOCHS) -> Run:
     """Clothes moved by up to 2 pixels and mirrored, SGD with Nesterov's momentum, half a cosine."""
     workload = ImageClassification(
         data=FashionMNIST(), model=model, batch_size=128, augment=ImageAugmentation(crop=2, flip=True)

@@ -35,6 +35,7 @@ class BatchNorm(nn.Module):
 
     running_mean: Tensor
     running_var: Tensor
+    add_up: AddUp
 
     def __init__(self, channels: int, *, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
         """`momentum`: what a step counts for in the running statistics, which evaluation normalises by."""
