@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from sentence_pairs import padded
+from pair_batches import padded
 
 from framework.models.translation.edits import Canvas, common_words, gap_counts
 from framework.models.translation.layers import within

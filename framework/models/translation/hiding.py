@@ -15,24 +15,24 @@ from framework.samples.pair_batch import PairBatch
 _COUNT, _PLACES = 0, 1  # which of the draws a key is folded by
 
 
-def hidden_words(key: Key, batch: PairBatch) -> Tensor:
-    """Which words of a batch's targets are hidden, at least one of each that has any: bool [n, T]."""
+def hidden_words(key: Key, batch: PairBatch, *, fewest: int) -> Tensor:
+    """Which words of a batch's targets are hidden, `fewest` (0 or 1) to all of each: bool [n, T]."""
     samples, words = batch.samples, batch.target_lengths - 1
     places = torch.arange(batch.target.shape[1], device=samples.device)
     low, high, _, _ = philox(key.fold(_PLACES).value, (places, samples[:, None], samples[:, None] >> 32, 0))
     draws = low | (high & 0x7FFFFFFF) << 32
-    return lowest(draws, within(words, len(places)), _hidden_counts(key, samples, words))
+    return lowest(draws, within(words, len(places)), _hidden_counts(key, samples, words, fewest))
 
 
-def hidden_of_everyone(key: Key, batch: PairBatch) -> Tensor:
+def hidden_of_everyone(key: Key, batch: PairBatch, *, fewest: int) -> Tensor:
     """How many words `hidden_words` hides in the whole global batch: int64, a scalar."""
     samples, _, target_lengths = batch.everyone.unbind(1)
-    return _hidden_counts(key, samples, target_lengths - 1).sum()
+    return _hidden_counts(key, samples, target_lengths - 1, fewest).sum()
 
 
-def _hidden_counts(key: Key, samples: Tensor, words: Tensor) -> Tensor:
-    """How many words of each target are hidden: uniform in 1 .. `words`, and 0 where there are none. int64 [n]."""
-    drawn = (uniform(key.fold(_COUNT), samples) * words).long() + 1
+def _hidden_counts(key: Key, samples: Tensor, words: Tensor, fewest: int) -> Tensor:
+    """How many words of each target are hidden: uniform in `fewest` .. `words`, 0 where there are none. int64 [n]."""
+    drawn = fewest + (uniform(key.fold(_COUNT), samples) * (words + 1 - fewest)).long()
     return torch.minimum(drawn, words)
 
 

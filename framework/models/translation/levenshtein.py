@@ -1,8 +1,8 @@
 """The Levenshtein transformer: a decoder that deletes words, opens places for new ones and fills them, in rounds.
 
 Gu, Wang and Zhao, "Levenshtein Transformer", NeurIPS 2019. Three heads stand on one decoder that looks both ways. They
-learn by imitation: what is to be inserted into a target of which some words were taken, and what is to be deleted
-from a target that the network itself has filled, is told by the fewest edits between the two.
+learn by imitation: what is to be inserted into a target of which some words were taken, or none, and what is to be
+deleted from a target that the network itself has filled, is told by the fewest edits between the two.
 """
 
 import dataclasses
@@ -111,7 +111,7 @@ class LevenshteinNetwork(nn.Module):
         """The share's losses of the three heads, each over what it predicts in the global batch: a scalar."""
         hiding, memories = batch.key.fold(_HIDING), encoded_source(self.body, batch)[1]
         whole = Canvas.of(batch.target, batch.target_lengths)
-        draft = whole.without(pad(hidden_words(hiding, batch), (1, 0)))
+        draft = whole.without(pad(hidden_words(hiding, batch, fewest=0), (1, 0)))
         _, kept = common_words(draft.tokens[:, 1:], draft.words, batch.target, whole.words)
         hidden = within(whole.words, batch.target.shape[1]) & ~kept
         masked = whole.masked(pad(hidden, (1, 0)))
@@ -121,7 +121,7 @@ class LevenshteinNetwork(nn.Module):
         filling = self._loss(scores, batch.target[hidden], self.settings.label_smoothing)
         deletion = self._deletion_loss(batch, memories, masked.filled(*likeliest(scores.detach())))
 
-        words, predicted = (batch.everyone[:, 2] - 1).sum(), hidden_of_everyone(hiding, batch)
+        words, predicted = (batch.everyone[:, 2] - 1).sum(), hidden_of_everyone(hiding, batch, fewest=0)
         gaps = words - predicted + batch.size  # a draft has one more than it has words
         words, predicted = words.clamp(min=1), predicted.clamp(min=1)
         loss = opening / gaps + filling / predicted + deletion / words

@@ -74,7 +74,9 @@ class CMLM:
         require_shares(self, "dropout", "label_smoothing")
         require_updates(self.updates)
         if self.longest <= self.length_beam:
-            raise InputError(f"--model.longest is {self.longest}; expected more than --model.length-beam.")
+            raise InputError(
+                f"--model.longest is {self.longest}; expected more than --model.length-beam, {self.length_beam}."
+            )
         if self.length_weight < 0:
             raise InputError(f"--model.length-weight is {self.length_weight}; expected at least 0.")
 
@@ -107,7 +109,8 @@ class MaskedNetwork(nn.Module):
     def forward(self, batch: PairBatch) -> Tensor:
         """The share's loss over the global batch's words that are hidden, and over its pairs: a scalar."""
         hiding = batch.key.fold(_HIDING)
-        hidden, predicted = hidden_words(hiding, batch), hidden_of_everyone(hiding, batch).clamp(min=1)
+        hidden = hidden_words(hiding, batch, fewest=1)
+        predicted = hidden_of_everyone(hiding, batch, fewest=1).clamp(min=1)
         encoded, decoded = self._run(batch, batch.target.masked_fill(hidden, MASK))
         scores, gold = self.body.embedding.scores(decoded[hidden]), batch.target[hidden]
         smoothing = self.settings.label_smoothing if self.training else 0.0

@@ -20,10 +20,10 @@ from framework.kernels.sparse_rows import sparse_kl
 from framework.models.translation.attention import Memory
 from framework.models.translation.layers import SOURCE, EncoderDecoder, visible
 from framework.samples.pair_batch import PairBatch
-from framework.samples.vocabulary import BOS, EOS, MASK, PAD
+from framework.samples.vocabulary import BOS, EOS, MASK, PAD, UNKNOWN
 
 FEWEST_UPDATES = 3  # with fewer the logarithms of `prior_weight` are not positive
-_NO_WORDS = [PAD, BOS, EOS, MASK]
+_NEVER_WRITTEN = [PAD, BOS, EOS, UNKNOWN, MASK]
 
 
 def prior_weight(update: int, updates: int) -> float:
@@ -56,8 +56,8 @@ def with_prior(
 
 
 def likeliest(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The likeliest words by scores [k, V] of all tokens, and their log-probabilities among words: int64 [k], [k]."""
-    scores = scores.index_fill(1, torch.tensor(_NO_WORDS, device=scores.device), -torch.inf)
+    """The likeliest words by scores [k, V] of all tokens, int64 [k], and their log-probabilities among words, [k]."""
+    scores = scores.index_fill(1, torch.tensor(_NEVER_WRITTEN, device=scores.device), -torch.inf)
     best = scores.max(dim=1)
     return best.indices, best.values - scores.logsumexp(dim=1)
 
