@@ -8,8 +8,8 @@ does not show. A sentence's words are its tokens without EOS.
 import torch
 from torch import Tensor
 
-from framework.models.translation.layers import within
-from framework.random import Key, philox, uniform
+from framework.models.translation.layers import place_ids, within
+from framework.random import Key, bits, uniform
 from framework.samples.pair_batch import PairBatch
 
 _COUNT, _PLACES = 0, 1  # which of the draws a key is folded by
@@ -17,11 +17,9 @@ _COUNT, _PLACES = 0, 1  # which of the draws a key is folded by
 
 def hidden_words(key: Key, batch: PairBatch, *, fewest: int) -> Tensor:
     """Which words of a batch's targets are hidden, `fewest` (0 or 1) to all of each: bool [n, T]."""
-    samples, words = batch.samples, batch.target_lengths - 1
-    places = torch.arange(batch.target.shape[1], device=samples.device)
-    low, high, _, _ = philox(key.fold(_PLACES).value, (places, samples[:, None], samples[:, None] >> 32, 0))
-    draws = low | (high & 0x7FFFFFFF) << 32
-    return lowest(draws, within(words, len(places)), _hidden_counts(key, samples, words, fewest))
+    samples, words, columns = batch.samples, batch.target_lengths - 1, batch.target.shape[1]
+    draws = bits(key.fold(_PLACES), place_ids(samples, columns))
+    return lowest(draws, within(words, columns), _hidden_counts(key, samples, words, fewest))
 
 
 def hidden_of_everyone(key: Key, batch: PairBatch, *, fewest: int) -> Tensor:

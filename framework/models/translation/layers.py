@@ -41,8 +41,7 @@ class KeyedDropout:
         """Of the pairs `samples` (int64 [n]) at `length` places each, while `module` is in training."""
         if not module.training or share == 0:
             return cls(share=0.0)
-        places = torch.arange(length, device=samples.device)
-        return cls(share=share, key=key, rows=(samples[:, None] * _PLACES + places).flatten())
+        return cls(share=share, key=key, rows=place_ids(samples, length).flatten())
 
     def under(self, *words: int) -> "KeyedDropout":
         """Of the same rows, for the purpose `words`."""
@@ -63,6 +62,11 @@ class KeyedDropout:
 
 KEPT = KeyedDropout(share=0.0)
 """Drops nothing: evaluation."""
+
+
+def place_ids(samples: Tensor, length: int) -> Tensor:
+    """A number for every place in the sentences of pairs, which draws go by: int64 [n] -> int64 [n, length]."""
+    return samples[:, None] * _PLACES + torch.arange(length, device=samples.device)
 
 
 def within(lengths: Tensor, longest: int) -> Tensor:
