@@ -13,7 +13,7 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks import harness
 from benchmarks.workers import Cluster
@@ -40,7 +40,7 @@ SEEDS = {"mnist-5k": 3, "fashion-mnist": 1}
 DIGIT_EPOCHS = 18
 """More than a recipe has: an epoch of the digits is a sixteenth of one of Fashion-MNIST."""
 WORKERS = 2
-DRIFT = {"float32": (20, 3), "float64": (8, 1)}
+DRIFT: dict[Literal["float32", "float64"], tuple[int, int]] = {"float32": (20, 3), "float64": (8, 1)}
 """Layers of the ResNet, and epochs, by type: convolutions of float64 are slow."""
 
 

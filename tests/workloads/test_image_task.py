@@ -1,6 +1,8 @@
 """Learning from images: the same on any number of workers, resumed as never stopped, and measured rightly."""
 
 import dataclasses
+import importlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +250,18 @@ def test_predictions_cover_every_image_once_whoever_makes_them(tmp_path: Path) -
 def test_stripes_are_learned(tmp_path: Path) -> None:
     run = image_run(tmp_path / "run", epochs=12, augment=ImageAugmentation(crop=0), ema=0.0, dtype="float32")
     assert start(run, ignore)["metrics"]["test_accuracy"] > 0.9
+
+
+def test_the_network_of_the_guide_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "classify-images.md"
+    (text,) = re.findall(r"^```python\n(.*?)^```$", guide.read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "guide_plain.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    plain = importlib.import_module("guide_plain").Plain
+    report = start(image_run(tmp_path / "run", model=plain(), epochs=2), ignore)
+    assert len(report["loss"]) == 2
+    network = plain().build(2, 3)
+    assert network(torch.zeros(0, 2, 7, 6)).shape == (0, 3)
 
 
 def test_half_precision_where_the_device_has_it(tmp_path: Path) -> None:
