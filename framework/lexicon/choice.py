@@ -64,8 +64,8 @@ class Buckets:
 class Choice:
     """One of the measures, over a test set."""
 
-    mean: float
-    """Over all source tokens that count; NaN where none does."""
+    mean: float | None
+    """Over all source tokens that count; None where none does."""
     by_bucket: Mapping[str, float]
     """Over those of each bucket that has some."""
     counts: Mapping[str, int]
@@ -128,7 +128,7 @@ def _summary(types: Integers, values: Floats, buckets: Buckets) -> Choice:
     sums = totals(of_tokens, values, len(buckets.names))
     told = list(zip(buckets.names, sums.tolist(), counts.tolist(), strict=True))
     return Choice(
-        mean=float(values.mean()) if len(values) else float("nan"),
+        mean=float(values.mean()) if len(values) else None,
         by_bucket={name: total / count for name, total, count in told if count},
         counts={name: count for name, _, count in told},
     )

@@ -91,19 +91,20 @@ def prepare_pair_priors(
     product = ProductFolder.open(prior)
     require_vocabulary(product, store)
     digest = config.digest([store.digest, product.digest, VERSION])
-    path, work = root.absolute() / digest[:16], root.absolute() / f"linking-{digest[:16]}"
+    path = root.absolute() / digest[:16]
 
     def make(folder: Path) -> None:
         aligner: Aligner = config.decode(product.facts["aligner"], trusted=True)  # which the prior's step wrote
-        work.mkdir(exist_ok=True)
+        scratch = folder / "scratch"
+        scratch.mkdir()
         links = link_all(
-            aligner, prior / ALIGNER, bitext_of(store), store.vocabulary_size, work, mapper=mapper, told=told
+            aligner, prior / ALIGNER, bitext_of(store), store.vocabulary_size, scratch, mapper=mapper, told=told
         )
         (folder / LINKS).mkdir()
         links.write(folder / LINKS)
         shutil.copytree(prior / ROWS, folder / ROWS)
+        shutil.rmtree(scratch)
         ProductFolder.seal(folder, digest=digest, facts={"links": len(links.sources)})
-        shutil.rmtree(work)
 
     once(path, ProductFolder.open, make)
     return path

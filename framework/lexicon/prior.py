@@ -10,7 +10,7 @@ choice in non-autoregressive translation", ICLR 2021):
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -22,7 +22,7 @@ from framework.errors import InputError
 from framework.kernels.csr import offsets, row_of_entries
 from framework.kernels.segments import segment_sum
 from framework.kernels.sparse_rows import SparseRows
-from framework.lexicon.bitext import Bitext
+from framework.lexicon.bitext import Bitext, Integers
 from framework.lexicon.counts import Floats, totals
 from framework.lexicon.links import Links
 
@@ -64,9 +64,9 @@ class TypeCounts:
     """float64 [types]."""
 
     @classmethod
-    def of(cls, sources: Iterable[int], targets: Iterable[int], counts: Floats, vocabulary: int) -> "TypeCounts":
+    def of(cls, sources: Integers, targets: Integers, counts: Floats, vocabulary: int) -> "TypeCounts":
         """The sums of `counts` for equal pairs of types, added in their order."""
-        given = np.asarray(sources, np.int64) * vocabulary + np.asarray(targets, np.int64)
+        given = sources.astype(np.int64) * vocabulary + targets
         keys, places = np.unique(given, return_inverse=True)
         return cls(vocabulary=vocabulary, keys=keys, counts=totals(places.ravel(), counts, len(keys)))
 

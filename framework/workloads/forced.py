@@ -6,7 +6,7 @@ settings, computed with one thread: so who computes it does not show.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from framework.engine.run import Mapper
 from framework.errors import InputError
 from framework.lexicon.links import Links
 from framework.lexicon.prior import TypeCounts
@@ -102,7 +103,7 @@ def forced(
     asked: Sequence[Tensor],
     reader: PairReader,
     links: Links,
-    mapper: Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]],
+    mapper: Mapper,
 ) -> Iterable[Any]:
     """The summaries of pieces of a store's pairs, in their order. `links`: of all pairs of the store."""
     return mapper(forcing, [_piece(samples, reader, links) for samples in asked])

@@ -6,14 +6,16 @@ Ding et al., "Understanding and improving lexical choice in non-autoregressive t
 import dataclasses
 import functools
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from framework.data.dataset import TRAIN
-from framework.engine.run import Event, Mapper
+from framework.engine.run import Event, Mapper, Run
 from framework.errors import InputError, StoreError
 from framework.kernels.sparse_rows import SparseRows
 from framework.lexicon.arrays import read_arrays, write_arrays
@@ -25,6 +27,7 @@ from framework.store.folder import once
 from framework.workloads.align import Alignment, learned_from, told
 from framework.workloads.decode import translating_of
 from framework.workloads.forced import Forcing, LinkedTypes, cut, forced
+from framework.workloads.translation import Translation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,7 @@ class Prior:
                 f"step '{student.step}' learned from other pairs than '{self.align.step}' aligned; expected the same."
             )
         reader = PairReader(store)
-        asked = cut(torch.nonzero(reader.split == TRAIN).squeeze(1), reader, self.piece_tokens)
+        asked = cut(_trained_on(run, reader), reader, self.piece_tokens)
         forcing = Forcing(
             translating=translating_of(run, student, store.vocabulary_size), summary=LinkedTypes(kept=self.kept)
         )
@@ -93,6 +96,13 @@ class Prior:
             once(_folder(work, number), _present, functools.partial(_write, counts))
             told(watch, "ask the student", (number + 1) / len(asked))
         return summed(_read(_folder(work, number), store.vocabulary_size) for number in range(len(asked)))
+
+
+def _trained_on(run: Run, reader: PairReader) -> Tensor:
+    """The training pairs that the run did not leave out for their length: int64 [n]."""
+    longest = run.workload.longest if isinstance(run.workload, Translation) else sys.maxsize
+    short = (reader.source_lengths <= longest) & (reader.target_lengths <= longest)
+    return torch.nonzero((reader.split == TRAIN) & short).squeeze(1)
 
 
 def summed(pieces: Iterable[TypeCounts]) -> TypeCounts:

@@ -1,6 +1,5 @@
 """Accuracy of lexical choice: examples made by hand, and loops as the oracle."""
 
-import math
 from collections import defaultdict
 
 import numpy as np
@@ -63,7 +62,7 @@ def test_hits_of_the_choice_by_hand():
 
 def test_nothing_linked_is_nothing_known():
     choice = probability_of_choice(SOURCE, REFERENCE, Links.of([[], []]), np.zeros(5), BY_RANK)
-    assert math.isnan(choice.mean)
+    assert choice.mean is None
     assert choice.by_bucket == {}
 
 
