@@ -1,0 +1,90 @@
+"""Students that write all words at once, in runs: the same on any number of workers, resumed as never stopped."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from node_runs import same_metrics
+from sentences import Backwards, sentence_run
+from shapes import told_by_workers
+
+from framework.config import decode, encode
+from framework.engine.optimize import Adam, InverseSquareRoot
+from framework.engine.run import Run
+from framework.models.translation.levenshtein import Levenshtein
+from framework.models.translation.masked import CMLM
+from framework.models.translation.translator import TranslationModel
+from launch.start import start
+
+SIZES: dict[str, Any] = {"heads": 2, "encoder_layers": 1, "longest": 32, "deviation": 0.1}
+SMALL: dict[str, TranslationModel] = {
+    "cmlm": CMLM(width=16, inner=24, decoder_layers=1, length_beam=2, passes=3, **SIZES),
+    "levenshtein": Levenshtein(width=16, inner=24, decoder_layers=1, most=8, iterations=3, **SIZES),
+}
+
+
+def ignore(event: Any) -> None:
+    """Nobody watches."""
+
+
+def runs_of(folder: Path, workers: int) -> dict[str, Run]:
+    """A run of either student; one that is stopped; the same, to its end."""
+    runs = {}
+    for name, model in SMALL.items():
+        runs[name] = sentence_run(folder / name, model=model, epochs=2, workers=workers)
+        runs[f"{name}-stopped"] = sentence_run(folder / f"{name}-stopped", model=model, epochs=1, workers=workers)
+        runs[f"{name}-resumed"] = dataclasses.replace(runs[f"{name}-stopped"], epochs=2)
+    return runs
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, dict[str, Any]]]:
+    """What they report, by the number of workers."""
+    return told_by_workers(tmp_path_factory, runs_of)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_workers_do_not_show(told: dict[int, dict[str, dict[str, Any]]], name: str) -> None:
+    one, two = told[1][name], told[2][name]
+    assert len(one["loss"]) == 2
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-9)
+    assert same_metrics(two["metrics"], one["metrics"])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("name", SMALL)
+def test_resumed_is_never_stopped(told: dict[int, dict[str, dict[str, Any]]], name: str, workers: int) -> None:
+    resumed, whole = told[workers][f"{name}-resumed"], told[workers][name]
+    assert len(told[workers][f"{name}-stopped"]["loss"]) == 1
+    assert resumed["loss"] == whole["loss"]
+    assert resumed["weights_digest"] == whole["weights_digest"]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_students_are_values(name: str) -> None:
+    assert encode(SMALL[name])["plugin"] == f"translator:{name}"
+    assert decode(encode(SMALL[name])) == SMALL[name]
+
+
+LEARNING: dict[str, TranslationModel] = {
+    "cmlm": CMLM(width=32, inner=64, decoder_layers=1, length_beam=1, passes=3, dropout=0.0, **SIZES),
+    "levenshtein": Levenshtein(width=32, inner=64, decoder_layers=2, most=8, iterations=4, dropout=0.0, **SIZES),
+}
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_sentences_are_learned_backwards(tmp_path: Path, name: str) -> None:
+    run = sentence_run(
+        tmp_path / "run",
+        data=Backwards(pairs=800, words=6, longest=5),
+        model=LEARNING[name],
+        vocabulary=48,
+        batch_tokens=160,
+        dtype="float32",
+        optimizer=Adam(lr=5e-3, betas=(0.9, 0.98)),
+        schedule=InverseSquareRoot(warmup=60),
+        epochs=15,
+        evaluate_every=0,
+    )
+    assert start(run, ignore)["metrics"]["test_bleu"] > 90
