@@ -19,11 +19,13 @@ from framework.errors import InputError, StoreError
 from framework.graph import collection
 from framework.graph.collection import Collection
 from framework.graph.store import ShardStore
-from framework.samples import images
+from framework.samples import images, pairs
 from framework.samples.images import ImageStore
+from framework.samples.pairs import PairReader, PairStore
 from framework.store import product
 from framework.store.manifest import MANIFEST, format_of
 from framework.store.product import ProductFolder
+from framework.workloads.samples import SPLITS
 from launch.record import PIPELINE
 
 _INDEX = "checkpoint.json"
@@ -39,7 +41,7 @@ _REMEDY = "Start the run again to write it anew."
 class Inspection:
     """What was found."""
 
-    kind: Literal["store", "collection", "images", "product", "checkpoint", "run", "pipeline"]
+    kind: Literal["store", "collection", "images", "pairs", "product", "checkpoint", "run", "pipeline"]
     """What the folder is."""
     path: str
     """The folder."""
@@ -93,7 +95,12 @@ def _shown(folder: Path) -> Path:
 
 
 def _prepared(folder: Path, verify: bool) -> Inspection:
-    readers = {collection.FORMAT: _collection, images.FORMAT: _images, product.FORMAT: _product}
+    readers = {
+        collection.FORMAT: _collection,
+        images.FORMAT: _images,
+        pairs.FORMAT: _pairs,
+        product.FORMAT: _product,
+    }
     return readers.get(format_of(folder), _store)(folder, verify)
 
 
@@ -147,6 +154,28 @@ def _images(folder: Path, verify: bool) -> Inspection:
     }
     parts = tuple({"part": part, "images": count} for part, count in enumerate(found.offsets.diff().tolist()))
     return Inspection(kind="images", path=str(folder), facts=facts, parts=parts, verified=verify)
+
+
+def _pairs(folder: Path, verify: bool) -> Inspection:
+    found = PairStore.open(folder)
+    if verify:
+        found.verify()
+    reader = PairReader(found)
+    facts = {
+        "pairs": found.num_pairs,
+        **{name: int((reader.split == value).sum()) for name, value in SPLITS},
+        "source_tokens": int(reader.source_lengths.sum()),
+        "target_tokens": int(reader.target_lengths.sum()),
+        "vocabulary": found.vocabulary_size,
+        "vocabulary_digest": found.vocabulary_digest,
+        "parts": found.parts,
+        "bytes": sum(file.bytes for file in found.files.values()),
+        "digest": found.digest,
+        "data_digest": found.data_digest,
+        **found.facts,
+    }
+    parts = tuple({"part": part, "pairs": count} for part, count in enumerate(found.offsets.diff().tolist()))
+    return Inspection(kind="pairs", path=str(folder), facts=facts, parts=parts, verified=verify)
 
 
 def _store(folder: Path, verify: bool) -> Inspection:

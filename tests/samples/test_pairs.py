@@ -14,6 +14,7 @@ from framework.prepare.pairs import prepare_pairs, prepare_vocabulary
 from framework.random import Key
 from framework.samples.pairs import PairReader, PairStore
 from framework.samples.vocabulary import BOS, EOS, MASK, PAD, UNKNOWN, Vocabulary
+from launch.inspect import inspect
 
 TEXT = ["a man walks his dog", "two dogs run", "a dog is a dog", "the man runs"] * 3
 
@@ -114,6 +115,15 @@ def test_a_store_is_made_once(tmp_path: Path) -> None:
     assert prepare_vocabulary(Backwards(), 64, tmp_path).digest == first.store.vocabulary_digest
     assert prepare_pairs(Backwards(), 63, tmp_path).store.data_digest != first.store.data_digest
     assert prepare_pairs(Backwards(pairs=61), 64, tmp_path).store.data_digest != first.store.data_digest
+
+
+def test_inspection_counts_pairs(tmp_path: Path) -> None:
+    store = prepared(tmp_path, pairs_a_part=16)
+    found = inspect(store.path, verify=True)
+    assert (found.kind, found.verified) == ("pairs", True)
+    counts = [found.facts[name] for name in ("pairs", "train", "validation", "test", "vocabulary")]
+    assert counts == [60, 48, 6, 6, 64]
+    assert [part["pairs"] for part in found.parts] == [16, 16, 16, 12]
 
 
 def test_damage_is_named(tmp_path: Path) -> None:
