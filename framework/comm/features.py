@@ -21,10 +21,12 @@ class Features:
         if shards.store.num_features == 0:
             raise InputError(f"{shards.store.path} holds no features; a model of nodes needs at least one column.")
 
-    def rows(self, ids: Tensor) -> Tensor:
-        """The feature rows of `ids` (int64 [n], distinct): float32 [n, columns]. All workers call this together."""
+    def rows(self, ids: Tensor, out: Tensor | None = None) -> Tensor:
+        """The feature rows of `ids` (int64 [n], distinct): float32 [n, columns]; in `out`, where that is given.
+
+        All workers call this together."""
         routes = self.shards.by_part(ids)
-        out = torch.empty(len(ids), self.shards.store.num_features)
+        out = torch.empty(len(ids), self.shards.store.num_features) if out is None else out
         for part, run in routes.near:
             where = routes.order[run]
             if len(where) == len(ids):

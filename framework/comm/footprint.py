@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 INDEX, PLACE = 8, 4  # bytes of an id or of where a row begins, and of an edge's end
+STORED = 4  # bytes of a feature in the store; features of another type are held as copies, these are on disk
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ def footprint(extent: Extent, widths: Sequence[int], *, value: int = 4) -> dict[
     kept = _summed_first(first, widths[1])
     worst = max(_moments(extent, widths), key=lambda moment: moment.rows + moment.halo)
     return {
-        "features": (n + h) * first * value,
+        "features": 0 if kept and value == STORED else (n + h) * first * value,
         "sums of features": n * first * value if kept else 0,
         "mapped shard": extent.edges * PLACE + (4 * n + 3 * h) * INDEX + n,
         "edges": 2 * entries + split + (6 * n + h) * INDEX,

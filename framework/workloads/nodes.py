@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.comm.features import Features
+from framework.comm.group import CPU
 from framework.comm.halo.exact import Exact
 from framework.comm.halo.link import Step
 from framework.comm.halo.strategy import HaloStrategy, Late
@@ -31,7 +32,7 @@ from framework.engine.run import Event, Mapper, Prepared, Run, Worker
 from framework.errors import InputError
 from framework.graph.block import Block, GraphBlock, Nodes
 from framework.graph.store import ShardStore
-from framework.memory import return_large_tensors
+from framework.memory import RowsOnDisk, return_large_tensors
 from framework.models.node_model import LayerwiseNetwork, NodeModel
 from framework.partition import EdgeCut, VertexCut
 from framework.prepare import prepare
@@ -145,6 +146,7 @@ class NodeTask:
         self.topology = Topology(self.shards, workload.halo, worker.device, workload.layout)
         self.features = Features(self.shards, once=workload.sampler.whole)
         self.kept: list[tuple[Tensor, Tensor]] = []
+        self.resting: list[RowsOnDisk] = []
         self.paths: Paths | None = None
         self.seeds, self.seed_labels = self._training_nodes()
 
@@ -214,6 +216,7 @@ class NodeTask:
     def loss(self, model: nn.Module, batch: NodeBatch) -> Tensor:
         """The seeds' cross-entropy, summed here and divided by the global batch's size."""
         scores = self._checked(model(batch.blocks, batch.x), batch.blocks[-1].num_targets)
+        self._let_rest()
         if batch.rows is not None:
             scores = scores[batch.rows]
         return nn.functional.cross_entropy(scores, batch.labels, reduction="sum") / batch.size
@@ -275,8 +278,25 @@ class NodeTask:
         for ids, rows in self.kept:
             if ids is sources.ids:  # the same on every worker, which equal ids need not be
                 return rows
-        self.kept.append((sources.ids, self._rows(sources)))
+        self.kept.append((sources.ids, self._rows_for_long(sources)))
         return self.kept[-1][1]
+
+    def _rows_for_long(self, nodes: Nodes) -> Tensor:
+        """Features that are kept for the whole run: beside the store, where workers compute in its type.
+
+        Sums of them over neighbours are mostly all that a step needs, and those are kept, too."""
+        if (self.device, self.dtype) != (CPU, torch.float32):
+            return self._rows(nodes)
+        try:
+            kept = RowsOnDisk(len(nodes), self.shards.store.num_features, self.shards.store.path.parent)
+        except OSError:  # a store that others have written, on a disk that is theirs or full
+            return self._rows(nodes)
+        self.resting.append(kept)
+        return self.features.rows(nodes.ids, kept.rows)
+
+    def _let_rest(self) -> None:
+        for kept in self.resting:
+            kept.rest()
 
     def _scores(self, model: nn.Module) -> Tensor:
         """Class scores of the owned nodes, every neighbour counted: float [n, classes]."""
@@ -289,6 +309,7 @@ class NodeTask:
                 scores = model(blocks, self.kept_rows(blocks[0]))
             else:
                 scores = self._sampled_whole(model)
+            self._let_rest()
             return self._checked(scores, len(self.topology.owned))
 
     def _checked(self, scores: Any, targets: int) -> Tensor:
