@@ -1,4 +1,4 @@
-"""A set of pairs, a translator of it that needs no training, for it says all backwards, and a pipeline of small models."""
+"""A set of pairs, a translator that needs no training, for it says all backwards, and a pipeline of small models."""
 
 import dataclasses
 import json

@@ -1,0 +1,236 @@
+"""Translation all at once: students on raw pairs, on a teacher's, and with a prior; how they choose words, how fast.
+
+Run: python -m benchmarks.nat [--set multi30k] [--seeds 3] [--workers 1] [--folder build/nat]
+
+Assumptions: one pipeline has all steps: the teacher, of one seed, its translations, the alignment and the priors, and
+for every seed a student of each kind. What is there is found again, what was cut is resumed, rows that are there are
+not measured again: the same command goes on where it stopped. The data is that of the recipes. Decoding is timed with
+one thread, models in turns.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks import harness
+from framework.engine.folder import read_run
+from framework.engine.pipeline import Pipeline, Product, uses
+from framework.engine.run import Event, Run
+from framework.made import Made
+from framework.models.translation.translator import Translations
+from framework.samples.pairs import PairReader, PairStore
+from framework.workloads.align import Align
+from framework.workloads.decode import SPLITS, Decode, one_thread, translating_of
+from framework.workloads.lexical_choice import LexicalChoice
+from framework.workloads.prior import Prior
+from launch.progress import showing
+from launch.recipes.pipelines import student_en_de, student_multi30k, taught
+from launch.recipes.translation import teacher_en_de, teacher_multi30k
+from launch.walk import Shared, walk
+
+ROWS = harness.ROWS / "nat.jsonl"
+DOCUMENT = harness.DOCUMENTS / "nat.md"
+SETS: dict[str, tuple[Callable[[], Run], Callable[[], Run]]] = {
+    "multi30k": (teacher_multi30k, student_multi30k),
+    "en-de": (teacher_en_de, student_en_de),
+}
+"""A teacher and a student on raw pairs, by the name of their data."""
+SYSTEMS = ("teacher", "raw", "kd", "kd-prior", "kd-both")
+"""kd-prior: the prior is what the alignment says; kd-both: the mean of that and what the raw student of seed 0 says."""
+FREQUENCIES = ("H", "M", "L")
+BATCHES = (1, 16, 64)  # sentences that are decoded together where decoding is timed
+
+
+def main() -> None:
+    """Make and measure what is missing, then render the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", choices=list(SETS), default="multi30k")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS[:4]))
+    parser.add_argument("--seeds", type=int, default=3, help="students of each kind")
+    parser.add_argument("--rounds", type=int, default=5, help="how often decoding is timed")
+    parser.add_argument("--workers", type=int, default=1, help="of every run")
+    parser.add_argument("--folder", type=Path, default=Path("build") / "nat", help="runs and prepared data")
+    parser.add_argument("--out", type=Path, default=ROWS, help="the rows")
+    parser.add_argument("--render", type=Path, default=DOCUMENT, help="the tables")
+    options = parser.parse_args()
+    shared = Shared(
+        workers=options.workers, out=str(options.folder / options.set), store=str(options.folder / "stores")
+    )
+    teacher, student = (recipe() for recipe in SETS[options.set])
+    pipeline = all_steps(teacher, student, options.seeds)
+    with showing(script=False) as show:
+        for system in options.systems:
+            for seed in range(options.seeds if system != "teacher" else 1):
+                measure(pipeline, shared, {"set": options.set, "system": system, "seed": seed}, options.out, show)
+        models = ("teacher", "kd-0") if "kd" in options.systems else ()
+        report = walk(needed(pipeline, "kd-0"), shared, None, show) if models else {"steps": {}}
+    for repeat in range(options.rounds):
+        for batch in BATCHES:
+            for model in models:
+                told = report["steps"][model]
+                where = {"set": options.set, "kind": "speed", "model": model, "batch": batch, "repeat": repeat}
+                if not _known(options.out, where):
+                    timed = time_decoding(Path(told["path"]), batch)
+                    environment = harness.environment(seed=0, run_digest=told["digest"], data_digest="")
+                    harness.append(options.out, {**environment, **where, **timed})
+    render(options.out, options.render)
+
+
+def all_steps(teacher: Run, student: Run, seeds: int) -> Pipeline:
+    """Everything that the tables need; `student` is a run on raw pairs."""
+    taught_by, align = Made(step="teacher"), Made(step="align")
+    steps: dict[str, Run | Product] = {
+        "teacher": teacher,
+        "align": Align(pairs=taught_by),
+        "choice-teacher-0": LexicalChoice(model=taught_by, align=align, probabilities=False),
+        "decode": Decode(model=taught_by),
+        "prior": Prior(align=align),
+    }
+    students = {
+        "raw": student,
+        "kd": taught(student, prior=None),
+        "kd-prior": taught(student, prior=Made(step="prior")),
+        "kd-both": taught(student, prior=Made(step="prior-both")),
+    }
+    for kind, run in students.items():
+        for seed in range(seeds):
+            name = f"{kind}-{seed}"
+            steps[name] = dataclasses.replace(run, seed=seed)
+            steps[f"choice-{name}"] = LexicalChoice(model=Made(step=name), align=align)
+        if kind == "raw":
+            steps["prior-both"] = Prior(align=align, student=Made(step="raw-0"))
+    return Pipeline(steps=steps)
+
+
+def needed(pipeline: Pipeline, last: str) -> Pipeline:
+    """The steps that `last` depends on, and it: students of other kinds are left for later."""
+    wanted, left = {last}, [last]
+    while left:
+        new = [name for name in uses(pipeline.steps[left.pop()]) if name not in wanted]
+        wanted.update(new)
+        left += new
+    return Pipeline(steps={name: step for name, step in pipeline.steps.items() if name in wanted})
+
+
+def measure(pipeline: Pipeline, shared: Shared, where: harness.Row, out: Path, show: Callable[[Event], None]) -> None:
+    """The row of a system and a seed, unless it is there: walks to the step that says how words are chosen."""
+    if _known(out, {**where, "kind": "quality"}):
+        return
+    system, seed = where["system"], where["seed"]
+    name, choice = "teacher" if system == "teacher" else f"{system}-{seed}", f"choice-{system}-{seed}"
+    steps = walk(needed(pipeline, choice), shared, None, show)["steps"]
+    environment = harness.environment(seed=seed, run_digest=steps[name]["digest"], data_digest=steps["align"]["digest"])
+    row = {
+        **environment,
+        **where,
+        "kind": "quality",
+        "metrics": steps[name]["metrics"],
+        "choice": steps[choice]["facts"],
+    }
+    harness.append(out, row)
+
+
+def time_decoding(folder: Path, batch: int) -> dict[str, Any]:
+    """Seconds in which the run of a folder translates its test sentences, the longest first, so many at a time."""
+    run = read_run(folder, trusted=True)
+    prepared = run.workload.prepare(Path(run.store), map, lambda event: None)
+    reader = PairReader(PairStore.open(prepared.path))
+    samples = torch.nonzero(reader.split == SPLITS["test"]).squeeze(1)
+    samples = samples[reader.source_lengths[samples].argsort(descending=True, stable=True)]
+    made = Made(step="", path=str(folder))
+    network: nn.Module = translating_of(run, made, reader.store.vocabulary_size).network
+    sources = [reader.tokens("source", chosen) for chosen in samples.split(batch)]
+    with one_thread(), torch.inference_mode():
+        network.translate(*sources[-1])  # type: ignore[operator]
+        begin = time.perf_counter()
+        found: list[Translations] = [network.translate(*source) for source in sources]  # type: ignore[operator]
+        seconds = time.perf_counter() - begin
+    return {"seconds": seconds, "sentences": len(samples), "tokens": int(sum(each.lengths.sum() for each in found))}
+
+
+def _known(out: Path, where: harness.Row) -> bool:
+    return any(where.items() <= row.items() for row in harness.read(out))
+
+
+# --- Tables ----------------------------------------------------------------------------------------------------------
+
+
+def render(rows_path: Path, document: Path) -> None:
+    """Write the tables of the rows at `rows_path`."""
+    rows = harness.read(rows_path)
+    text = [_INTRODUCTION]
+    for (name,), of_set in harness.grouped(rows, "set").items():
+        quality = [row for row in of_set if row["kind"] == "quality"]
+        speed = [row for row in of_set if row["kind"] == "speed"]
+        text += [f"## {name}\n\n", _quality(quality), "\n", _speed(speed)]
+    document.parent.mkdir(parents=True, exist_ok=True)
+    document.write_text("".join(text))
+
+
+def _quality(rows: Sequence[harness.Row]) -> str:
+    """BLEU and lexical choice of every system, over seeds."""
+    groups = harness.grouped(rows, "system")
+    body = []
+    for system in SYSTEMS:
+        if (system,) not in groups:
+            continue
+        group = groups[(system,)]
+        bleu = _spread([row["metrics"]["test_bleu"] for row in group], 1)
+        chosen = [_chosen(group, measure, bucket) for measure in ("probability", "hit") for bucket in FREQUENCIES]
+        body.append([system, str(len(group)), bleu, *chosen])
+    names = [f"AoLC-{measure}, {bucket}" for measure in ("prob", "hit") for bucket in FREQUENCIES]
+    return harness.markdown(["system", "seeds", "BLEU", *names], body)
+
+
+def _chosen(rows: Sequence[harness.Row], measure: str, bucket: str) -> str:
+    """A measure of lexical choice, in percent, for the words of a bucket of frequency; empty where there is none."""
+    told = [row["choice"][measure]["rank"]["by_bucket"] for row in rows if measure in row["choice"]]
+    return _spread([100 * buckets[bucket] for buckets in told if bucket in buckets], 1)
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    """Mean and standard deviation; the mean alone of one value."""
+    if not values:
+        return ""
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def _speed(rows: Sequence[harness.Row]) -> str:
+    """Seconds of decoding by the size of a batch, medians over rounds."""
+    body = []
+    for (batch,), group in harness.grouped(rows, "batch").items():
+        of_model = harness.grouped(group, "model")
+        seconds = {model: sorted(row["seconds"] for row in of_model.get((model,), [])) for model in ("teacher", "kd-0")}
+        if all(seconds.values()):
+            cells = [f"{statistics.median(taken):.1f} ({taken[0]:.1f}-{taken[-1]:.1f})" for taken in seconds.values()]
+            times = statistics.median(seconds["teacher"]) / statistics.median(seconds["kd-0"])
+            body.append([f"{batch} of {group[0]['sentences']:,}", *cells, f"{times:.1f}x"])
+    return harness.markdown(["sentences at a time", "teacher, s", "student, s", "faster"], body)
+
+
+_INTRODUCTION = """# Translation all at once, from a teacher and a prior
+
+Rendered by `python -m benchmarks.nat` from `benchmarks/rows/nat.jsonl`: English to German, the recipes of the
+[guide](../guides/translate.md). *raw*: CMLM on raw pairs; *kd*: on the teacher's translations; *kd-prior*: with a prior
+from the alignment of the raw pairs; *kd-both*: with the mean of that and of what a raw student says. Mean and standard
+deviation over seeds of the student; there is one teacher, and one prior of each kind.
+
+*BLEU*: of the test sentences, by sacrebleu, detokenised, at the best validation BLEU; students make ten passes, the
+teacher has a beam of five. *AoLC*: accuracy of lexical choice, percent; *prob*: the probability of the reference's word
+where only the reference's length is told; *hit*: how often what was written has the reference's word. *H, M, L*: thirds
+of the source types, by how often they are in the training pairs. *s*: of translating all test sentences with one
+thread, median (fastest and slowest).
+
+"""
+
+
+if __name__ == "__main__":
+    main()
