@@ -22,7 +22,8 @@ def together(size: int, function: Callable[..., Any], *arguments: Any, deadline:
     `function` belongs to a module; `deadline` is the group's. Raises AssertionError with the traceback of a worker that
     failed; for a worker that died, the answer is None."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["framework.comm.group"])  # torch is imported once, not in every worker
+    # What takes seconds to import is imported once, not in every worker; the optimisers of torch import its compiler.
+    context.set_forkserver_preload(["framework.workloads.nodes", "torch._dynamo", "pytest"])
     with tempfile.TemporaryDirectory() as folder:
         meet = {"size": size, "rendezvous": f"file://{folder}/meet", "deadline": deadline}
         started = [_start(context, {"rank": rank, **meet}, function, arguments) for rank in range(size)]
