@@ -47,7 +47,7 @@ def parse_pipeline(
         options,
         command=command,
         example=example,
-        about=_about(pipeline, command),
+        about=_about(pipeline, next(iter(mentioned or pipeline.steps)), command),
         hidden=[f"{run}.{name}" for run in runs for name in same],
     )
     steps = {name: getattr(given, _field(name)) if name in mentioned else step for name, step in pipeline.steps.items()}
@@ -87,18 +87,17 @@ def _refuse_unknown_steps(arguments: Sequence[str], steps: Sequence[str]) -> Non
             raise InputError(f"{argument} is of no step.{guess} Steps: {', '.join(steps)}.")
 
 
-def _about(pipeline: Pipeline, command: str) -> str:
-    """What help says of the pipeline before the flags."""
+def _about(pipeline: Pipeline, example: str, command: str) -> str:
+    """What help says of the pipeline before the flags; `example` is one of its steps."""
     width = max(map(len, pipeline.steps))
     lines = [f"  {name:{width}}  {_summary(step)}" for name, step in pipeline.steps.items()]
-    first = next(iter(pipeline.steps))
     return "\n".join(
         [
             "Walk a pipeline: what is there is kept, what was cut is resumed, the rest is made. Its steps:",
             "",
             *lines,
             "",
-            f"Every field of a step is a flag, `--STEP.FIELD VALUE`: `shardyard {command} --{first}.help` lists some.",
+            f"Fields of steps are flags, `--STEP.FIELD VALUE`: `shardyard {command} --{example}.help` lists some.",
         ]
     )
 

@@ -21,19 +21,21 @@ from launch.plugins import field_docs
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MADE = "<!-- Made by tools/docs.py; change the code it is made from, then run it again. -->"
-RECIPE = "sage-debian"
+RECIPE, PIPELINE = "sage-debian", "nat-multi30k"
 _OURS = ("framework", "launch", "partitioners")
 _COLUMNS = "100"
 
 
 def command_page() -> str:
-    """Help of the program, of every command, and of one recipe's run."""
+    """Help of the program, of every command, of one recipe's run and of one that is a pipeline."""
     lines = ["# The command line", "", MADE, "", *_block(_help())]
     for name, about in cli.COMMANDS.items():
         lines += [f"## shardyard {name}", "", about, "", *_block(_help(name))]
         if name == "train":
             lines += [f"### shardyard train {RECIPE}", "", "Every field of the run is a flag:", ""]
             lines += _block(_help(name, RECIPE))
+            lines += [f"### shardyard train {PIPELINE}", "", "A pipeline has flags for all steps, and for each:", ""]
+            lines += _block(_help(name, PIPELINE))
     return "\n".join(lines)
 
 
