@@ -44,6 +44,6 @@ def bleu_signature() -> str:
 
 
 def _bleu() -> Any:
-    from sacrebleu.metrics import BLEU  # where it is needed alone
+    from sacrebleu.metrics.bleu import BLEU  # where it is needed alone
 
     return BLEU(max_ngram_order=ORDER)

@@ -75,4 +75,4 @@ class MultiHeadAttention(nn.Module):
 
     def _by_head(self, x: Tensor) -> Tensor:
         """[n, L, width] -> [n, heads, L, width / heads]."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:-1], self.heads, -1).transpose(1, 2)
