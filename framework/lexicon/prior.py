@@ -43,13 +43,13 @@ class Flattening:
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise InputError(f"--temperature is {self.temperature}; expected a number above 0.")
+            raise InputError(f"--flattening.temperature is {self.temperature}; expected a number above 0.")
         if self.top < 1:
-            raise InputError(f"--top is {self.top}; expected a whole number of at least 1.")
+            raise InputError(f"--flattening.top is {self.top}; expected a whole number of at least 1.")
         choices = {"form": ("softmax", "power"), "support": ("observed", "full")}
         for name, known in choices.items():
             if getattr(self, name) not in known:
-                raise InputError(f"--{name} is {getattr(self, name)!r}; expected {' or '.join(known)}.")
+                raise InputError(f"--flattening.{name} is {getattr(self, name)!r}; expected {' or '.join(known)}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
