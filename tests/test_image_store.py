@@ -20,6 +20,7 @@ from framework.errors import InputError, NewerVersionError, PluginError, StoreEr
 from framework.prepare.images import WORK, Piece, decode_piece, prepare_images
 from framework.samples.images import ImageReader, ImageStore
 from framework.store.manifest import MANIFEST
+from launch.inspect import inspect
 
 
 def prepared(images: Any, root: Path, **settings: Any) -> ImageStore:
@@ -47,6 +48,14 @@ def test_what_is_read_is_what_was_decoded(tmp_path: Path) -> None:
     assert raw.ids is not None
     assert store.raw_ids().to_pylist() == raw.ids.tolist()
     assert ImageStore.open(store.path).means == store.means
+
+
+def test_inspect_tells_of_it(tmp_path: Path) -> None:
+    store = prepared(Stripes(), tmp_path, images_a_part=32)
+    found = inspect(store.path, verify=True)
+    assert (found.kind, found.verified) == ("images", True)
+    assert [found.facts[name] for name in ("images", "size", "classes", "parts")] == [70, "7 x 6 x 2", 3, 3]
+    assert [part["images"] for part in found.parts] == [32, 32, 6]
 
 
 def test_training_images_are_normalised(tmp_path: Path) -> None:
