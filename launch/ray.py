@@ -5,7 +5,6 @@ host of the command, so the first worker is placed there whenever that host has 
 the data over the group. A run that is interrupted goes on from its own checkpoints: Ray only starts its workers again.
 """
 
-import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -23,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from framework.engine.run import Event, Main, Mapper, Prepared, Run, is_kept
-from framework.errors import InputError, LostWorkerError, ShardyardError
+from framework.errors import InputError, LostWorkerError
 from framework.registry import LAUNCHERS
 from launch.failure import describe, log_file, write_traceback
 from launch.mailbox import Listener, Mailbox, Teller
+from launch.ray_mapper import by_actors, by_tasks, first_line, processors, this_host
 from launch.worker import Job, threads_for
 
 GRACE = 5.0
@@ -64,14 +64,14 @@ class Ray:
 
         cpus = self._cpus_of_each(run.workers)
         job = Job.of(main, run, prepared, max(1, int(cpus)) if self.address else threads_for(run.workers))
-        here = _this_host()
+        here = this_host()
         mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, label_selector=here).remote()
         fitting = _in_thread(lambda: _fit(self, job, run, cpus, mailbox))
         try:
             return Listener(mailbox, watch).until(fitting)
         except ray.exceptions.RayError as error:
             raise LostWorkerError(
-                f"the connection to Ray was lost ({_first_line(error)}). Start the run again with the same --out to "
+                f"the connection to Ray was lost ({first_line(error)}). Start the run again with the same --out to "
                 "resume it."
             ) from error
         finally:
@@ -88,7 +88,7 @@ class Ray:
 
         def mapped(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterable[Any]:
             self._connect()
-            return _mapped_by_actors(function, items) if is_kept(function) else _mapped(function, items)
+            return by_actors(function, items) if is_kept(function) else by_tasks(function, items)
 
         return mapped
 
@@ -127,11 +127,11 @@ class Ray:
                 f"{self.deadline:g} s. Give the HOST:PORT that `ray start --head` showed."
             ) from error
         except Exception as error:
-            raise InputError(f"--address is {self.address}, but Ray could not join: {_first_line(error)}") from error
+            raise InputError(f"--address is {self.address}, but Ray could not join: {first_line(error)}") from error
 
     def _cpus_of_each(self, workers: int) -> float:
         """Processors to reserve for each worker. Raises InputError where the cluster has not as many."""
-        total = _cpus()
+        total = processors()
         if self.address is None:
             return min(self.cpus_per_worker, total / workers)
         if total < workers * self.cpus_per_worker:
@@ -207,7 +207,7 @@ def _work(config: dict[str, Any]) -> None:
             local_rank=context.get_local_rank(),
             tell=teller.event,
             listener=listener,
-            mapper=functools.partial(_mapped, beside_workers=True),
+            mapper=functools.partial(by_tasks, beside_workers=True),
         )
         if rank == 0:
             teller.result(result)
@@ -229,118 +229,11 @@ def _listen() -> tuple[socket.socket, str]:
     return listener, f"tcp://{address}:{listener.getsockname()[1]}"
 
 
-def _mapped(function: Callable[[Any], Any], items: Sequence[Any], *, beside_workers: bool = False) -> Iterator[Any]:
-    """Results in the items' order, with a bounded number of tasks ahead. Raises what `function` raises.
-
-    `beside_workers`: for workers that wait for the results, and keep the processors that Ray gave them."""
-    import ray
-
-    paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}  # they run on this host: its paths are right
-    bound = function.args if isinstance(function, functools.partial) else ()
-    plain = function.func if isinstance(function, functools.partial) else function
-    options: dict[str, Any] = {"num_cpus": 0} if beside_workers else {}
-    task: Any = ray.remote(plain).options(label_selector=_this_host(), runtime_env=paths, max_retries=0, **options)
-    shared = [ray.put(value) for value in bound]
-    ahead = threads_for(1) if beside_workers else 2 * max(1, int(_cpus()))
-    under_way: collections.deque[Any] = collections.deque()
-    waiting = iter(items)
-    try:
-        while True:
-            while len(under_way) < ahead and (item := next(waiting, _END)) is not _END:
-                under_way.append(task.remote(*shared, item))
-            if not under_way:
-                return
-            yield ray.get(under_way.popleft())
-    except ray.exceptions.RayError as error:
-        raise _of_a_piece(error) from error
-    finally:
-        for task_left in under_way:
-            ray.cancel(task_left, force=True)
-
-
-def _mapped_by_actors(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-    """Results in the items' order. An actor that is lost is started again, and the item that it had tried again."""
-    import ray
-
-    paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}  # as for workers, what is not there is not missed
-    keeper: Any = ray.remote(_Keeper).options(num_cpus=1, runtime_env=paths, max_restarts=3, max_task_retries=3)
-    kept = ray.put(function)
-    actors = [keeper.remote(kept) for _ in range(min(max(1, int(_cpus())), len(items)))]
-    waiting = iter(enumerate(items))
-    # What an actor will give -> the item's place, the actor. One that found no processor yet is given no item.
-    under_way: dict[Any, tuple[int | None, Any]] = {actor.__ray_ready__.remote(): (None, actor) for actor in actors}
-    idle: list[Any] = []
-    given: dict[int, Any] = {}
-    told = 0
-    try:
-        while told < len(items):
-            while idle and len(given) < _AHEAD * len(actors) and (item := next(waiting, None)) is not None:
-                actor = idle.pop()
-                under_way[actor.apply.remote(item[1])] = item[0], actor
-            (reference,), _ = ray.wait(list(under_way))
-            place, actor = under_way.pop(reference)
-            idle.append(actor)
-            result = ray.get(reference)
-            if place is not None:
-                given[place] = result
-            while told in given:
-                yield given.pop(told)
-                told += 1
-    except ray.exceptions.RayError as error:
-        raise _of_a_piece(error) from error
-    finally:
-        for actor in actors:
-            ray.kill(actor)
-
-
-class _Keeper:
-    """An actor that keeps an object and applies it."""
-
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        self._function = function
-
-    def apply(self, item: Any) -> Any:
-        """What the object gives for an item."""
-        return self._function(item)
-
-
-_AHEAD = 8  # results an actor, at most, that wait for an earlier one
-_END = object()
-
-
-def _of_a_piece(error: Exception) -> ShardyardError:
-    """The error of a task or an actor, in one line."""
-    from ray.exceptions import RayTaskError
-
-    if not isinstance(error, RayTaskError):
-        return LostWorkerError(
-            f"a process that worked on a piece was lost ({_first_line(error)}); is there enough memory?"
-        )
-    cause = error.cause
-    if isinstance(cause, ShardyardError):
-        return cause
-    return ShardyardError(f"working on a piece failed: {type(cause).__name__}: {_first_line(cause)}")
-
-
-def _cpus() -> float:
-    """Processors of the whole cluster."""
-    import ray
-
-    return float(ray.cluster_resources().get("CPU", 0.0))  # type: ignore[no-untyped-call]
-
-
-def _this_host() -> dict[str, str]:
-    """The label that only the host of this process has."""
-    import ray
-
-    return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-
-
 def _first_host(cpus: float) -> dict[str, str]:
     """Where the first worker goes: to this host, where the data is, if it has processors to give; else anywhere."""
     import ray
 
-    here = _this_host()
+    here = this_host()
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     node = next(node for node in nodes if node["NodeID"] == here["ray.io/node-id"])
     return here if node["Resources"].get("CPU", 0.0) >= cpus else {}
@@ -372,13 +265,9 @@ def _lost(error: BaseException) -> str:
     failures: dict[int, Exception] = getattr(error, "worker_failures", {})
     gone = {rank: cause for rank, cause in failures.items() if not isinstance(cause, LostWorkerError)} or failures
     if not gone:
-        return f"the workers could not be started: {_first_line(getattr(error, 'controller_failure', error))}"
+        return f"the workers could not be started: {first_line(getattr(error, 'controller_failure', error))}"
     rank, cause = min(gone.items())
-    return f"worker {rank} was lost: {_first_line(cause)}"
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return f"worker {rank} was lost: {first_line(cause)}"
 
 
 def _in_thread(function: Callable[[], Any]) -> concurrent.futures.Future[Any]:

@@ -104,9 +104,9 @@ def _about(pipeline: Pipeline, example: str, command: str) -> str:
 
 def _summary(step: Run | Product) -> str:
     """What a step is, on a line."""
-    told = step.workload if isinstance(step, Run) else step
+    told = getattr(step.workload, "model", step.workload) if isinstance(step, Run) else step
     line = (inspect.getdoc(type(told)) or "").partition("\n")[0]
-    return f"trains: {line}" if isinstance(step, Run) else line
+    return f"trained: {line}" if isinstance(step, Run) else line
 
 
 def summary(report: Mapping[str, Any]) -> list[list[Any]]:

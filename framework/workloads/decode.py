@@ -55,7 +55,7 @@ class Decode:
         """Translates what is not in `work` yet, then writes the files of `framework.samples.decoded`.
 
         Raises InputError where the step trained no translator, StoreError for damaged data or weights."""
-        run = read_run(Path(self.model.path), trusted=True)  # which the walk wrote
+        run = read_run(self.model.folder, trusted=True)  # which the walk wrote
         prepared = run.workload.prepare(Path(run.store), mapper, watch)
         reader = PairReader(PairStore.open(prepared.path))
         wanted = torch.nonzero(reader.split == SPLITS[self.split]).squeeze(1)
@@ -154,7 +154,7 @@ def translating_of(run: Run, made: Made, vocabulary: int) -> Translating:
     if not isinstance(model, TranslationModel):
         given = plugin_name(type(run.workload)).rpartition(":")[2]
         raise InputError(f"step '{made.step}' trained a run of '{given}'; expected one of 'translation'.")
-    path = Path(made.path) / WEIGHTS
+    path = made.folder / WEIGHTS
     try:
         weights = path.read_bytes()
     except OSError as error:

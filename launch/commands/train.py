@@ -50,14 +50,14 @@ def command(arguments: list[str]) -> int:
 
 def _walk(name: str, pipeline: Pipeline, flags: Sequence[str]) -> int:
     """Trains a recipe that is a pipeline."""
-    last = list(pipeline.steps)[-1]
+    middle = list(pipeline.steps)[len(pipeline.steps) // 2]
     pipeline, shared, options = steps.parse_pipeline(
         pipeline,
         Shared(out=default_out(name)),
         flags,
         PipelineOptions,
         command=f"train {name}",
-        example=f"shardyard train {name} --workers 2 --until {last}",
+        example=f"shardyard train {name} --workers 2 --until {middle}",
     )
     with showing(script=options.common.json) as show:
         report = walk(pipeline, shared, options.until, show)
