@@ -6,14 +6,14 @@ draw depends on the node's original id, so it does not matter who makes it.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from framework.comm.group import CPU
-from framework.comm.halo.block import OwnedBlock, OwnedEdges, Wire
+from framework.comm.halo.block import OwnedBlock, OwnedEdges, Wire, nothing
 from framework.comm.halo.exact import Exact
 from framework.comm.halo.link import DirectLink
 from framework.comm.halo.mirrors import MirroredBlock, MirroredEdges
@@ -37,9 +37,16 @@ class Topology:
     """The graph as one worker reaches it (a GraphView)."""
 
     def __init__(
-        self, shards: Shards, halo: HaloStrategy = EXACT, device: torch.device = CPU, layout: Layout = OWNER
+        self,
+        shards: Shards,
+        halo: HaloStrategy = EXACT,
+        device: torch.device = CPU,
+        layout: Layout = OWNER,
+        when_read: Callable[[], None] = nothing,
     ) -> None:
+        """`when_read`: called when features have been summed, for they may go then where they take no memory."""
         self.shards, self.strategy, self.device, self.layout = shards, halo, device, layout
+        self.when_read = when_read
 
     @cached_property
     def owned(self) -> Nodes:
@@ -113,7 +120,7 @@ class Topology:
     @cached_property
     def _edges(self) -> OwnedEdges:
         """The local block on this worker's device, kept with what is made of it for all steps."""
-        return OwnedEdges(block=self.local.block.to(self.device))
+        return OwnedEdges(block=self.local.block.to(self.device), when_read=self.when_read)
 
     @cached_property
     def _secluded_edges(self) -> tuple[OwnedEdges, OwnedEdges]:

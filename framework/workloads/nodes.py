@@ -143,7 +143,7 @@ class NodeTask:
         self.shards = Shards.open(store, worker.group, workload.reach)
         for part in self.shards.owned:  # once a start: a byte that a disk has changed would be learned from in silence
             store.verify(part)
-        self.topology = Topology(self.shards, workload.halo, worker.device, workload.layout)
+        self.topology = Topology(self.shards, workload.halo, worker.device, workload.layout, self._let_rest)
         self.features = Features(self.shards, once=workload.sampler.whole)
         self.kept: list[tuple[Tensor, Tensor]] = []
         self.resting: list[RowsOnDisk] = []

@@ -6,7 +6,7 @@ first layer nothing has to come: features of the halo are fetched once and kept,
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -22,6 +22,10 @@ from framework.graph.split import SplitBlock
 from framework.random import Key
 
 
+def nothing() -> None:
+    """What is to be done where nobody has said."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class OwnedEdges:
     """The edges of all nodes that a worker owns, kept for all steps with what is made of them."""
@@ -30,6 +34,8 @@ class OwnedEdges:
     """Sources: n owned nodes, then h halo nodes."""
     inside: int | None = None
     """How many of the sources, the first, are here, where more nodes' rows are computed here than come out. None: n."""
+    when_read: Callable[[], None] = nothing
+    """Called when rows that come again unchanged have been summed: they may go where they take no memory."""
     _convolutions: "dict[torch.dtype, OwnedEdges]" = dataclasses.field(default_factory=dict, repr=False)
     _by_owner: "dict[tuple[int, ...], SplitByOwner]" = dataclasses.field(default_factory=dict, repr=False)
     _constants: dict[bool, Constants] = dataclasses.field(default_factory=lambda: defaultdict(Constants), repr=False)
@@ -43,13 +49,15 @@ class OwnedEdges:
     def without_self_loops(self) -> "OwnedEdges":
         """The same without edges from a node to itself; itself where there are none."""
         block = self.block.without_self_loops
-        return self if block is self.block else OwnedEdges(block=block, inside=self.inside)
+        return self if block is self.block else self._of(block)
 
     def sum(self, x: Tensor, *, mean: bool) -> Tensor:
         """Sums, or means, of rows of all n + h sources. What comes again unchanged, as features do, is summed once."""
         if x.requires_grad:
             return self.block.sum(x, mean=mean)
-        return self._constants[mean].of(x, lambda: self.block.sum(x, mean=mean))
+        sums = self._constants[mean].of(x, lambda: self.block.sum(x, mean=mean))
+        self.when_read()
+        return sums
 
     def by_owner(self, received: Sequence[int]) -> SplitByOwner:
         """Edges from owned nodes, and from those that every other worker sends; made once."""
@@ -61,8 +69,12 @@ class OwnedEdges:
     def convolution(self, dtype: torch.dtype) -> "OwnedEdges":
         """The edges of a graph convolution, each node's own among them, weighted in `dtype`; made once."""
         if dtype not in self._convolutions:
-            self._convolutions[dtype] = OwnedEdges(block=self.block.convolution(dtype), inside=self.inside)
+            self._convolutions[dtype] = self._of(self.block.convolution(dtype))
         return self._convolutions[dtype]
+
+    def _of(self, block: Block) -> "OwnedEdges":
+        """Other edges between the same nodes."""
+        return OwnedEdges(block=block, inside=self.inside, when_read=self.when_read)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
