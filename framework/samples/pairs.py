@@ -81,8 +81,11 @@ class PairStore:
         )
 
     def vocabulary(self) -> Vocabulary:
-        """The vocabulary of both sides. Raises StoreError for a damaged file."""
-        return Vocabulary.read(self.path / VOCABULARY)
+        """The vocabulary of both sides, every byte of it compared. Raises StoreError for a damaged file."""
+        vocabulary = Vocabulary.read(self.path / VOCABULARY)
+        if vocabulary.digest != self.vocabulary_digest:
+            raise StoreError(f"'{self.path / VOCABULARY}' was altered: it is not the vocabulary of the pairs. {REMEDY}")
+        return vocabulary
 
     def tokens(self, part: int, side: Side) -> tuple[Tensor, Tensor]:
         """The sentences of a part's side, mapped: tokens int32 [t], and offsets int64 [n + 1] of the n sentences in it.
@@ -124,9 +127,10 @@ class PairReader:
         self.split = store.split()
         """What every pair is for: uint8 [s]."""
         self._sides = {side: [store.tokens(part, side) for part in range(store.parts)] for side in _SIDES}
-        self.source_lengths, self.target_lengths = (
-            torch.cat([offsets.diff() for _, offsets in self._sides[side]]) for side in _SIDES
-        )
+        self.source_lengths = self._lengths("source")
+        """Tokens of every source sentence, EOS counted: int64 [s]."""
+        self.target_lengths = self._lengths("target")
+        """Tokens of every target sentence, EOS counted: int64 [s]."""
 
     def tokens(self, side: Side, samples: Tensor) -> tuple[Tensor, Tensor]:
         """The sentences of `samples` (int64 [n], in any order): int64 [n, L], PAD behind the end, and lengths [n]."""
@@ -166,6 +170,9 @@ class PairReader:
         """The sentences of `samples` (int64 [n]) as they were given."""
         texts: list[str] = self.store.texts(side).take(pa.array(samples.numpy())).to_pylist()
         return texts
+
+    def _lengths(self, side: Side) -> Tensor:
+        return torch.cat([offsets.diff() for _, offsets in self._sides[side]])
 
 
 _SIDES: tuple[Side, Side] = ("source", "target")

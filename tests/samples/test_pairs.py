@@ -141,6 +141,10 @@ def test_damage_is_named(tmp_path: Path) -> None:
         PairStore.open(store.path).verify(2)
     with pytest.raises(StoreError, match=r"source_tokens\.arrow' was altered"):
         store.verify()
+    other = prepare_vocabulary(Backwards(), 63, tmp_path)
+    (store.path / "vocabulary.model").write_bytes(other.model)
+    with pytest.raises(StoreError, match=r"vocabulary\.model' was altered: it is not the vocabulary of the pairs"):
+        store.vocabulary()
     offsets = store.path / "part-00000" / "source_offsets.arrow"
     offsets.write_bytes((store.path / "part-00000" / "target_tokens.arrow").read_bytes())
     with pytest.raises(StoreError, match=r"source_offsets\.arrow' has \d+ rows and does not fit the tokens"):
