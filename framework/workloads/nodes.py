@@ -19,7 +19,7 @@ from framework.comm.features import Features
 from framework.comm.group import CPU
 from framework.comm.halo.exact import Exact
 from framework.comm.halo.link import Step
-from framework.comm.halo.strategy import HaloStrategy, Late
+from framework.comm.halo.strategy import HaloStrategy, Late, Particular
 from framework.comm.layout.owner import Owner
 from framework.comm.layout.strategy import Layout
 from framework.comm.reach import Reach, Shards
@@ -88,6 +88,8 @@ class NodeClassification:
         if self.layout != Owner() and not self.sampler.whole:
             layout = plugin_name(type(self.layout)).partition(":")[2]
             raise InputError(f"--layout {layout} is for training on the whole graph; choose --sampler full.")
+        if isinstance(self.halo, Particular):
+            self.halo.require("vertex-cut" if isinstance(self.partitioner, VertexCut) else "edge-cut")
 
     def prepare(self, root: Path, mapper: Mapper, watch: Callable[[Event], None]) -> Prepared:
         """Partitions the graph and writes its shards."""

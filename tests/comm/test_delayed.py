@@ -99,6 +99,11 @@ def test_an_edge_cut_is_refused() -> None:
         Delayed().open(tiny_plan(Group.alone()), DirectLink(Group.alone()))
 
 
+def test_an_edge_cut_is_refused_before_anything_is_prepared(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="only a vertex-cut has; choose --partitioner dbh or hdrf"):
+        halo_run(tmp_path, Delayed(), SUMS)
+
+
 def test_a_negative_delay_is_refused() -> None:
     with pytest.raises(InputError, match=r"--halo\.r is -1; expected a number of steps"):
         Delayed(r=-1)

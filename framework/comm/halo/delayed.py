@@ -24,6 +24,7 @@ from framework.comm.halo.plan import HaloPlan
 from framework.comm.halo.strategy import HaloExchange
 from framework.errors import InputError
 from framework.graph.block import Block
+from framework.graph.shard import Kind
 from framework.random import Key, bits
 from framework.registry import HALOS
 
@@ -42,12 +43,16 @@ class Delayed:
 
     def open(self, plan: HaloPlan, link: Link) -> HaloExchange:
         """The exchange over `plan`. Raises InputError for an edge-cut."""
-        if plan.kind != "vertex-cut":
+        self.require(plan.kind)
+        return DelayedExchange(self.r, plan, link)
+
+    def require(self, kind: Kind) -> None:
+        """Raises InputError for an edge-cut."""
+        if kind != "vertex-cut":
             raise InputError(
                 "--halo delayed delays partial sums, which only a vertex-cut has; choose --partitioner dbh or hdrf, "
                 "or --halo pipelined."
             )
-        return DelayedExchange(self.r, plan, link)
 
 
 class DelayedExchange:

@@ -13,6 +13,7 @@ from torch import Tensor
 from framework.comm.halo.link import Arrival, Lane, Link, Step
 from framework.comm.halo.plan import HaloPlan
 from framework.graph.block import Block
+from framework.graph.shard import Kind
 
 
 class HaloExchange(Protocol):
@@ -73,3 +74,11 @@ class Faithful(Protocol):
 
     faithful: ClassVar[bool]
     """True."""
+
+
+@runtime_checkable
+class Particular(Protocol):
+    """A strategy that is not for every partition, and says so before one is made."""
+
+    def require(self, kind: Kind) -> None:
+        """Raises InputError for a kind of partition that it is not for."""
