@@ -1,5 +1,4 @@
-"""What the students share that predict many words at a time: the loss of their words, with a lexical prior's; the
-likeliest words; first weights.
+"""What students share that predict many words at a time: the term of a lexical prior, likeliest words, first weights.
 
 The prior's term is of Ding et al., ICLR 2021:
 
@@ -23,7 +22,7 @@ from framework.samples.pair_batch import PairBatch
 from framework.samples.vocabulary import BOS, EOS, MASK, PAD, UNKNOWN
 
 FEWEST_UPDATES = 3  # with fewer the logarithms of `prior_weight` are not positive
-_NEVER_WRITTEN = [PAD, BOS, EOS, UNKNOWN, MASK]
+_NEVER_WRITTEN = (PAD, BOS, EOS, UNKNOWN, MASK)
 
 
 def prior_weight(update: int, updates: int) -> float:
