@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from framework import config
 from framework.engine.folder import CHECKPOINTS, REPORT, WEIGHTS, read_json
-from framework.engine.pipeline import Pipeline, Product, made_by_run, product_digest, resolved
+from framework.engine.pipeline import Pipeline, Product, product_digest, resolved, run_digest
 from framework.engine.run import Event, Launcher, Run
 from framework.errors import InputError, StoreError
 from framework.made import Made
@@ -110,10 +110,10 @@ class _Walker:
     def _run(self, name: str, run: Run) -> tuple[Made, Mapping[str, Any]]:
         """A run, in a folder of the pipeline's."""
         prepared = run.workload.prepare(Path(run.store), launcher_of(run).mapper(), self._show)
-        which = config.digest([run.digest(), prepared.data_digest])[:8]
-        folder = Path(self._shared.out).absolute() / f"{name}-{which}"
+        digest = run_digest(run, prepared.data_digest)
+        folder = Path(self._shared.out).absolute() / f"{name}-{digest[:8]}"
         run = dataclasses.replace(run, out=str(folder))
-        made = made_by_run(name, run, prepared.data_digest)
+        made = Made(step=name, digest=digest, path=run.out)
         report = _report_of(run, prepared.data_digest)
         if report is not None:
             return made, {"was": "reused", "metrics": report["metrics"]}

@@ -85,9 +85,9 @@ def resolved(value: V, made: Mapping[str, Made]) -> V:
     return dataclasses.replace(value, **changed)  # type: ignore[type-var]
 
 
-def made_by_run(name: str, run: Run, data_digest: str) -> Made:
-    """What the step `name` made, a run that has ended; `data_digest` is of its prepared data."""
-    return Made(step=name, digest=config.digest([run.digest(), data_digest]), path=run.out)
+def run_digest(step: Run, data_digest: str) -> str:
+    """What the result of a run, in which every step it uses is resolved, is a function of; with its prepared data's."""
+    return config.digest([step.digest(), data_digest])
 
 
 def product_digest(step: Product) -> str:

@@ -10,7 +10,7 @@ from line_workload import Line
 from tiny_pipeline import Points, Shifted, pipeline
 
 from framework.config import decode, encode
-from framework.engine.pipeline import Pipeline, made_by_run, product_digest, resolved, uses
+from framework.engine.pipeline import Pipeline, product_digest, resolved, run_digest, uses
 from framework.engine.run import Run
 from framework.errors import InputError, PluginError, StoreError
 from framework.made import Made
@@ -70,10 +70,8 @@ def test_a_digest_is_of_what_was_made_and_not_of_where() -> None:
     assert product_digest(Points(line=dataclasses.replace(made, digest="2" * 64))) != digest
     assert product_digest(Points(line=made, points=3)) != digest
     student = Run(workload=Shifted(by=made))
-    assert made_by_run("student", student, "data") == Made(
-        step="student", digest=made_by_run("x", student, "data").digest, path=student.out
-    )
-    assert made_by_run("x", student, "data").digest != made_by_run("x", student, "other").digest
+    elsewhere = Run(workload=Shifted(by=dataclasses.replace(made, path="there")), out="elsewhere", workers=2)
+    assert run_digest(elsewhere, "data") == run_digest(student, "data") != run_digest(student, "other")
 
 
 def test_a_products_folder_is_whole_or_refused(tmp_path: Path) -> None:
