@@ -104,13 +104,6 @@ class ShareOfPairs:
         return self.pairs.size
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Place:
-    """A folder to be staged."""
-
-    path: Path
-
-
 class TranslationTask:
     """Learning to translate as one worker does it."""
 
@@ -148,8 +141,9 @@ class TranslationTask:
 
     def _opened_priors(self, worker: Worker) -> PairPriors:
         """What is known of the pairs beforehand. All workers call this together."""
-        place = _Place(path=worker.prepared.path.parent / worker.prepared.facts[PRIOR])
-        return PairPriors.open(stage(self.group, place).path)
+        prepared = worker.prepared
+        beside = dataclasses.replace(prepared, path=prepared.path.parent / prepared.facts[PRIOR])
+        return PairPriors.open(stage(self.group, beside).path)
 
     def _global_batches(self) -> list[Tensor]:
         """The training pairs that are short enough, cut: int64 [pairs of the batch] each, by length."""
@@ -258,13 +252,14 @@ class TranslationTask:
 
 
 def cut_by_tokens(samples: Tensor, reader: PairReader, tokens: int) -> list[Tensor]:
-    """Samples (int64 [n], at least one) in the order given, in pieces: each of at most `tokens` tokens of either side,
-    padding counted, or of one pair that has more."""
+    """Samples (int64 [n]) in the order given, in pieces: each of at most `tokens` tokens of either side, padding
+    counted, or of one pair that has more."""
     lengths = torch.maximum(reader.source_lengths[samples], reader.target_lengths[samples]).tolist()
-    pieces, begin, widest = [], 0, 0
+    pieces: list[Tensor] = []
+    begin, widest = 0, 0
     for place, length in enumerate(lengths):
         widest = max(widest, length)
         if place > begin and (place + 1 - begin) * widest > tokens:
             pieces.append(samples[begin:place])
             begin, widest = place, length
-    return [*pieces, samples[begin:]]
+    return [*pieces, samples[begin:]] if lengths else []
