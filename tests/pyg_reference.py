@@ -18,7 +18,8 @@ from framework.kernels.dropout import dropout
 from framework.models.nodes import GAT, GCN, SAGE
 from framework.random import Key
 from framework.sample.full import Full
-from framework.workloads.nodes import STEPPING, NodeTask
+from framework.workloads.nodes import NodeTask
+from framework.workloads.samples import STEPPING
 
 LAYERS, EPOCHS = 3, 50
 MODELS = {

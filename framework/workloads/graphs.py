@@ -28,8 +28,7 @@ from framework.prepare.graphs import prepare_graphs
 from framework.random import Key, shuffled
 from framework.registry import WORKLOADS
 from framework.workloads.goals import goal_of
-from framework.workloads.nodes import SHUFFLING, STEPPING, evaluating
-from framework.workloads.samples import SPLITS, parts_to_verify, row_of_each
+from framework.workloads.samples import SHUFFLING, SPLITS, STEPPING, evaluating, parts_to_verify, row_of_each
 
 AUGMENTING, TURNING = 5, 6  # purposes of the run's key: a sample's augmentation in an epoch, its copies in evaluation
 

@@ -31,8 +31,7 @@ from framework.samples.image_augment import ImageAugmentation
 from framework.samples.images import ImageReader, ImageStore
 from framework.workloads.goals import Classification
 from framework.workloads.graphs import AUGMENTING
-from framework.workloads.nodes import SHUFFLING, STEPPING, evaluating
-from framework.workloads.samples import SPLITS, parts_to_verify, row_of_each
+from framework.workloads.samples import SHUFFLING, SPLITS, STEPPING, evaluating, parts_to_verify, row_of_each
 
 MEASURED = [(name, value) for name, value in SPLITS if value != TRAIN]  # training images are too many to be asked again
 

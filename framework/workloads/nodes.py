@@ -7,7 +7,6 @@ alone, and the loss is a sum over the global batch divided by its size: so neith
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from framework.registry import PARTITIONERS, WORKLOADS
 from framework.sample.neighbor import Neighbor
 from framework.sample.sampler import Sampler
 from framework.workloads.paths import PathNetwork, Paths, PathSearch
+from framework.workloads.samples import SHUFFLING, STEPPING, evaluating
 from partitioners.metis import Metis
 
 WHOLE_BATCH = 4096  # nodes evaluated at a time where every layer has to be gathered for them, and no size is given
@@ -49,7 +49,6 @@ _REMEDIES = {
     "split": "Draw a split by --data.shares 0.5 0.2, or name its column by --data.split where the data set has one.",
     "labels": "Node classification needs them: name their column or file by --data.label or --data.labels.",
 }
-SHUFFLING, STEPPING = 1, 2  # the purposes that a run's key is folded by: the order of the samples, and a step's draws
 
 
 @WORKLOADS.register("nodes")
@@ -395,14 +394,3 @@ def _split_neighbourhoods(partitioner: EdgeCut | VertexCut) -> InputError:
         f"and sampled training needs them in one shard. Choose an edge-cut: {', '.join(edge_cuts)}; "
         "or train on the whole graph: --sampler full."
     )
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within, the former mode after."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

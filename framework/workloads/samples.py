@@ -1,14 +1,17 @@
-"""What workloads of samples share: what samples are for, who verifies their files, and what a network has to answer."""
+"""What workloads share: what samples are for, what draws are for, who verifies files, what a network has to answer."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from framework.comm.group import Group
 from framework.config import plugin_name
 from framework.data.dataset import TEST, TRAIN, VALIDATION
 from framework.errors import InputError
 
+SHUFFLING, STEPPING = 1, 2  # the purposes that a run's key is folded by: the order of the samples, and a step's draws
 SPLITS = (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
 
 
@@ -27,3 +30,14 @@ def row_of_each(outputs: Any, samples: int, columns: int, *, model: object, samp
         given = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
         raise InputError(f"the network of --model {name} answered {given}; expected {expected}, a row a {sample}.")
     return outputs
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within, the former mode after."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

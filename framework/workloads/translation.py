@@ -33,8 +33,7 @@ from framework.registry import WORKLOADS
 from framework.samples.pair_batch import PairBatch
 from framework.samples.pairs import PairReader, PairStore
 from framework.workloads.bleu import bleu, bleu_signature, bleu_sums
-from framework.workloads.nodes import SHUFFLING, STEPPING, evaluating
-from framework.workloads.samples import SPLITS, parts_to_verify
+from framework.workloads.samples import SHUFFLING, SPLITS, STEPPING, evaluating, parts_to_verify
 
 PRIOR = "prior"
 """The fact that says which folder, beside that of the pairs, has what is known of them beforehand."""

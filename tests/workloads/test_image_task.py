@@ -26,7 +26,7 @@ from framework.models.cnn.boosted import BoostedResNet
 from framework.random import shuffled
 from framework.samples.image_augment import ImageAugmentation
 from framework.workloads.images import ImageTask
-from framework.workloads.nodes import SHUFFLING
+from framework.workloads.samples import SHUFFLING
 from launch.start import start
 
 
