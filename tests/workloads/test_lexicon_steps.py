@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from backwards import Backwards, Rhymes, Translating, ignored, trained
+from backwards import Backwards, Rhymes, Translating, trained
+from made_steps import ignored, made
 from safetensors.torch import load_file
 
 from framework.config import encode
 from framework.data.dataset import TRAIN
 from framework.engine.folder import read_run
-from framework.engine.pipeline import Product
-from framework.engine.run import Mapper
 from framework.errors import InputError
 from framework.lexicon.aligner import HmmAligner
 from framework.lexicon.choice import Buckets, probability_of_choice
@@ -37,15 +36,6 @@ from framework.workloads.prior import Prior
 from launch.local import Local
 
 STUDENT = CMLM(width=16, heads=2, inner=24, encoder_layers=1, decoder_layers=1, longest=32, length_beam=2, passes=2)
-
-
-def made(step: Product, folder: Path, mapper: Mapper = map) -> Made:
-    """What a step makes, sealed as a walk does it."""
-    folder.mkdir(parents=True)
-    (folder.parent / f"{folder.name}-work").mkdir(exist_ok=True)
-    facts = step.make(folder, folder.parent / f"{folder.name}-work", mapper, ignored)
-    ProductFolder.seal(folder, digest=folder.name, facts=facts)
-    return Made(step=folder.name, digest=folder.name, path=str(folder))
 
 
 @pytest.fixture(scope="module")

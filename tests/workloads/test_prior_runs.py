@@ -1,0 +1,68 @@
+"""A student with a prior, in runs: the same on any number of workers, resumed as never stopped, and not as without."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_steps import made
+from sentences import sentence_run
+from shapes import told_by_workers
+
+from framework.config import encode
+from framework.engine.run import Run
+from framework.made import Made
+from framework.models.translation.masked import CMLM
+from framework.workloads.align import Align
+from framework.workloads.prior import Prior
+
+STUDENT = CMLM(
+    width=16, heads=2, inner=24, encoder_layers=1, decoder_layers=1, longest=32, length_beam=2, passes=2, updates=40
+)
+
+
+def prior_of(run: Run) -> Made:
+    """What the pairs of a run say of its words."""
+    folder = Path(run.out)
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(encode(run)))
+    align = made(Align(pairs=Made(step="raw", digest="raw", path=run.out)), folder.with_name("align"))
+    return made(Prior(align=align), folder.with_name("prior"))
+
+
+def runs_of(folder: Path, workers: int) -> dict[str, Run]:
+    """With a prior and without; one that is stopped, and the same to its end."""
+    prior = prior_of(sentence_run(folder / "raw", model=STUDENT))
+    settings: dict[str, Any] = {"model": STUDENT, "bleu": (), "epochs": 2, "workers": workers}
+    stopped = sentence_run(folder / "stopped", **{**settings, "epochs": 1}, prior=prior)
+    return {
+        "without": sentence_run(folder / "without", **settings),
+        "with": sentence_run(folder / "with", **settings, prior=prior),
+        "stopped": stopped,
+        "resumed": dataclasses.replace(stopped, epochs=2),
+    }
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, dict[str, Any]]]:
+    """What they report, by the number of workers."""
+    return told_by_workers(tmp_path_factory, runs_of)
+
+
+def test_workers_do_not_show(told: dict[int, dict[str, dict[str, Any]]]) -> None:
+    one, two = told[1]["with"], told[2]["with"]
+    assert len(one["loss"]) == 2
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-9)
+    assert two["run_digest"] == one["run_digest"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_resumed_is_never_stopped(told: dict[int, dict[str, dict[str, Any]]], workers: int) -> None:
+    assert told[workers]["resumed"]["loss"] == told[workers]["with"]["loss"]
+    assert told[workers]["resumed"]["weights_digest"] == told[workers]["with"]["weights_digest"]
+
+
+def test_the_prior_is_learned_from(told: dict[int, dict[str, dict[str, Any]]]) -> None:
+    with_prior, without = told[1]["with"]["loss"], told[1]["without"]["loss"]
+    assert all(abs(ours / theirs - 1) > 1e-3 for ours, theirs in zip(with_prior, without, strict=True))
