@@ -1,6 +1,7 @@
 """Students that write all words at once, in runs: the same on any number of workers, resumed as never stopped."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,23 @@ from shapes import told_by_workers
 
 from framework.config import decode, encode
 from framework.engine.optimize import Adam, InverseSquareRoot
+from framework.engine.pipeline import Product
 from framework.engine.run import Run
+from framework.lexicon.aligner import HmmAligner
+from framework.lexicon.directed import Passes
+from framework.made import Made
 from framework.models.translation.levenshtein import Levenshtein
 from framework.models.translation.masked import CMLM
 from framework.models.translation.translator import TranslationModel
+from framework.store.product import ProductFolder
+from framework.workloads.align import Align
+from framework.workloads.prior import Prior
 from launch.start import start
 
 SIZES: dict[str, Any] = {"heads": 2, "encoder_layers": 1, "longest": 32, "deviation": 0.1}
 SMALL: dict[str, TranslationModel] = {
-    "cmlm": CMLM(width=16, inner=24, decoder_layers=1, length_beam=2, passes=3, **SIZES),
-    "levenshtein": Levenshtein(width=16, inner=24, decoder_layers=1, most=8, iterations=3, **SIZES),
+    "cmlm": CMLM(width=16, inner=24, decoder_layers=1, length_beam=2, passes=2, updates=40, **SIZES),
+    "levenshtein": Levenshtein(width=16, inner=24, decoder_layers=1, most=8, iterations=2, updates=40, **SIZES),
 }
 
 
@@ -28,13 +36,33 @@ def ignore(event: Any) -> None:
     """Nobody watches."""
 
 
+def made(step: Product, folder: Path) -> Made:
+    """What a step makes in the new `folder`."""
+    work = folder / "work"
+    work.mkdir(parents=True)
+    facts = step.make(folder, work, map, ignore)
+    ProductFolder.seal(folder, digest=folder.name, facts=facts)
+    return Made(step=folder.name, digest=folder.name, path=str(folder))
+
+
+def prior_of(run: Run, folder: Path) -> Made:
+    """What is known of the words of a run's pairs by aligning them."""
+    (folder / "run").mkdir(parents=True)
+    (folder / "run" / "run.json").write_text(json.dumps(encode(run)))
+    raw = Made(step="raw", path=str(folder / "run"))
+    align = made(Align(pairs=raw, aligner=HmmAligner(passes=Passes(model1=3, hmm=0))), folder / "align")
+    return made(Prior(align=align), folder / "prior")
+
+
 def runs_of(folder: Path, workers: int) -> dict[str, Run]:
-    """A run of either student; one that is stopped; the same, to its end."""
-    runs = {}
+    """A run of either student, with a prior that fades in it; one that is stopped; the same, to its end."""
+    prior = prior_of(sentence_run(folder / "raw"), folder / "steps")
+    runs: dict[str, Run] = {}
     for name, model in SMALL.items():
-        runs[name] = sentence_run(folder / name, model=model, epochs=2, workers=workers)
-        runs[f"{name}-stopped"] = sentence_run(folder / f"{name}-stopped", model=model, epochs=1, workers=workers)
-        runs[f"{name}-resumed"] = dataclasses.replace(runs[f"{name}-stopped"], epochs=2)
+        settings = {"model": model, "prior": prior, "epochs": 2, "bleu": ("test",), "evaluate_every": 0}
+        whole = sentence_run(folder / name, **settings, workers=workers)
+        stopped = dataclasses.replace(whole, out=str(folder / f"{name}-stopped"), epochs=1)
+        runs |= {name: whole, f"{name}-stopped": stopped, f"{name}-resumed": dataclasses.replace(stopped, epochs=2)}
     return runs
 
 
