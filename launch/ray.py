@@ -21,12 +21,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from framework.data.dataset import is_of_raw_files
 from framework.engine.run import Event, Main, Mapper, Prepared, Run, is_kept
 from framework.errors import InputError, LostWorkerError
 from framework.registry import LAUNCHERS
 from launch.failure import describe, log_file, write_traceback
 from launch.mailbox import Listener, Mailbox, Teller
 from launch.ray_mapper import by_actors, by_tasks, first_line, processors, this_host
+from launch.stream import by_stream
 from launch.worker import Job, threads_for
 
 GRACE = 5.0
@@ -84,11 +86,14 @@ class Ray:
         """Tasks on this host, where the raw files are; as many at a time as it has processors.
 
         What a functools.partial binds to the function crosses once for all of them; tasks map its arrays. An object
-        that is kept is kept by actors, one a processor of the whole cluster: what it needs of files it has read."""
+        that is kept is kept by actors, one a processor of the whole cluster: what it needs of files it has read. Pieces
+        of raw files are a stream of Ray Data."""
 
         def mapped(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterable[Any]:
             self._connect()
-            return by_actors(function, items) if is_kept(function) else by_tasks(function, items)
+            if is_kept(function):
+                return by_actors(function, items)
+            return by_stream(function, items) if is_of_raw_files(function) else by_tasks(function, items)
 
         return mapped
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from small_images import Stripes
 
-from framework.data.dataset import TRAIN
+from framework.data.dataset import TRAIN, is_of_raw_files
 from framework.data.image_files import ImageFolder
 from framework.data.image_sets import RawImages
 from framework.errors import InputError, NewerVersionError, PluginError, StoreError
@@ -143,20 +143,23 @@ def write_pictures(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tasks_of_ray_decode_the_same_bytes(tmp_path: Path) -> None:
+def test_ray_decodes_the_same_bytes_as_a_stream_or_by_tasks(tmp_path: Path) -> None:
     import ray
 
     from launch.ray import Ray
+    from launch.ray_mapper import by_tasks
 
     write_pictures(tmp_path / "pictures")
     images = ImageFolder(path=str(tmp_path / "pictures"))
     here = files_of(prepared(images, tmp_path / "here", images_a_part=7))
     try:
-        assert files_of(prepared(images, tmp_path / "tasks", images_a_part=7, mapper=Ray().mapper())) == here
+        assert is_of_raw_files(decode_piece)  # and so a stream
+        assert files_of(prepared(images, tmp_path / "stream", images_a_part=7, mapper=Ray().mapper())) == here
+        assert files_of(prepared(images, tmp_path / "tasks", images_a_part=7, mapper=by_tasks)) == here
         damaged = tmp_path / "pictures" / "class1" / "7.png"
         damaged.write_bytes(damaged.read_bytes()[:60])
         with pytest.raises(InputError, match=r"class1/7.png' cannot be decoded"):
-            prepared(images, tmp_path / "tasks", images_a_part=7, mapper=Ray().mapper())
+            prepared(images, tmp_path / "stream", images_a_part=7, mapper=Ray().mapper())
     finally:
         ray.shutdown()
 

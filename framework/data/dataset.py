@@ -8,7 +8,7 @@ same order every time, and the result of prepare does not depend on where a batc
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,20 @@ NO_LABEL = -1
 NO_SPLIT, TRAIN, VALIDATION, TEST = range(4)
 """What a node is for: the values of a split."""
 
+F = TypeVar("F", bound=Callable[[Any], Any])
 Mapper = Callable[[Callable[[Any], Any], list[Any]], Iterable[Any]]
 """Applies a function to every item of a list, results in its order: `map`, or Ray tasks that do the same."""
+
+
+def of_raw_files(function: F) -> F:
+    """Marks a function of pieces of raw files, to be decoded or tokenised: Ray maps it as a stream of Ray Data."""
+    vars(function)["of_raw_files"] = True
+    return function
+
+
+def is_of_raw_files(function: Callable[[Any], Any]) -> bool:
+    """Whether a function is marked so."""
+    return bool(getattr(function, "of_raw_files", False))
 
 
 def each(mapper: Mapper, function: Callable[[Any], Any], items: list[Any]) -> Iterable[Any]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from framework import config
-from framework.data.dataset import TRAIN, Mapper, each
+from framework.data.dataset import TRAIN, Mapper, each, of_raw_files
 from framework.data.digests import remembering
 from framework.data.image_sets import ImageSet, RawImages, check_images
 from framework.errors import PluginError, StoreError
@@ -135,6 +135,7 @@ def _decoded(
     return shape
 
 
+@of_raw_files
 def decode_piece(piece: Piece) -> None:
     """Writes the pixels of a piece's images to its file, which appears whole."""
     require_scratch(piece.file.parent)
