@@ -51,7 +51,7 @@ def by_actors(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[
     paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}  # as for workers, what is not there is not missed
     keeper: Any = ray.remote(_Keeper).options(num_cpus=1, runtime_env=paths, max_restarts=3, max_task_retries=3)
     kept = ray.put(function)
-    actors = [keeper.remote(kept) for _ in range(min(max(1, int(processors())), len(items)))]
+    actors = [keeper.remote([kept]) for _ in range(min(max(1, int(processors())), len(items)))]
     waiting = iter(enumerate(items))
     # What an actor will give -> the item's place, the actor. One that found no processor yet is given no item.
     under_way: dict[Any, tuple[int | None, Any]] = {actor.__ray_ready__.remote(): (None, actor) for actor in actors}
@@ -82,8 +82,11 @@ def by_actors(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[
 class _Keeper:
     """An actor that keeps an object and applies it."""
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        self._function = function
+    def __init__(self, kept: Sequence[Any]) -> None:
+        """`kept`: a reference to the object, in a list, so that one that is started again can ask for it again."""
+        import ray
+
+        self._function: Callable[[Any], Any] = ray.get(kept[0])
 
     def apply(self, item: Any) -> Any:
         """What the object gives for an item."""
