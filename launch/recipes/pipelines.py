@@ -54,19 +54,24 @@ def nat_en_de() -> Pipeline:
 
 
 def student_of(teacher: Run, *, epochs: int, updates: int) -> Run:
-    """A student of the teacher's size on its own pairs; a prior would fade over the first half of `updates`."""
+    """A student of the teacher's size on its own pairs; a prior would fade over the first half of `updates`.
+
+    Its decoder runs ten times, over whole sentences: a third of the decoder's layers go to the encoder, and one length
+    is tried, or it would not be faster than the teacher's beam (docs/decisions.md)."""
     workload = teacher.workload
     assert isinstance(workload, Translation)
     assert isinstance(workload.model, Transformer)
     size = workload.model
+    moved = size.decoder_layers // 3
     model = CMLM(
         width=size.width,
         heads=size.heads,
         inner=size.inner,
-        encoder_layers=size.encoder_layers,
-        decoder_layers=size.decoder_layers,
+        encoder_layers=size.encoder_layers + moved,
+        decoder_layers=size.decoder_layers - moved,
         dropout=size.dropout,
         updates=updates,
+        length_beam=1,
     )
     return dataclasses.replace(
         teacher,
