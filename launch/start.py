@@ -6,20 +6,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from framework.engine.run import Event, Launcher, Main, Run
+from framework.engine.run import Event, Main, Run
 from framework.engine.train import train
-from launch.local import Local
+from launch.prepared import Preparing, launcher_of, noted_data, prepared_data
 from launch.record import recording
 
 
-def start(run: Run, watch: Callable[[Event], None], main: Main = train) -> dict[str, Any]:
+def start(
+    run: Run, watch: Callable[[Event], None], main: Main = train, preparing: Preparing = prepared_data
+) -> dict[str, Any]:
     """What `main` returns on the run's first worker, with seconds (`prepare`, `start`, `total`) added to it.
 
-    `start` is the time from launching until the first worker has said `started`. Raises ShardyardError."""
+    `preparing` has the data ready. `start` is the time from launching until the first worker has said `started`.
+    Raises ShardyardError."""
     began = time.perf_counter()
     run = dataclasses.replace(run, out=str(Path(run.out).absolute()), store=str(Path(run.store).absolute()))
-    launcher = launcher_of(run)
-    prepared = run.workload.prepare(Path(run.store), launcher.mapper(), watch)
+    prepared = preparing(run, watch)
     launched = time.perf_counter()
     started: list[float] = []
 
@@ -28,7 +30,7 @@ def start(run: Run, watch: Callable[[Event], None], main: Main = train) -> dict[
             started.append(time.perf_counter() - launched)
         watch(event)
 
-    result = launcher.launch(main, run, prepared, noting)
+    result = launcher_of(run).launch(main, run, prepared, noting)
     seconds = {
         "prepare": launched - began,
         "start": started[0] if started else 0.0,
@@ -45,11 +47,6 @@ def recorded(run: Run, show: Callable[[Event], None]) -> dict[str, Any]:
             record(event)
             show(event)
 
-        report = start(run, watch)
+        report = start(run, watch, preparing=noted_data)
         record.report(report)
     return report
-
-
-def launcher_of(run: Run) -> Launcher:
-    """Who starts the run: the launcher it names, or processes of this machine."""
-    return run.launcher if run.launcher is not None else Local()

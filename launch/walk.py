@@ -21,8 +21,9 @@ from framework.made import Made
 from framework.store.folder import once
 from framework.store.product import ProductFolder
 from launch.local import Local
+from launch.prepared import prepared_data
 from launch.record import recording_pipeline
-from launch.start import launcher_of, recorded
+from launch.start import recorded
 
 WORK = "work"
 """The folder beneath a store in which products wait that are not finished."""
@@ -109,7 +110,7 @@ class _Walker:
 
     def _run(self, name: str, run: Run) -> tuple[Made, Mapping[str, Any]]:
         """A run, in a folder of the pipeline's."""
-        prepared = run.workload.prepare(Path(run.store), launcher_of(run).mapper(), self._show)
+        prepared = prepared_data(run, self._show)
         digest = run_digest(run, prepared.data_digest)
         folder = Path(self._shared.out).absolute() / f"{name}-{digest[:8]}"
         run = dataclasses.replace(run, out=str(folder))

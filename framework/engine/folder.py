@@ -8,7 +8,8 @@ from framework.config import decode
 from framework.engine.run import Run
 from framework.errors import StoreError
 
-RUN, REPORT, CHECKPOINTS, WEIGHTS = "run.json", "report.json", "checkpoints", "model.safetensors"
+RUN, PREPARED, REPORT = "run.json", "prepared.json", "report.json"
+CHECKPOINTS, WEIGHTS = "checkpoints", "model.safetensors"
 
 
 def read_run(folder: Path, *, trusted: bool = False) -> Run:

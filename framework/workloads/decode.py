@@ -31,6 +31,7 @@ from framework.made import Made
 from framework.models.translation.translator import TranslationModel
 from framework.samples.decoded import write_decoded
 from framework.samples.pairs import PairReader, PairStore
+from framework.workloads.translation import cut_by_tokens
 
 SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
@@ -82,14 +83,7 @@ def pieces(samples: Tensor, lengths: Tensor, most: int) -> list[Tensor]:
 
     The longest come first, so that none is left to wait for at the end; of equal length, in their order."""
     order = torch.argsort(lengths, descending=True, stable=True)
-    cut, begin, longest = [], 0, 0
-    for place, length in enumerate(lengths[order].tolist()):
-        if place > begin and (place + 1 - begin) * longest > most:
-            cut.append(samples[order[begin:place]])
-            begin = place
-        if place == begin:
-            longest = length
-    return [*cut, samples[order[begin:]]] if len(samples) else []
+    return cut_by_tokens(samples[order], lengths[order], most)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

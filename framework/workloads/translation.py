@@ -152,7 +152,14 @@ class TranslationTask:
         if not len(samples):
             raise InputError(f"no training pair has at most --longest {longest} tokens; raise it.")
         drawn = bits(self.key.fold(CUTTING), samples)
-        return cut_by_tokens(self._by_length(samples, drawn), reader, self.workload.batch_tokens)
+        return self._cut(self._by_length(samples, drawn), self.workload.batch_tokens)
+
+    def _cut(self, samples: Tensor, tokens: int) -> list[Tensor]:
+        """Samples in pieces of at most so many tokens of either side."""
+        reader = self.reader
+        return cut_by_tokens(
+            samples, torch.maximum(reader.source_lengths[samples], reader.target_lengths[samples]), tokens
+        )
 
     def _by_length(self, samples: Tensor, last: Tensor) -> Tensor:
         """Samples in the order of target lengths, then of source lengths, then of `last`."""
@@ -237,8 +244,7 @@ class TranslationTask:
     def _pieces(self, samples: Tensor) -> list[Tensor]:
         """This worker's pieces of some samples: a piece is the same whoever has it, so that what becomes of it is."""
         ordered = self._by_length(samples, samples)
-        pieces = cut_by_tokens(ordered, self.reader, self.workload.evaluation_tokens)
-        return pieces[self.group.rank :: self.group.size]
+        return self._cut(ordered, self.workload.evaluation_tokens)[self.group.rank :: self.group.size]
 
     def _loss(self, model: nn.Module, pairs: PairBatch) -> Tensor:
         """A network's answer. Raises InputError where it is not one number."""
@@ -250,15 +256,13 @@ class TranslationTask:
         return loss
 
 
-def cut_by_tokens(samples: Tensor, reader: PairReader, tokens: int) -> list[Tensor]:
-    """Samples (int64 [n]) in the order given, in pieces: each of at most `tokens` tokens of either side, padding
-    counted, or of one pair that has more."""
-    lengths = torch.maximum(reader.source_lengths[samples], reader.target_lengths[samples]).tolist()
-    pieces: list[Tensor] = []
-    begin, widest = 0, 0
-    for place, length in enumerate(lengths):
+def cut_by_tokens(samples: Tensor, lengths: Tensor, tokens: int) -> list[Tensor]:
+    """Samples (int64 [n]) in the order given, in pieces: each of at most `tokens` tokens, padding counted, or of one
+    sample that has more. `lengths`: int64 [n], of their longer side where they have two."""
+    pieces, begin, widest = [], 0, 0
+    for place, length in enumerate(lengths.tolist()):
         widest = max(widest, length)
         if place > begin and (place + 1 - begin) * widest > tokens:
             pieces.append(samples[begin:place])
             begin, widest = place, length
-    return [*pieces, samples[begin:]] if lengths else []
+    return [*pieces, samples[begin:]] if len(samples) else []

@@ -11,8 +11,8 @@ from framework.engine.run import Prepared, Run
 from framework.graph.store import ShardStore
 from framework.workloads.nodes import NodeClassification
 from launch import tables, usage
-from launch.commands.prepare import prepared_data
 from launch.commands.train import summary, trained
+from launch.prepared import prepared_data
 from launch.progress import showing
 from launch.recipes.nodes import sage_debian
 from partitioners.fennel import Fennel

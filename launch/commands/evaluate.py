@@ -2,6 +2,7 @@
 
 from launch import tables
 from launch.commands.runs import FolderOptions, from_folder
+from launch.prepared import known_data
 from launch.progress import showing
 from launch.start import start
 
@@ -18,7 +19,7 @@ def command(arguments: list[str]) -> int:
         example="shardyard evaluate runs/sage-debian --workers 2",
     )
     with showing(script=options.json) as show:
-        answer = start(run, show, main=evaluate)
+        answer = start(run, show, main=evaluate, preparing=known_data)
     if options.json:
         tables.show_json(answer)
     else:

@@ -8,6 +8,7 @@ from typing import Annotated
 from framework.errors import InputError
 from launch import tables, usage
 from launch.commands.runs import FolderOptions, from_folder
+from launch.prepared import known_data
 from launch.progress import showing
 from launch.start import start
 
@@ -38,7 +39,7 @@ def command(arguments: list[str]) -> int:
     if options.out is not None and not options.out.absolute().parent.is_dir():
         raise InputError(f"--out is '{options.out}', but there is no folder '{options.out.parent}'; make it first.")
     with showing(script=options.folder.json) as show:
-        answer = start(run, show, main=embed if options.embeddings else predict)
+        answer = start(run, show, main=embed if options.embeddings else predict, preparing=known_data)
     if options.out is not None:
         shutil.move(_here(answer["path"]), options.out)
     written = {"path": str(options.out or answer["path"]), "rows": answer["rows"], "columns": list(answer["columns"])}

@@ -1,14 +1,11 @@
 """`shardyard prepare`: a recipe's data, partitioned and written as shards, without training."""
 
 import dataclasses
-from collections.abc import Callable
-from pathlib import Path
 
-from framework.engine.run import Event, Prepared, Run
 from launch import tables
 from launch.commands.runs import from_recipe
+from launch.prepared import prepared_data
 from launch.progress import showing
-from launch.start import launcher_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,8 +32,3 @@ def command(arguments: list[str]) -> int:
         if quality:
             tables.facts(quality, title="quality of the partition")
     return 0
-
-
-def prepared_data(run: Run, watch: Callable[[Event], None]) -> Prepared:
-    """The run's data, partitioned and written, or found."""
-    return run.workload.prepare(Path(run.store), launcher_of(run).mapper(), watch)

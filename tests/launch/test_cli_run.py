@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 from node_runs import same_metrics
@@ -144,7 +146,40 @@ def test_evaluate_takes_another_partition(capsys: pytest.CaptureFixture[str], re
     assert same_metrics(found["metrics"], report["metrics"])
 
 
-@pytest.mark.usefixtures("report")
+@pytest.fixture
+def without_raw_data(tmp_path: Path) -> Path:
+    """The folder of a run whose raw data is gone, and the data that is prepared for it is not."""
+    edges = np.random.default_rng(0).integers(0, 60, (2, 400))
+    labels, features = np.arange(60) % 3, np.random.default_rng(1).normal(size=(60, 4)).astype(np.float32)
+    np.savez(tmp_path / "raw.npz", edge_index=edges, y=labels, x=features)
+    out, data = (
+        tmp_path / "run",
+        ["--data", "npz", f"--data.path={tmp_path / 'raw.npz'}", "--data.shares", "0.5", "0.2"],
+    )
+    small = [f"--{name}={value}" for name, value in SETTINGS.items() if not name.startswith("data")]
+    trained = ["train", "sage-debian", *data, *small, "--epochs=1", f"--out={out}", f"--store={tmp_path / 'stores'}"]
+    assert cli.main(trained) == 0
+    (tmp_path / "raw.npz").unlink()
+    return out
+
+
+def test_a_trained_run_is_asked_without_its_raw_data(
+    capsys: pytest.CaptureFixture[str], without_raw_data: Path
+) -> None:
+    capsys.readouterr()
+    found, report = answer(capsys, "evaluate", str(without_raw_data)), without_raw_data / "report.json"
+    assert found["metrics"] == json.loads(report.read_text())["metrics"]
+    assert answer(capsys, "predict", str(without_raw_data))["rows"] == 60
+
+
+def test_another_placement_needs_the_raw_data(capsys: pytest.CaptureFixture[str], without_raw_data: Path) -> None:
+    assert cli.main(["evaluate", str(without_raw_data), "--parts", "5"]) == 2
+    assert "raw.npz" in capsys.readouterr().err
+    shutil.rmtree(without_raw_data.parent / "stores")
+    assert cli.main(["evaluate", str(without_raw_data)]) == 2
+    assert "raw.npz" in capsys.readouterr().err
+
+
 def test_predict_writes_a_class_for_every_node(capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, "predict", "runs/sage-debian", "--out", "classes.parquet")
     table = parquet.read_table("classes.parquet")

@@ -136,7 +136,7 @@ def test_longer_pairs_are_not_trained_on(tmp_path: Path) -> None:
     lengths = torch.cat([share.pairs.everyone[:, 1:] for share in task.batches(0, 0)])
     assert int(lengths.max()) == 5
     assert int(task.reader.lengths(torch.arange(60))[:, 1:].max()) > 5
-    assert cut_by_tokens(torch.empty(0, dtype=torch.int64), task.reader, 5) == []
+    assert cut_by_tokens(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64), 5) == []
     with pytest.raises(InputError, match="no training pair has at most --longest 1 tokens"):
         opened(sentence_run(tmp_path / "run", longest=1))
 

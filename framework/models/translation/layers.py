@@ -7,7 +7,7 @@ other sentences of a batch show in them.
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -217,28 +217,58 @@ class DecoderLayer(nn.Module):
         return x, held[0]
 
 
+class Size(Protocol):
+    """How large an encoder and a decoder are: fields of every translator that is made of them."""
+
+    @property
+    def width(self) -> int:
+        """Columns of a row: of embeddings and between layers."""
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of a layer."""
+
+    @property
+    def inner(self) -> int:
+        """Columns between the two maps of a feed-forward layer."""
+
+    @property
+    def encoder_layers(self) -> int:
+        """Layers over the source."""
+
+    @property
+    def decoder_layers(self) -> int:
+        """Layers over the target."""
+
+    @property
+    def dropout(self) -> float:
+        """Of embeddings, of what every part of a layer adds, and behind the ReLU."""
+
+    @property
+    def norm(self) -> Norm:
+        """Whether rows are normalised before every part of a layer, or after it."""
+
+    @property
+    def positions(self) -> Positions:
+        """How a place in a sentence is told."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sentence, where positions are learned."""
+
+
 class EncoderDecoder(nn.Module):
     """An encoder and a decoder over one embedding of the tokens of both sides: what translators are made of."""
 
-    def __init__(
-        self,
-        vocabulary: int,
-        *,
-        width: int,
-        heads: int,
-        inner: int,
-        encoder_layers: int,
-        decoder_layers: int,
-        norm: Norm,
-        positions: Positions,
-        longest: int,
-        dropout: float,
-    ) -> None:
+    def __init__(self, vocabulary: int, size: Size) -> None:
         super().__init__()
-        self.dropout = dropout
-        self.embedding = TokenEmbedding(vocabulary, width, positions=positions, longest=longest)
-        self.encoder = nn.ModuleList(EncoderLayer(width, heads, inner, norm) for _ in range(encoder_layers))
-        self.decoder = nn.ModuleList(DecoderLayer(width, heads, inner, norm) for _ in range(decoder_layers))
+        width, norm = size.width, size.norm
+        self.dropout = size.dropout
+        self.embedding = TokenEmbedding(vocabulary, width, positions=size.positions, longest=size.longest)
+        self.encoder, self.decoder = (
+            nn.ModuleList(layer(width, size.heads, size.inner, norm) for _ in range(layers))
+            for layer, layers in ((EncoderLayer, size.encoder_layers), (DecoderLayer, size.decoder_layers))
+        )
         last = nn.LayerNorm if norm == "pre" else nn.Identity
         self.encoder_norm, self.decoder_norm = last(width), last(width)
 

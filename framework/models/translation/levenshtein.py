@@ -82,19 +82,7 @@ class Levenshtein:
 
     def build(self, vocabulary: int) -> nn.Module:
         """A LevenshteinNetwork."""
-        body = EncoderDecoder(
-            vocabulary,
-            width=self.width,
-            heads=self.heads,
-            inner=self.inner,
-            encoder_layers=self.encoder_layers,
-            decoder_layers=self.decoder_layers,
-            norm=self.norm,
-            positions=self.positions,
-            longest=self.longest,
-            dropout=self.dropout,
-        )
-        return LevenshteinNetwork(body, self)
+        return LevenshteinNetwork(EncoderDecoder(vocabulary, self), self)
 
 
 class LevenshteinNetwork(nn.Module):

@@ -82,19 +82,7 @@ class CMLM:
 
     def build(self, vocabulary: int) -> nn.Module:
         """A MaskedNetwork."""
-        body = EncoderDecoder(
-            vocabulary,
-            width=self.width,
-            heads=self.heads,
-            inner=self.inner,
-            encoder_layers=self.encoder_layers,
-            decoder_layers=self.decoder_layers,
-            norm=self.norm,
-            positions=self.positions,
-            longest=self.longest,
-            dropout=self.dropout,
-        )
-        return MaskedNetwork(body, self)
+        return MaskedNetwork(EncoderDecoder(vocabulary, self), self)
 
 
 class MaskedNetwork(nn.Module):

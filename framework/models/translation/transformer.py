@@ -62,19 +62,7 @@ class Transformer:
 
     def build(self, vocabulary: int) -> nn.Module:
         """A TransformerNetwork."""
-        body = EncoderDecoder(
-            vocabulary,
-            width=self.width,
-            heads=self.heads,
-            inner=self.inner,
-            encoder_layers=self.encoder_layers,
-            decoder_layers=self.decoder_layers,
-            norm=self.norm,
-            positions=self.positions,
-            longest=self.longest,
-            dropout=self.dropout,
-        )
-        return TransformerNetwork(body, self)
+        return TransformerNetwork(EncoderDecoder(vocabulary, self), self)
 
 
 class TransformerNetwork(nn.Module):
