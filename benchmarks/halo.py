@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,32 +91,39 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for graph in options.graphs:
-            for seed in range(options.seeds):
-                for name in options.only:
-                    where = {"kind": "accuracy", "graph": graph, "name": name, "network": "loopback", "seed": seed}
-                    _measure(where, Cluster(), Path(folder), options.out)
+            for name in options.only:
+                where = {"kind": "accuracy", "graph": graph, "name": name, "network": "loopback"}
+                _measure(where, range(options.seeds), Cluster(), Path(folder), options.out)
             for network in options.networks:
                 with _cluster(network) as cluster:
                     for repeat in range(options.rounds):
                         for name in options.only:
-                            where = {"kind": "time", "graph": graph, "name": name, "network": network, "seed": repeat}
-                            _measure(where, cluster, Path(folder), options.out)
+                            where = {"kind": "time", "graph": graph, "name": name, "network": network}
+                            _measure(where, [repeat], cluster, Path(folder), options.out)
     render(options.out, options.render)
 
 
-def _measure(where: harness.Row, cluster: Cluster, folder: Path, out: Path) -> None:
-    """One run, unless its row is there."""
-    if any(all(known[field] == value for field, value in where.items()) for known in harness.read(out)):
+def _measure(where: harness.Row, seeds: Iterable[int], cluster: Cluster, folder: Path, out: Path) -> None:
+    """Runs of all seeds whose row is not there."""
+    known = harness.read(out)
+    rows = [{**where, "seed": seed} for seed in seeds]
+    rows = [row for row in rows if not any(row.items() <= measured.items() for measured in known)]
+    if not rows:
         return
-    timed, seed, (data, epochs) = where["kind"] == "time", where["seed"], GRAPHS[where["graph"]]
-    run = _run(CANDIDATES[where["name"]], data, folder / "-".join(map(str, where.values())).replace(" ", ""), seed)
+    timed, (data, epochs) = where["kind"] == "time", GRAPHS[where["graph"]]
     last = TIMED if timed else epochs
-    run = dataclasses.replace(run, epochs=last, evaluate_every=0 if timed else 5, save_every=last)
-    prepared = run.workload.prepare(Path(run.store), map, lambda event: None)
-    report = cluster.together("benchmarks.halo:watched", run, prepared, WORKERS)[0]
-    environment = harness.environment(seed=seed, run_digest=report["run_digest"], data_digest=report["data_digest"])
-    harness.append(out, {**environment, **where, **{field: report[field] for field in _KEPT}})
-    print(f"{where}: {report['metrics']} {report['seconds']['epoch_median']:.3f} s", flush=True)
+    runs = []
+    for row in rows:
+        name = "-".join(map(str, row.values())).replace(" ", "")
+        run = _run(CANDIDATES[where["name"]], data, folder / name, row["seed"])
+        runs.append(dataclasses.replace(run, epochs=last, evaluate_every=0 if timed else 5, save_every=last))
+    prepared = runs[0].workload.prepare(Path(runs[0].store), map, lambda event: None)
+    reports = cluster.in_turn("benchmarks.halo:watched", runs, prepared, WORKERS)
+    for row, (report, *_) in zip(rows, reports, strict=True):
+        digests = {"run_digest": report["run_digest"], "data_digest": report["data_digest"]}
+        environment = harness.environment(seed=row["seed"], **digests)
+        harness.append(out, {**environment, **row, **{field: report[field] for field in _KEPT}})
+        print(f"{row}: {report['metrics']} {report['seconds']['epoch_median']:.3f} s", flush=True)
 
 
 _KEPT = ("epochs", "metrics", "curve", "bytes", "bytes_by_lane", "epoch_seconds", "busy_by_epoch")

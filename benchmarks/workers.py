@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from launch.worker import Job
 ROOT = Path(__file__).parents[1]
 SCRIPT = Path(os.environ.get("SHARDYARD_NETNS", ROOT.parent / "shared" / "netns")) / "netns_cluster.sh"
 NETWORK = "10.78.6"  # of the hosts; they see no other
+FIRST_PORT = 29511
+ANSWER = "answer: "  # what a line of a worker begins with that says what its main returned
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,20 +52,40 @@ class Cluster:
         """What `main(run, worker)` returns on each of `size` workers, by rank. Raises SystemExit where one fails.
 
         `main`: `module:function`, for a benchmark that is run is `__main__`, which workers cannot import."""
-        address, port = ("127.0.0.1", _free_port()) if self.prefix is None else (f"{NETWORK}.1", 29511)
-        job = dataclasses.asdict(dataclasses.replace(Job.of(train, run, prepared, 1), main=main))
-        processes = []
-        for rank in range(size):
-            request = {"rank": rank, "size": size, "rendezvous": f"tcp://{address}:{port}"}
-            command = [sys.executable, "-m", "benchmarks.workers", json.dumps({"job": job, **request})]
-            if self.prefix is not None:
-                command = ["bash", str(SCRIPT), "exec", str(rank), *command]
-            pipe = subprocess.PIPE
-            processes.append(subprocess.Popen(command, stdout=pipe, text=True, env=self._environment(), cwd=ROOT))
-        said = [process.communicate()[0] for process in processes]
-        if any(process.returncode for process in processes):
-            raise SystemExit(f"a worker failed: {[process.returncode for process in processes]}")
-        return [json.loads(text.splitlines()[-1]) for text in said]
+        (said,) = self.in_turn(main, [run], prepared, size)
+        return said
+
+    def in_turn(self, main: str, runs: Sequence[Run], prepared: Prepared, size: int) -> Iterator[list[Any]]:
+        """As `together`, of one run after the other, each as soon as it is there.
+
+        The processes stay, for starting them takes seconds; every run has a group of its own."""
+        jobs = [dataclasses.replace(Job.of(train, run, prepared, 1), main=main) for run in runs]
+        told = [{"job": dataclasses.asdict(job), "rendezvous": self._rendezvous(turn)} for turn, job in enumerate(jobs)]
+        processes = [self._start({"rank": rank, "size": size, "turns": told}) for rank in range(size)]
+        try:
+            for _ in runs:
+                lines = [_line(process) for process in processes]
+                if not all(lines):
+                    raise SystemExit(f"a worker failed: {[process.poll() for process in processes]}")
+                yield [json.loads(line) for line in lines]
+        except BaseException:
+            for process in processes:
+                process.terminate()
+            raise
+        finally:
+            for process in processes:
+                process.wait()
+
+    def _rendezvous(self, turn: int) -> str:
+        """Where the workers of a turn meet: no port twice, for the last turn's may not be free yet."""
+        return f"tcp://127.0.0.1:{_free_port()}" if self.prefix is None else f"tcp://{NETWORK}.1:{FIRST_PORT + turn}"
+
+    def _start(self, request: dict[str, Any]) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "benchmarks.workers", json.dumps(request)]
+        if self.prefix is not None:
+            command = ["bash", str(SCRIPT), "exec", str(request["rank"]), *command]
+        environment = self._environment()
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
 
     def _script(self, *words: str) -> None:
         subprocess.run(["bash", str(SCRIPT), *words], env=self._environment(), check=True, stdout=subprocess.DEVNULL)
@@ -86,11 +108,19 @@ def _free_port() -> int:
         return port
 
 
-def _work(request: dict[str, Any]) -> None:
-    """One worker; prints what its main returns."""
-    job = Job(**request.pop("job"))
-    print(json.dumps(job.perform(**request, local_rank=0, tell=lambda event: None)))
+def _line(process: "subprocess.Popen[str]") -> str:
+    """The next of a worker's answers; empty where it ended without one. What it prints besides is left out."""
+    assert process.stdout is not None
+    return next((line for line in process.stdout if line.startswith(ANSWER)), "").removeprefix(ANSWER)
+
+
+def _work(rank: int, size: int, turns: list[dict[str, Any]]) -> None:
+    """One worker; prints what its main returns, turn by turn."""
+    place: dict[str, Any] = {"rank": rank, "size": size, "local_rank": 0, "tell": lambda event: None}
+    for turn in turns:
+        answer = Job(**turn["job"]).perform(rendezvous=turn["rendezvous"], **place)
+        print(ANSWER + json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":
-    _work(json.loads(sys.argv[1]))
+    _work(**json.loads(sys.argv[1]))

@@ -45,6 +45,7 @@ from partitioners.metis import Metis
 
 WHOLE_BATCH = 4096  # nodes evaluated at a time where every layer has to be gathered for them, and no size is given
 LAYER_BATCH = 65536  # nodes evaluated at a time where the first layer alone is
+MANY = 1 << 17  # nodes of a worker from which on memory counts for more than the time that keeping none of it takes
 _REMEDIES = {
     "split": "Draw a split by --data.shares 0.5 0.2, or name its column by --data.split where the data set has one.",
     "labels": "Node classification needs them: name their column or file by --data.label or --data.labels.",
@@ -136,9 +137,9 @@ class NodeTask:
         self.workload, self.run, self.worker, self.device = workload, run, worker, worker.device
         self.dtype = getattr(torch, run.dtype)
         self.key = Key.root(run.seed)
-        if workload.sampler.whole:
-            return_large_tensors()
         store = ShardStore.open(worker.prepared.path)
+        if workload.sampler.whole and store.num_nodes >= MANY * worker.group.size:
+            return_large_tensors()
         if store.kind == "vertex-cut" and not workload.sampler.whole:
             raise _split_neighbourhoods(workload.partitioner)
         self.shards = Shards.open(store, worker.group, workload.reach)
