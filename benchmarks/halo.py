@@ -74,7 +74,7 @@ CANDIDATES = {
 }
 """What the table compares, by the name of its row."""
 
-GRAPHS: dict[str, tuple[Any, int]] = {"debian": (Debian(columns=128), 150), "planted": (PRESETS["planted"], 40)}
+GRAPHS: dict[str, tuple[Any, int]] = {"debian": (Debian(columns=128), 150), "planted": (PRESETS["planted"], 30)}
 """The data and the epochs of a run whose accuracy is taken."""
 
 
