@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from framework.graph.block import Block
-from framework.kernels.aggregate import spmm
+from framework.kernels.aggregate import spmm, spmm_into
 from framework.kernels.csr import offsets, transpose
 
 
@@ -27,7 +27,14 @@ class Matrix:
 
     def times(self, x: Tensor) -> Tensor:
         """[columns of the matrix, columns] -> [rows, columns], no gradient."""
-        return spmm(self.indptr, self.indices, x, None if self.values is None else self.values.to(x.dtype))
+        return spmm(self.indptr, self.indices, x, self._values(x))
+
+    def add_times(self, out: Tensor, rows: Tensor | None, x: Tensor, scale: float) -> Tensor:
+        """Adds `scale` times that to rows `rows` of `out` (None: all, in order), in place; returns `out`."""
+        return spmm_into(out, rows, self.indptr, self.indices, x, self._values(x), scale=scale)
+
+    def _values(self, x: Tensor) -> Tensor | None:
+        return None if self.values is None else self.values.to(x.dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,10 +50,7 @@ class Half:
 
     def add_to(self, out: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
         """Adds `scale` times the sums of rows x [sources, columns] to `out` [targets, columns], in place."""
-        if self.rows is not None and len(self.rows) == 0:
-            return out
-        sums = self.sum(x)
-        return out.add_(sums, alpha=scale) if self.rows is None else out.index_add_(0, self.rows, sums, alpha=scale)
+        return self.matrix.add_times(out, self.rows, x, scale)
 
     def sum(self, x: Tensor) -> Tensor:
         """[sources, columns] -> [rows, columns], no gradient."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from framework.errors import InputError
 from framework.kernels import check, native, segments
 from framework.kernels.csr import CSR, transpose
 
@@ -35,6 +36,41 @@ def spmm(
         weight = check.features("weight", weight, (len(indices),), like=x)
     out: Tensor = _Spmm.apply(indptr, indices, x, weight, mean, transposed)  # type: ignore[no-untyped-call]
     return out
+
+
+def spmm_into(
+    out: Tensor,
+    rows: Tensor | None,
+    indptr: Tensor,
+    indices: Tensor,
+    x: Tensor,
+    weight: Tensor | None = None,
+    *,
+    scale: float = 1.0,
+) -> Tensor:
+    """Adds `scale` times row t of `spmm` to row `rows[t]` of `out`, in place; returns `out`. No gradient.
+
+    `out` [N, D] contiguous, of the type of `x`; `rows` int64 [T], each in [0, N) and none twice; None: row t itself.
+    Raises InputError for an index outside [0, S), a row outside [0, N), or rows that are not [T]."""
+    indices = check.index("indices", indices)
+    indptr = check.pointers(indptr, len(indices))
+    x = check.features("x", x, (None, None))
+    if not check.features("out", out, (None, x.shape[1]), like=x).data_ptr() == out.data_ptr():
+        raise InputError("out is not contiguous; expected a tensor whose rows lie one behind the other.")
+    check.below("indices", indices, len(x))
+    if weight is not None:
+        weight = check.features("weight", weight, (len(indices),), like=x)
+    if rows is not None:
+        rows = check.long("rows", rows, len(indptr) - 1)
+        check.below("rows", rows, len(out))
+    elif len(indptr) - 1 != len(out):
+        raise InputError(f"indptr is of {len(indptr) - 1} rows and out has {len(out)}; expected as many, or rows.")
+    if native.usable(out, indptr, indices, x, weight, rows):
+        name = native.typed("spmm_add", x, indices)
+        native.call(name, indptr, len(indptr) - 1, indices, weight, x, x.shape[1], rows, float(scale), out)
+        return out
+    sums = segments.weighted_sum(indptr, indices, weight, x)
+    return out.add_(sums, alpha=scale) if rows is None else out.index_add_(0, rows, sums, alpha=scale)
 
 
 class _Spmm(torch.autograd.Function):

@@ -9,7 +9,7 @@ from torch_geometric.utils import scatter
 
 from framework.errors import InputError
 from framework.kernels import segments
-from framework.kernels.aggregate import spmm
+from framework.kernels.aggregate import spmm, spmm_into
 from framework.kernels.csr import CSR, row_of_entries, transpose
 
 WIDTHS = [1, 5, 16, 67, 200]  # below, at and beyond a register and a tile, with and without a rest
@@ -110,6 +110,34 @@ def test_the_twin_works_in_chunks(square, monkeypatch):
     slices = list(segments.chunks(indptr, 5))
     assert [rows.start for rows, _ in slices[1:]] == [rows.stop for rows, _ in slices[:-1]]
     assert slices[-1][0].stop == square.num_targets
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("placed", [True, False])
+def test_sums_are_added_to_chosen_rows(backend, case, width, weighted, placed):
+    indptr, indices, x, weight = operands(case, width, weighted=weighted)
+    x, weight = x.detach(), None if weight is None else weight.detach()
+    rows = torch.arange(case.num_targets).flip(0) * 2 if placed else None
+    before = torch.randn(2 * case.num_targets if placed else case.num_targets, width, dtype=torch.float64)
+    out = before.clone()
+    assert spmm_into(out, rows, indptr, indices, x, weight, scale=-0.75) is out
+    expected = before.numpy()
+    expected[slice(None) if rows is None else rows.numpy()] -= 0.75 * spmm(indptr, indices, x, weight).numpy()
+    np.testing.assert_allclose(out, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_rows_to_add_to_have_to_be_there(square):
+    indptr, indices, x, _ = operands(square, 4)
+    out, rows = torch.zeros(square.num_targets, 4, dtype=torch.float64), torch.arange(square.num_targets)
+    with pytest.raises(InputError, match="rows holds 60; expected ids from 0 to 59"):
+        spmm_into(out, rows + 1, indptr, indices, x)
+    with pytest.raises(InputError, match="rows has 59 entries; expected 60"):
+        spmm_into(out, rows[1:], indptr, indices, x)
+    with pytest.raises(InputError, match="indptr is of 60 rows and out has 59"):
+        spmm_into(out[1:], None, indptr, indices, x)
+    with pytest.raises(InputError, match="out is not contiguous"):
+        spmm_into(out.t().contiguous().t(), rows, indptr, indices, x)
 
 
 def test_wrong_arguments_are_refused(square):

@@ -15,7 +15,7 @@ from framework.comm.reach import Shards
 from framework.graph.block import Nodes
 from framework.graph.local import LocalGraph
 from framework.graph.shard import Kind
-from framework.kernels.aggregate import spmm
+from framework.kernels.aggregate import spmm_into
 from framework.kernels.csr import CSR, build_csr
 from framework.kernels.sample import gather_rows
 
@@ -96,6 +96,4 @@ class HaloPlan:
     def add_to(self, owned: Tensor, copies: Tensor) -> Tensor:
         """Adds to rows of owned nodes [n, columns], in place, what all workers have for them [sent, columns]."""
         with self.group.timed("packing"):
-            if len(copies) == 0:
-                return owned
-            return owned.index_add_(0, self.boundary, spmm(self.returning.indptr, self.returning.indices, copies))
+            return spmm_into(owned, self.boundary, self.returning.indptr, self.returning.indices, copies)

@@ -17,7 +17,7 @@ from framework.comm.halo.exact import ExactExchange
 from framework.comm.halo.link import Arrival, Lane, Link, Route, Step
 from framework.comm.halo.plan import HaloPlan
 from framework.graph.block import Block
-from framework.kernels.aggregate import spmm
+from framework.kernels.aggregate import spmm_into
 from framework.kernels.csr import CSR, build_csr
 from framework.kernels.sample import gather_rows, scatter_rows
 
@@ -202,7 +202,7 @@ def _homeward(relay: Relay, link: Link, lane: Lane, halo: Tensor) -> Journey:
     for leg in reversed(relay.legs):
         rows = table[leg.received]
         back = yield link.send(rows, leg.homeward, dataclasses.replace(lane, leg=leg.name))
-        table.index_add_(0, leg.places, spmm(leg.returning.indptr, leg.returning.indices, back))
+        spmm_into(table, leg.places, leg.returning.indptr, leg.returning.indices, back)
     return table[: relay.copies]
 
 

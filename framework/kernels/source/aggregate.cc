@@ -45,6 +45,28 @@ int64_t spmm(const Spmm<T, I>& in) {
   return 0;
 }
 
+// out[into[t]] += scale * sum over the entries of row t; no row of out twice.
+template <class T, class I>
+VERSIONS void spmm_add_rows(const Spmm<T, I>& in, const int64_t* into, T scale, int64_t begin, int64_t end) {
+  for (int64_t t = begin; t < end; ++t) {
+    const int64_t first = in.indptr[t], count = in.indptr[t + 1] - first;
+    const Row<I> row{in.indices + first, count, in.indptr[in.num_rows] - first};
+    T* out = in.out + (into ? into[t] : t) * in.width;
+    if (in.weight)
+      weighted_sum<true>(out, in.x, in.width, in.width, row, [&](int64_t k) { return in.weight[first + k]; }, scale);
+    else
+      weighted_sum<true>(out, in.x, in.width, in.width, row, [](int64_t) { return T(1); }, scale);
+  }
+}
+
+template <class T, class I>
+int64_t spmm_add(const Spmm<T, I>& in, const int64_t* into, double scale) {
+#pragma omp parallel for schedule(dynamic) if (in.indptr[in.num_rows] * in.width >= kSerialWork)
+  for (int64_t begin = 0; begin < in.num_rows; begin += kRowsPerTask)
+    spmm_add_rows(in, into, static_cast<T>(scale), begin, std::min(begin + kRowsPerTask, in.num_rows));
+  return 0;
+}
+
 // out[e] = a[row of e] . b[indices[e]], divided by the number of entries of the row where `mean`.
 template <class T, class I>
 VERSIONS void row_dots_rows(const int64_t* indptr, const I* indices, const T* a, const T* b, int64_t width, bool mean,
@@ -72,6 +94,11 @@ int64_t row_dots(const int64_t* indptr, const I* indices, int64_t num_rows, cons
                              const T* weight, const T* column_scale, int64_t mean, const T* x, int64_t width,      \
                              T* out) {                                                                             \
     return spmm(Spmm<T, I>{indptr, indices, edges, weight, column_scale, mean != 0, x, width, num_rows, out});     \
+  }                                                                                                                \
+  EXPORT int64_t spmm_add_##NAME(const int64_t* indptr, int64_t num_rows, const I* indices, const T* weight,       \
+                                 const T* x, int64_t width, const int64_t* into, double scale, T* out) {           \
+    return spmm_add(Spmm<T, I>{indptr, indices, nullptr, weight, nullptr, false, x, width, num_rows, out}, into,   \
+                    scale);                                                                                        \
   }                                                                                                                \
   EXPORT int64_t row_dots_##NAME(const int64_t* indptr, int64_t num_rows, const I* indices, const T* a,            \
                                  const T* b, int64_t width, int64_t mean, T* out) {                                \

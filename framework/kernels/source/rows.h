@@ -26,7 +26,7 @@ INLINE void prefetch(const T* row, int64_t begin, int64_t end) {
 }
 
 // out[0 .. kVectors * width) of weighted_sum, its sums held in registers over all entries.
-template <int kVectors, class T, class I, class Weight>
+template <int kVectors, bool kAdd, class T, class I, class Weight>
 INLINE void weighted_tile(T* out, const T* x, int64_t stride, Row<I> row, Weight weight, T scale) {
   constexpr int64_t kWidth = Vector<T>::kWidth;
   typename Vector<T>::type sums[kVectors] = {};
@@ -48,18 +48,24 @@ INLINE void weighted_tile(T* out, const T* x, int64_t stride, Row<I> row, Weight
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v) {
     sums[v] *= scale;
+    if (kAdd) {
+      typename Vector<T>::type before;
+      load(before, out + v * kWidth);
+      sums[v] += before;
+    }
     std::memcpy(out + v * kWidth, &sums[v], sizeof(sums[v]));
   }
 }
 
-// out[c] = scale * sum over k of weight(k) * x[indices[k] * stride + c], for c in [0, width), in the order of k.
-template <class T, class I, class Weight>
+// out[c] = scale * sum over k of weight(k) * x[indices[k] * stride + c], for c in [0, width), in the order of k; where
+// kAdd, that is added to out[c].
+template <bool kAdd = false, class T, class I, class Weight>
 INLINE void weighted_sum(T* out, const T* x, int64_t stride, int64_t width, Row<I> row, Weight weight, T scale) {
   constexpr int64_t kWidth = Vector<T>::kWidth;
   int64_t c = 0;
-  for (; c + 8 * kWidth <= width; c += 8 * kWidth) weighted_tile<8>(out + c, x + c, stride, row, weight, scale);
-  for (; c + 4 * kWidth <= width; c += 4 * kWidth) weighted_tile<4>(out + c, x + c, stride, row, weight, scale);
-  for (; c + kWidth <= width; c += kWidth) weighted_tile<1>(out + c, x + c, stride, row, weight, scale);
+  for (; c + 8 * kWidth <= width; c += 8 * kWidth) weighted_tile<8, kAdd>(out + c, x + c, stride, row, weight, scale);
+  for (; c + 4 * kWidth <= width; c += 4 * kWidth) weighted_tile<4, kAdd>(out + c, x + c, stride, row, weight, scale);
+  for (; c + kWidth <= width; c += kWidth) weighted_tile<1, kAdd>(out + c, x + c, stride, row, weight, scale);
   if (c == width) return;
   T sums[kWidth] = {};
   for (int64_t k = 0; k < row.count; ++k) {
@@ -67,7 +73,7 @@ INLINE void weighted_sum(T* out, const T* x, int64_t stride, int64_t width, Row<
     const T w = weight(k);
     for (int64_t i = 0; i < width - c; ++i) sums[i] += from[c + i] * w;
   }
-  for (int64_t i = 0; i < width - c; ++i) out[c + i] = sums[i] * scale;
+  for (int64_t i = 0; i < width - c; ++i) out[c + i] = sums[i] * scale + (kAdd ? out[c + i] : T(0));
 }
 
 // The dot product of two rows, summed lane by lane and then over lanes: the same order on every CPU.
