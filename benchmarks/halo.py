@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,33 +93,28 @@ def main() -> None:
         for graph in options.graphs:
             for name in options.only:
                 where = {"kind": "accuracy", "graph": graph, "name": name, "network": "loopback"}
-                _measure(where, range(options.seeds), Cluster(), Path(folder), options.out)
+                _measure(
+                    [{**where, "seed": seed} for seed in range(options.seeds)], Cluster(), Path(folder), options.out
+                )
             for network in options.networks:
+                where = {"kind": "time", "graph": graph, "network": network}
                 with _cluster(network) as cluster:
                     for repeat in range(options.rounds):
-                        for name in options.only:
-                            where = {"kind": "time", "graph": graph, "name": name, "network": network}
-                            _measure(where, [repeat], cluster, Path(folder), options.out)
+                        rows = [{**where, "name": name, "seed": repeat} for name in options.only]
+                        _measure(rows, cluster, Path(folder), options.out)
     render(options.out, options.render)
 
 
-def _measure(where: harness.Row, seeds: Iterable[int], cluster: Cluster, folder: Path, out: Path) -> None:
-    """Runs of all seeds whose row is not there."""
+def _measure(rows: Sequence[harness.Row], cluster: Cluster, folder: Path, out: Path) -> None:
+    """The runs of all rows that are not there, by the same processes."""
     known = harness.read(out)
-    rows = [{**where, "seed": seed} for seed in seeds]
-    rows = [row for row in rows if not any(row.items() <= measured.items() for measured in known)]
-    if not rows:
+    missing = [row for row in rows if not any(row.items() <= measured.items() for measured in known)]
+    if not missing:
         return
-    timed, (data, epochs) = where["kind"] == "time", GRAPHS[where["graph"]]
-    last = TIMED if timed else epochs
-    runs = []
-    for row in rows:
-        name = "-".join(map(str, row.values())).replace(" ", "")
-        run = _run(CANDIDATES[where["name"]], data, folder / name, row["seed"])
-        runs.append(dataclasses.replace(run, epochs=last, evaluate_every=0 if timed else 5, save_every=last))
-    prepared = runs[0].workload.prepare(Path(runs[0].store), map, lambda event: None)
-    reports = cluster.in_turn("benchmarks.halo:watched", runs, prepared, WORKERS)
-    for row, (report, *_) in zip(rows, reports, strict=True):
+    runs = [_run(row, folder) for row in missing]
+    prepared = [(run, run.workload.prepare(Path(run.store), map, lambda event: None)) for run in runs]
+    reports = cluster.in_turn("benchmarks.halo:watched", prepared, WORKERS)
+    for row, (report, *_) in zip(missing, reports, strict=True):
         digests = {"run_digest": report["run_digest"], "data_digest": report["data_digest"]}
         environment = harness.environment(seed=row["seed"], **digests)
         harness.append(out, {**environment, **row, **{field: report[field] for field in _KEPT}})
@@ -129,7 +124,8 @@ def _measure(where: harness.Row, seeds: Iterable[int], cluster: Cluster, folder:
 _KEPT = ("epochs", "metrics", "curve", "bytes", "bytes_by_lane", "epoch_seconds", "busy_by_epoch")
 
 
-def _run(candidate: Candidate, data: Any, out: Path, seed: int) -> Run:
+def _run(row: harness.Row, folder: Path) -> Run:
+    candidate, (data, epochs), timed = CANDIDATES[row["name"]], GRAPHS[row["graph"]], row["kind"] == "time"
     workload = NodeClassification(
         data=data,
         model=GCN(hidden=HIDDEN, dropout=0.5),
@@ -140,14 +136,18 @@ def _run(candidate: Candidate, data: Any, out: Path, seed: int) -> Run:
         parts=WORKERS,
         reach="owned",
     )
+    last = TIMED if timed else epochs
     return Run(
         workload=workload,
         workers=WORKERS,
-        seed=seed,
+        seed=row["seed"],
+        epochs=last,
+        evaluate_every=0 if timed else 5,
+        save_every=last,
         optimizer=Adam(lr=0.01),
         gradient=GRADIENTS.get(candidate.gradient)(**candidate.gradient_fields),
-        out=str(out),
-        store=str(out.parent / "stores"),
+        out=str(folder / "-".join(map(str, row.values())).replace(" ", "")),
+        store=str(folder / "stores"),
     )
 
 

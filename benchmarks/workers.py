@@ -8,9 +8,9 @@ import contextlib
 import dataclasses
 import json
 import os
-import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,33 +52,34 @@ class Cluster:
         """What `main(run, worker)` returns on each of `size` workers, by rank. Raises SystemExit where one fails.
 
         `main`: `module:function`, for a benchmark that is run is `__main__`, which workers cannot import."""
-        (said,) = self.in_turn(main, [run], prepared, size)
+        (said,) = self.in_turn(main, [(run, prepared)], size)
         return said
 
-    def in_turn(self, main: str, runs: Sequence[Run], prepared: Prepared, size: int) -> Iterator[list[Any]]:
+    def in_turn(self, main: str, runs: Sequence[tuple[Run, Prepared]], size: int) -> Iterator[list[Any]]:
         """As `together`, of one run after the other, each as soon as it is there.
 
         The processes stay, for starting them takes seconds; every run has a group of its own."""
-        jobs = [dataclasses.replace(Job.of(train, run, prepared, 1), main=main) for run in runs]
-        told = [{"job": dataclasses.asdict(job), "rendezvous": self._rendezvous(turn)} for turn, job in enumerate(jobs)]
-        processes = [self._start({"rank": rank, "size": size, "turns": told}) for rank in range(size)]
-        try:
-            for _ in runs:
-                lines = [_line(process) for process in processes]
-                if not all(lines):
-                    raise SystemExit(f"a worker failed: {[process.poll() for process in processes]}")
-                yield [json.loads(line) for line in lines]
-        except BaseException:
-            for process in processes:
-                process.terminate()
-            raise
-        finally:
-            for process in processes:
-                process.wait()
+        jobs = [dataclasses.replace(Job.of(train, run, prepared, 1), main=main) for run, prepared in runs]
+        with tempfile.TemporaryDirectory() as folder:
+            told = [
+                {"job": dataclasses.asdict(job), "rendezvous": self._rendezvous(Path(folder), turn)}
+                for turn, job in enumerate(jobs)
+            ]
+            processes = [self._start({"rank": rank, "size": size, "turns": told}) for rank in range(size)]
+            try:
+                for _ in runs:
+                    yield [_answer(process) for process in processes]
+            except BaseException:
+                for process in processes:
+                    process.terminate()
+                raise
+            finally:
+                for process in processes:
+                    process.wait()
 
-    def _rendezvous(self, turn: int) -> str:
-        """Where the workers of a turn meet: no port twice, for the last turn's may not be free yet."""
-        return f"tcp://127.0.0.1:{_free_port()}" if self.prefix is None else f"tcp://{NETWORK}.1:{FIRST_PORT + turn}"
+    def _rendezvous(self, folder: Path, turn: int) -> str:
+        """Where the workers of a turn meet: nowhere twice, for the last turn's port may not be free yet."""
+        return f"file://{folder}/{turn}" if self.prefix is None else f"tcp://{NETWORK}.1:{FIRST_PORT + turn}"
 
     def _start(self, request: dict[str, Any]) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "benchmarks.workers", json.dumps(request)]
@@ -102,16 +103,13 @@ class Cluster:
         }
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
-def _line(process: "subprocess.Popen[str]") -> str:
-    """The next of a worker's answers; empty where it ended without one. What it prints besides is left out."""
+def _answer(process: "subprocess.Popen[str]") -> Any:
+    """The next of a worker's answers; what it prints besides is left out. Raises SystemExit where it ended without."""
     assert process.stdout is not None
-    return next((line for line in process.stdout if line.startswith(ANSWER)), "").removeprefix(ANSWER)
+    for line in process.stdout:
+        if line.startswith(ANSWER):
+            return json.loads(line.removeprefix(ANSWER))
+    raise SystemExit(f"a worker failed, with exit code {process.wait()}; what it said is above.")
 
 
 def _work(rank: int, size: int, turns: list[dict[str, Any]]) -> None:
