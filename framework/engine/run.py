@@ -92,8 +92,17 @@ class Staged(Protocol):
     def stages_left(self) -> bool:
         """Whether there is a stage after this one."""
 
-    def advance(self, model: nn.Module) -> dict[str, Any]:
-        """Goes to the next stage with a stage's result; what a checkpoint says of it, as JSON.
+    @property
+    def lag(self) -> int:
+        """Epochs between `begin` and `finish`, in which training goes on in the stage before."""
+
+    def begin(self, model: nn.Module) -> dict[str, Any]:
+        """Begins to make the next stage by a stage's result; what `finish` needs to know, as JSON.
+
+        All workers call this together."""
+
+    def finish(self, begun: dict[str, Any]) -> dict[str, Any]:
+        """Goes to the stage that was begun, here or before a restart; what a checkpoint says of it, as JSON.
 
         All workers call this together."""
 

@@ -4,11 +4,12 @@ Every number it draws or sums is a function of the run and the place in it (epoc
 started again, on as many workers or not, goes on with the checkpoint's place and ends as one never stopped.
 """
 
+import contextlib
 import dataclasses
 import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ class Progress:
     """Evaluations since then."""
     stages: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     """The stages that are over: `epochs` completed at their end, the `metrics` of the best, what the next one `is`."""
+    coming: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """The stage that was begun and not yet entered: the epoch it is `due` after, and what `is` begun. Empty: none."""
     exhausted: bool = False
     """Whether the run has ended early."""
     best_weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
@@ -68,7 +71,7 @@ class Progress:
 
     def facts(self) -> dict[str, Any]:
         """Everything but the place, the tensors, and what is summed over workers first; for a checkpoint."""
-        kept = ("losses", "samples", "metrics", "best", "since_best", "stages", "exhausted", "seconds")
+        kept = ("losses", "samples", "metrics", "best", "since_best", "stages", "coming", "exhausted", "seconds")
         return {name: getattr(self, name) for name in kept}
 
 
@@ -188,18 +191,33 @@ class Learner:
         """The next stage, or the end, where the monitored metric has not risen for as long as the run waits."""
         now, run = self.progress, self.run
         began = now.stages[-1]["epochs"] if now.stages else 0
-        if run.patience is None or now.since_best < run.patience or now.epoch - began < run.min_epochs:
-            return
-        if not isinstance(self.task, Staged) or not self.task.stages_left():
-            now.exhausted = True
-            return
-        with self.synchronizer.whole() as model:
-            if now.best_weights:
-                model.load_state_dict(now.best_weights)
-            next_stage = self.task.advance(model)
+        waited = run.patience is not None and now.since_best >= run.patience and now.epoch - began >= run.min_epochs
+        if waited and not now.coming:
+            if not isinstance(self.task, Staged) or not self.task.stages_left():
+                now.exhausted = True
+                return
+            with self._best() as model:
+                now.coming = {"due": now.epoch + self.task.lag, "is": self.task.begin(model)}
+        if now.coming and now.epoch >= now.coming["due"]:
+            self.enter()
+
+    def enter(self) -> None:
+        """The stage that was begun, with the best weights until now."""
+        now = self.progress
+        assert isinstance(self.task, Staged)
+        with self._best():
+            next_stage = self.task.finish(now.coming["is"])
         now.stages.append({"epochs": now.epoch, "metrics": now.best, "is": next_stage})
-        now.best, now.best_weights, now.since_best = {}, {}, 0
+        now.best, now.best_weights, now.since_best, now.coming = {}, {}, 0, {}
         self.worker.watch({"event": "stage", "epoch": now.epoch, "stage": len(now.stages)})
+
+    @contextlib.contextmanager
+    def _best(self) -> Iterator[nn.Module]:
+        """The model, gone back to the best weights of its stage where the run keeps them."""
+        with self.synchronizer.whole() as model:
+            if self.progress.best_weights:
+                model.load_state_dict(self.progress.best_weights)
+            yield model
 
     def ended(self) -> bool:
         """Whether all epochs are done, or nothing was learned for as long as the run waits."""

@@ -164,11 +164,21 @@ class NodeTask:
         """Whether paths are to be searched once more."""
         return self.paths is not None and self.paths.stages_left()
 
-    def advance(self, model: nn.Module) -> dict[str, Any]:
-        """Searches paths by what the network, which `model` is, attends to."""
+    @property
+    def lag(self) -> int:
+        """Epochs that go on while paths are searched."""
+        return self.workload.paths.staleness
+
+    def begin(self, model: nn.Module) -> dict[str, Any]:
+        """Begins to search paths by what the network, which `model` is, attends to."""
         assert self.paths is not None, "there is no other stage"
         with evaluating(model):
-            return self.paths.advance(self._first_layers())
+            return self.paths.begin(self._first_layers())
+
+    def finish(self, begun: dict[str, Any]) -> dict[str, Any]:
+        """Enters the stage of the paths that were begun."""
+        assert self.paths is not None, "there is no other stage"
+        return self.paths.finish(begun)
 
     def enter(self, stage: dict[str, Any]) -> None:
         """Opens the paths of a stage."""

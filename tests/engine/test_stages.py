@@ -27,9 +27,16 @@ class TurningTask(LineTask):
     def stages_left(self) -> bool:
         return bool(self.turned < self.workload.turns)  # type: ignore[attr-defined]
 
-    def advance(self, model: nn.Module) -> dict[str, Any]:
-        self.enter({"turned": self.turned + 1})
-        return {"turned": self.turned}
+    @property
+    def lag(self) -> int:
+        return self.workload.lag  # type: ignore[attr-defined, no-any-return]
+
+    def begin(self, model: nn.Module) -> dict[str, Any]:
+        return {"turned": self.turned + 1}
+
+    def finish(self, begun: dict[str, Any]) -> dict[str, Any]:
+        self.enter(begun)
+        return begun
 
     def enter(self, stage: dict[str, Any]) -> None:
         self.y = self.y * (-1) ** (stage["turned"] - self.turned)
@@ -39,6 +46,7 @@ class TurningTask(LineTask):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TurningLine(Line):
     turns: int = 1
+    lag: int = 0
 
     def open(self, run: Run, worker: Worker) -> LineTask:
         return TurningTask(self, run, worker)
@@ -58,8 +66,8 @@ class StoppedError(Exception):
     """Thrown in the middle of a run, as a kill would be."""
 
 
-def run(out: Path, turns: int = 1, **fields: Any) -> Run:
-    return dataclasses.replace(Run(workload=TurningLine(turns=turns), out=str(out)), **{**SETTINGS, **fields})
+def run(out: Path, turns: int = 1, lag: int = 0, **fields: Any) -> Run:
+    return dataclasses.replace(Run(workload=TurningLine(turns=turns, lag=lag), out=str(out)), **{**SETTINGS, **fields})
 
 
 def worker(watch: Any = lambda event: None) -> Worker:
@@ -82,19 +90,30 @@ def test_a_stage_begins_with_the_best_of_the_one_before(tmp_path: Path) -> None:
     assert told["weights_digest"] == report["weights_digest"]
 
 
-def test_stopped_in_a_later_stage_and_resumed(tmp_path: Path) -> None:
-    whole = train(run(tmp_path / "whole", turns=2), worker())
+def test_a_stage_that_is_begun_is_entered_after_the_lag(tmp_path: Path) -> None:
+    waited = train(run(tmp_path / "waited"), worker())
+    late = train(run(tmp_path / "late", lag=3), worker())
+    begun = waited["stages"][0]["epochs"]
+    assert late["stages"][0]["epochs"] == begun + 3
+    assert late["loss"][:begun] == waited["loss"][:begun]
+    assert max(late["loss"][begun : begun + 3]) < min(late["loss"][begun + 3 : begun + 5])  # then the line is turned
+    assert train(run(tmp_path / "short", lag=3, epochs=begun + 2), worker())["epochs"] == begun + 2
+
+
+@pytest.mark.parametrize(("lag", "after"), [(0, 1), (3, -1), (3, -3), (3, 1)])
+def test_stopped_near_a_later_stage_and_resumed(tmp_path: Path, lag: int, after: int) -> None:
+    whole = train(run(tmp_path / "whole", turns=2, lag=lag), worker())
     assert len(whole["stages"]) == 2
     for number, stage in enumerate(whole["stages"]):
         cut = tmp_path / f"cut{number}"
 
-        def watch(event: Event, last: int = stage["epochs"] + 1) -> None:
+        def watch(event: Event, last: int = stage["epochs"] + after) -> None:
             if event["event"] == "epoch" and event["epoch"] == last:
                 raise StoppedError
 
         with pytest.raises(StoppedError):
-            train(run(cut, turns=2), worker(watch))
-        resumed = train(run(cut, turns=2), worker())
+            train(run(cut, turns=2, lag=lag), worker(watch))
+        resumed = train(run(cut, turns=2, lag=lag), worker())
         for what in ("weights_digest", "loss", "metrics", "stages"):
             assert resumed[what] == whole[what]
 

@@ -14,9 +14,9 @@ from framework.data.generators import Planted
 from framework.engine.evaluate import evaluate
 from framework.engine.run import Event, Run, Worker
 from framework.engine.train import train
-from framework.errors import InputError
+from framework.errors import InputError, StoreError
 from framework.graph.path_block import PathBlock
-from framework.graph.paths import PathTable
+from framework.graph.paths import PathTable, read_edge_costs, write_edge_costs
 from framework.models.nodes import GAT
 from framework.sample.neighbor import Neighbor
 from framework.workloads import nodes
@@ -111,6 +111,37 @@ def test_stopped_after_every_search_and_resumed(tmp_path: Path) -> None:
         resumed = trained(Group.alone(), cut)
         assert resumed["weights_digest"] == whole["weights_digest"]
         assert resumed["loss"] == whole["loss"]
+
+
+def test_training_goes_on_for_as_long_as_stated_while_paths_are_searched(tmp_path: Path) -> None:
+    late = {"paths": dataclasses.replace(SEARCH, staleness=2)}
+    waited, one = (
+        trained(Group.alone(), spagan_run(tmp_path / "no")),
+        trained(Group.alone(), spagan_run(tmp_path / "yes", **late)),
+    )
+    first, stale = waited["stages"][0], one["stages"][0]
+    assert stale["epochs"] == first["epochs"] + 2
+    assert stale["is"]["table"] == first["is"]["table"]  # of the attention two epochs before
+    assert one["loss"][: first["epochs"]] == waited["loss"][: first["epochs"]]
+    assert [stage["is"]["staleness"] for stage in one["stages"]] == [2, 2]
+    alike(together(2, trained, spagan_run(tmp_path / "two", parts=3, **late))[0], one)
+    for number, stage in enumerate(one["stages"]):
+        cut = spagan_run(tmp_path / f"cut{number}", **late)
+        assert trained(Group.alone(), cut, stop=stage["epochs"] - 1) == {}
+        resumed = trained(Group.alone(), cut)
+        assert (resumed["weights_digest"], resumed["loss"]) == (one["weights_digest"], one["loss"])
+
+
+def test_costs_that_a_disk_has_changed_are_not_searched_with(tmp_path: Path) -> None:
+    run = spagan_run(tmp_path / "run", paths=dataclasses.replace(SEARCH, staleness=2))
+    begun = trained(Group.alone(), spagan_run(tmp_path / "run"))["stages"][0]["epochs"]
+    assert trained(Group.alone(), dataclasses.replace(run, out=str(tmp_path / "cut")), stop=begun) == {}
+    tables, costs = Path(run.store, "paths"), []
+    for folder in tables.glob("costs-*"):
+        write_edge_costs(folder, read_edge_costs(folder) + 1)
+        costs.append(folder.name)
+    with pytest.raises(StoreError, match=f"({'|'.join(costs)})' does not hold what was written there"):
+        trained(Group.alone(), dataclasses.replace(run, out=str(tmp_path / "cut")))
 
 
 def test_without_searches_it_is_a_graph_attention_network(tmp_path: Path) -> None:
