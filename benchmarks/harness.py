@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from scipy import stats
+
 Row = dict[str, Any]
 
 ROWS = Path(__file__).parent / "rows"
@@ -61,6 +63,15 @@ def grouped(rows: Iterable[Row], *names: str) -> dict[tuple[Any, ...], list[Row]
 def median(rows: Sequence[Row], value: Callable[[Row], float]) -> float:
     """The median of `value` over `rows`."""
     return statistics.median(map(value, rows))
+
+
+def interval(values: Sequence[float], digits: int = 2) -> str:
+    """The mean of differences with its 95 % confidence interval (Student's), as text."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return f"{mean:+.{digits}f}"
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:+.{digits}f} ({mean - half:+.{digits}f} to {mean + half:+.{digits}f})"
 
 
 def markdown(headers: Sequence[str], body: Iterable[Sequence[str]]) -> str:

@@ -17,8 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
-
 from benchmarks import harness
 from benchmarks.workers import Cluster
 from framework.engine.run import Run
@@ -101,7 +99,7 @@ def render(rows_path: Path, document: Path) -> None:
         last = [100 * row["metrics"][METRIC] for row in rows]
         gains = [after - before for before, after in zip(first, last, strict=True)]
         epoch = statistics.median(row["seconds"]["epoch_median"] for row in rows)
-        spreads = [_spread(first), _spread(last), _interval(gains)]
+        spreads = [_spread(first), _spread(last), harness.interval(gains)]
         body.append([_MEANING[name], str(len(rows)), *spreads, f"{harness.median(rows, _epochs):.0f}", f"{epoch:.3f}"])
         for number in range(len(rows[0]["stages"])):
             found = [row["stages"][number]["is"] for row in rows if len(row["stages"]) > number]
@@ -123,15 +121,6 @@ def _epochs(row: harness.Row) -> float:
 
 def _spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
-
-
-def _interval(values: list[float]) -> str:
-    """The mean and its 95 % confidence interval."""
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return f"{mean:+.2f}"
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
 
 
 _HEADERS = ["run", "seeds", "graph attention, %", "SPAGAN, %", "gain (95 %)", "epochs", "s an epoch"]
