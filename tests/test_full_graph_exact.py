@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 import torch
 from pyg_reference import MODELS, Answer, full_run, gradients_and_losses, reference
+from worker_processes import together
 
+from framework.comm.group import Group
 from framework.data.cora import VARIABLE as CORA
 from framework.data.generators import Planted
 from framework.data.npz import Npz
+from framework.engine.run import Run, Worker
 from framework.registry import PARTITIONERS
 from launch.start import start
 
@@ -40,6 +43,13 @@ def ignore(event: Any) -> None:
     """Nobody watches."""
 
 
+def learned(group: Group, run: Run) -> Any:
+    """The first gradients and all losses of one worker; its store is there."""
+    prepared = run.workload.prepare(Path(run.store), map, ignore)
+    worker = Worker(group=group, prepared=prepared, device=torch.device("cpu"), watch=ignore)
+    return gradients_and_losses(run, worker)
+
+
 def test_every_built_in_partitioner_is_placed() -> None:
     names = [entry.name for entry in PARTITIONERS.entries() if entry.module.startswith("partitioners.")]
     assert set(BUILT_IN) == set(names)
@@ -59,7 +69,8 @@ def test_losses_and_first_gradients_equal_those_of_pyg(
     run = full_run(folder / f"{graph}-{model}-{workers}-{partitioner}", model, data=GRAPHS[graph], **placed)
     if (graph, model) not in answers:
         answers[graph, model] = reference(run, model)
-    expected, found = answers[graph, model], start(run, ignore, gradients_and_losses)
+    run.workload.prepare(Path(run.store), map, ignore)
+    expected, found = answers[graph, model], together(workers, learned, run)[0]
     assert found["loss"] == pytest.approx(expected.losses, rel=1e-8)
     for name, gradient in expected.gradients.items():
         given = torch.tensor(found["gradients"][name], dtype=torch.float64)
