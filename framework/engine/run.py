@@ -96,15 +96,13 @@ class Staged(Protocol):
     def lag(self) -> int:
         """Epochs between `begin` and `finish`, in which training goes on in the stage before."""
 
-    def begin(self, model: nn.Module) -> dict[str, Any]:
-        """Begins to make the next stage by a stage's result; what `finish` needs to know, as JSON.
+    def begin(self, model: nn.Module) -> None:
+        """Begins to make the next stage by a stage's result. Once more, by the same, after a restart in between.
 
         All workers call this together."""
 
-    def finish(self, begun: dict[str, Any]) -> dict[str, Any]:
-        """Goes to the stage that was begun, here or before a restart; what a checkpoint says of it, as JSON.
-
-        All workers call this together."""
+    def finish(self) -> dict[str, Any]:
+        """Goes to the stage that was begun; what a checkpoint says of it, as JSON. All workers call this together."""
 
     def enter(self, stage: dict[str, Any]) -> None:
         """Goes to the stage that a checkpoint says. All workers call this together."""

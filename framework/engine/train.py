@@ -4,12 +4,11 @@ Every number it draws or sums is a function of the run and the place in it (epoc
 started again, on as many workers or not, goes on with the checkpoint's place and ends as one never stopped.
 """
 
-import contextlib
 import dataclasses
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +57,10 @@ class Progress:
     """Evaluations since then."""
     stages: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     """The stages that are over: `epochs` completed at their end, the `metrics` of the best, what the next one `is`."""
-    coming: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """The stage that was begun and not yet entered: the epoch it is `due` after, and what `is` begun. Empty: none."""
+    due: int | None = None
+    """The epoch after which the stage that was begun is entered. None: none was."""
+    begun_weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    """The weights it was begun with."""
     exhausted: bool = False
     """Whether the run has ended early."""
     best_weights: dict[str, Tensor] = dataclasses.field(default_factory=dict)
@@ -71,7 +72,7 @@ class Progress:
 
     def facts(self) -> dict[str, Any]:
         """Everything but the place, the tensors, and what is summed over workers first; for a checkpoint."""
-        kept = ("losses", "samples", "metrics", "best", "since_best", "stages", "coming", "exhausted", "seconds")
+        kept = ("losses", "samples", "metrics", "best", "since_best", "stages", "due", "exhausted", "seconds")
         return {name: getattr(self, name) for name in kept}
 
 
@@ -189,35 +190,40 @@ class Learner:
 
     def advance(self) -> None:
         """The next stage, or the end, where the monitored metric has not risen for as long as the run waits."""
-        now, run = self.progress, self.run
+        now, run, task = self.progress, self.run, self.task
         began = now.stages[-1]["epochs"] if now.stages else 0
         waited = run.patience is not None and now.since_best >= run.patience and now.epoch - began >= run.min_epochs
-        if waited and not now.coming:
-            if not isinstance(self.task, Staged) or not self.task.stages_left():
+        if waited and now.due is None:
+            if not isinstance(task, Staged) or not task.stages_left() or now.epoch + task.lag >= run.epochs:
                 now.exhausted = True
                 return
-            with self._best() as model:
-                now.coming = {"due": now.epoch + self.task.lag, "is": self.task.begin(model)}
-        if now.coming and now.epoch >= now.coming["due"]:
+            with self.synchronizer.whole() as model:
+                now.begun_weights = now.best_weights or on_host(model.state_dict())
+            now.due = now.epoch + task.lag
+            self.begin()
+        if now.due is not None and now.epoch >= now.due:
             self.enter()
 
+    def begin(self) -> None:
+        """The next stage, to be entered when it is due; training goes on with the weights that it has."""
+        assert isinstance(self.task, Staged)
+        with self.synchronizer.whole() as model:
+            current = on_host(model.state_dict())
+            model.load_state_dict(self.progress.begun_weights)
+            self.task.begin(model)
+            model.load_state_dict(current)
+
     def enter(self) -> None:
-        """The stage that was begun, with the best weights until now."""
+        """The stage that was begun, with the best weights of the one before."""
         now = self.progress
         assert isinstance(self.task, Staged)
-        with self._best():
-            next_stage = self.task.finish(now.coming["is"])
-        now.stages.append({"epochs": now.epoch, "metrics": now.best, "is": next_stage})
-        now.best, now.best_weights, now.since_best, now.coming = {}, {}, 0, {}
-        self.worker.watch({"event": "stage", "epoch": now.epoch, "stage": len(now.stages)})
-
-    @contextlib.contextmanager
-    def _best(self) -> Iterator[nn.Module]:
-        """The model, gone back to the best weights of its stage where the run keeps them."""
         with self.synchronizer.whole() as model:
-            if self.progress.best_weights:
-                model.load_state_dict(self.progress.best_weights)
-            yield model
+            if now.best_weights:
+                model.load_state_dict(now.best_weights)
+            next_stage = self.task.finish()
+        now.stages.append({"epochs": now.epoch, "metrics": now.best, "is": next_stage})
+        now.best, now.best_weights, now.since_best, now.due, now.begun_weights = {}, {}, 0, None, {}
+        self.worker.watch({"event": "stage", "epoch": now.epoch, "stage": len(now.stages)})
 
     def ended(self) -> bool:
         """Whether all epochs are done, or nothing was learned for as long as the run waits."""
@@ -229,8 +235,8 @@ class Learner:
         groups, optimizer = optimizer_state(self.optimizer)
         with self.synchronizer.whole() as model:
             tensors = {"model": on_host(model.state_dict())}
-        if self.progress.best_weights:
-            tensors["best"] = self.progress.best_weights
+        others = {"best": self.progress.best_weights, "begun": self.progress.begun_weights}
+        tensors |= {name: weights for name, weights in others.items() if weights}
         own = {**beneath("gradient", self.synchronizer.state()), **beneath("task", self.task.state())}
         if self.synchronizer.shared:
             tensors["optimizer"] = optimizer
@@ -269,8 +275,11 @@ class Learner:
             step=found.step,
             loss_sum=loss_sums[self.group.rank],
             best_weights=found.tensors.get("best", {}),
+            begun_weights=found.tensors.get("begun", {}),
             **facts,
         )
+        if self.progress.due is not None:
+            self.begin()
         self.worker.watch({"event": "resumed", "epoch": found.epoch, "step": found.step})
 
     def report(self, seconds: float) -> dict[str, Any]:

@@ -139,7 +139,7 @@ class PathTable:
 
     def edge_costs(self) -> Tensor:
         """The cost of every edge that was searched with, mapped: float32 or float64 [edges]."""
-        return read_edge_costs(self.path)
+        return map_column(self.path / _EDGE_COSTS)
 
     def _column(self, number: int, name: str, length: int) -> Tensor:
         file = column_file(self.path, number, name)
@@ -162,11 +162,6 @@ def write_piece(folder: Path, number: int, found: FoundPaths, rule: PathRule) ->
 def write_edge_costs(folder: Path, costs: Tensor) -> dict[str, FileFacts]:
     """Writes the costs that a table was searched with into its `folder`. Raises OSError."""
     return {_EDGE_COSTS: write_column(folder / _EDGE_COSTS, costs.numpy())}
-
-
-def read_edge_costs(folder: Path) -> Tensor:
-    """What `write_edge_costs` wrote, mapped. Raises StoreError where it is not there or damaged."""
-    return map_column(folder / _EDGE_COSTS)
 
 
 def joined(several: Sequence[FoundPaths]) -> FoundPaths:

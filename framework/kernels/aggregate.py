@@ -50,8 +50,9 @@ def spmm_into(
 ) -> Tensor:
     """Adds `scale` times row t of `spmm` to row `rows[t]` of `out`, in place; returns `out`. No gradient.
 
-    `out` [N, D] contiguous, of the type of `x`; `rows` int64 [T], each in [0, N) and none twice; None: row t itself.
-    Raises InputError for an index outside [0, S), a row outside [0, N), or rows that are not [T]."""
+    `out` [N, D] contiguous, of the type of `x`, whose memory it must not share; `rows` int64 [T], each in [0, N) and
+    none twice; None: row t itself. Raises InputError for an index outside [0, S), a row outside [0, N), or rows that
+    are not [T]."""
     indices = check.index("indices", indices)
     indptr = check.pointers(indptr, len(indices))
     x = check.features("x", x, (None, None))
@@ -68,6 +69,7 @@ def spmm_into(
     if native.usable(out, indptr, indices, x, weight, rows):
         name = native.typed("spmm_add", x, indices)
         native.call(name, indptr, len(indptr) - 1, indices, weight, x, x.shape[1], rows, float(scale), out)
+        torch.autograd.graph.increment_version(out)  # else a tensor kept for a backward pass would change unnoticed
         return out
     sums = segments.weighted_sum(indptr, indices, weight, x)
     return out.add_(sums, alpha=scale) if rows is None else out.index_add_(0, rows, sums, alpha=scale)

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from framework import config
 from framework.data.dataset import Mapper, each
-from framework.errors import InputError, StoreError
-from framework.graph.paths import VERSION, PathTable, read_edge_costs, write_edge_costs, write_piece
+from framework.errors import InputError
+from framework.graph.paths import VERSION, PathTable, write_edge_costs, write_piece
 from framework.graph.store import ShardStore
 from framework.kernels import check
 from framework.kernels.csr import offsets
@@ -95,27 +95,6 @@ class Refreshed:
     """The table."""
     recomputed: int
     """Centres that were searched for again."""
-
-
-def keep_costs(costs: Tensor, root: Path) -> str:
-    """Writes costs of edges into a folder beneath `root`, whose name says which they are; returns the name.
-
-    Raises InputError for a full disk."""
-    name = _name_of(costs)
-    once(root / name, kept_costs, lambda folder: write_edge_costs(folder, costs))
-    return name
-
-
-def kept_costs(folder: Path) -> Tensor:
-    """What `keep_costs` wrote. Raises StoreError where it is not there, or other costs are."""
-    costs = read_edge_costs(folder)
-    if _name_of(costs) != folder.name:
-        raise StoreError(f"'{folder}' does not hold what was written there. Start the run again with another --out.")
-    return costs
-
-
-def _name_of(costs: Tensor) -> str:
-    return f"costs-{config.digest(_digest(costs))[:16]}"
 
 
 def search_paths(

@@ -157,7 +157,7 @@ class NodeTask:
         store, search = self.shards.store, self.workload.paths
         network = self.workload.model.build(store.num_features, store.num_classes, self.workload.sampler.depth)
         if isinstance(network, PathNetwork) and search.refreshes:
-            self.paths = Paths(search, network, self.shards, Path(self.run.store), self.worker)
+            self.paths = Paths(search, network, self.shards, self.run, self.worker)
         return network
 
     def stages_left(self) -> bool:
@@ -169,16 +169,16 @@ class NodeTask:
         """Epochs that go on while paths are searched."""
         return self.workload.paths.staleness
 
-    def begin(self, model: nn.Module) -> dict[str, Any]:
+    def begin(self, model: nn.Module) -> None:
         """Begins to search paths by what the network, which `model` is, attends to."""
         assert self.paths is not None, "there is no other stage"
         with evaluating(model):
-            return self.paths.begin(self._first_layers())
+            self.paths.begin(self._first_layers())
 
-    def finish(self, begun: dict[str, Any]) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
         """Enters the stage of the paths that were begun."""
         assert self.paths is not None, "there is no other stage"
-        return self.paths.finish(begun)
+        return self.paths.finish()
 
     def enter(self, stage: dict[str, Any]) -> None:
         """Opens the paths of a stage."""

@@ -3,12 +3,14 @@
 Assumptions: the network has two stages (a PathNetwork). At the end of the first, attention over edges says what edges
 cost, and the cheapest paths around every node are searched; the second attends along these. Each later refresh takes
 costs from the attention over paths of two nodes. The first worker has the whole graph's edges in memory while it
-searches, and the launcher's tasks search with it; tables are files, which all workers map. Costs are written before a
-search begins, so that one that training did not wait for is made again, the same, after a restart.
+searches, and the launcher's tasks search with it; tables are files, which all workers map. Training may go on for some
+epochs meanwhile: as many whenever the search was done, so that its speed does not show in what is learned.
 """
 
 import concurrent.futures
 import dataclasses
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,18 +23,17 @@ from framework.comm.group import Group
 from framework.comm.reach import Shards
 from framework.comm.stage import stage
 from framework.config import placement
-from framework.engine.run import Mapper, Worker
-from framework.errors import InputError
+from framework.engine.run import Mapper, Run, Worker
+from framework.errors import InputError, LostWorkerError
 from framework.graph.block import Block, GraphBlock, Nodes
 from framework.graph.edge_costs import edge_costs, refreshed_costs
 from framework.graph.path_block import BlockPaths, PathBlock
 from framework.graph.paths import PathTable
 from framework.kernels.csr import row_of_entries
 from framework.kernels.paths import PathRule
-from framework.prepare.paths import PathGraph, Refreshed, keep_costs, kept_costs, refresh_paths, search_paths
+from framework.prepare.paths import PathGraph, Refreshed, refresh_paths, search_paths
 
 EDGES_OF_A_PIECE = 100_000  # of the centres that one task searches around and writes the files of, about
-BEAT = 1.0  # seconds between two signs of life of a search that the others wait for
 GRID = 2.0**-30  # costs are multiples of it: sums of them are exact, so rounding elsewhere does not decide between ties
 
 
@@ -88,15 +89,16 @@ class PathSearch:
 class Paths:
     """The paths of a run, as one worker has them."""
 
-    def __init__(self, search: PathSearch, network: PathNetwork, shards: Shards, root: Path, worker: Worker) -> None:
-        """Tables are kept beneath `root`. Raises InputError for a vertex-cut."""
+    def __init__(self, search: PathSearch, network: PathNetwork, shards: Shards, run: Run, worker: Worker) -> None:
+        """Tables are kept beneath the run's store. Raises InputError for a vertex-cut."""
         if shards.store.kind != "edge-cut":
             raise InputError("paths are searched over whole neighbourhoods, which a vertex-cut splits: use another.")
         self.search, self.network, self.shards, self.worker = search, network, shards, worker
-        self.root = root / "paths"
+        self.root, self.deadline = Path(run.store) / "paths", run.deadline
         self.table: PathTable | None = None
         self.done = 0
-        self._under_way: concurrent.futures.Future[Refreshed] | None = None
+        self._under_way: _UnderWay | None = None
+        self._seconds = 0.0
         self._whole: PathBlock | None = None
         self._shards = dict(shards.mapped)  # and others, as paths lead there
 
@@ -114,39 +116,43 @@ class Paths:
             self._whole = self._around(edges.targets, self.table, edges)
         return dataclasses.replace(self._whole, key=edges.key)
 
-    def begin(self, pieces: Iterable[tuple[GraphBlock | PathBlock, Tensor]]) -> dict[str, Any]:
-        """Takes costs from the network's attention, and begins to search where training goes on meanwhile.
+    def begin(self, pieces: Iterable[tuple[GraphBlock | PathBlock, Tensor]]) -> None:
+        """Begins to search by the network's attention, on the first worker.
 
-        `pieces`: first layers of all owned nodes without draws, in their order, with their rows. Returns what `finish`
-        needs to know. All workers call this together."""
+        `pieces`: first layers of all owned nodes without draws, in their order, with their rows. All workers call this
+        together."""
+        began = time.perf_counter()
         with torch.no_grad():
             attention = torch.cat([self._attention(block, x).cpu().double() for block, x in pieces])
-        gathered, kept = _at_first(self.shards.group, attention), None
+        gathered = _at_first(self.shards.group, attention)
         if self.shards.group.rank == 0:
-            graph = PathGraph.of_store(self.shards.store)
-            kept = keep_costs(self._costs(graph, gathered), self.root)
-            if self.search.staleness:
-                self._under_way = concurrent.futures.ThreadPoolExecutor(1).submit(
-                    self._searched, graph, kept, self._mapper(graph)
-                )
-        return {"costs": self.shards.group.gather_json(kept)[0], "refresh": self.done + 1}
+            mapper = self.worker.mapper if len(gathered) >= self.search.edges_for_tasks else map
+            self._under_way = _UnderWay(lambda telling: self._searched(gathered, telling(mapper)))
+        self._seconds = time.perf_counter() - began
 
-    def finish(self, begun: dict[str, Any]) -> dict[str, Any]:
-        """Enters the stage of the paths that were begun, once they are there; says what `enter` needs to know.
+    def finish(self) -> dict[str, Any]:
+        """Enters the stage of the paths that are searched, once they are there; says what `enter` needs to know.
 
-        After a restart they are searched here. All workers call this together."""
+        All workers call this together. Raises LostWorkerError where the search gets no further."""
         began = time.perf_counter()
-        found = _while_others_wait(self.worker, lambda beat: self._found(begun["costs"], beat))
-        facts = None
+        found = _while_others_wait(self.worker, self._under_way, self.deadline)
+        self._under_way, facts = None, None
         if found is not None:
             facts = {"table": found.table.path.name, "recomputed": found.recomputed, "centres": found.table.num_nodes}
         stage_facts: dict[str, Any] = self.shards.group.gather_json(facts)[0]
-        self.enter({**stage_facts, "refresh": begun["refresh"]})
-        waited = time.perf_counter() - began
-        return {**stage_facts, "refresh": self.done, "seconds": waited, "staleness": self.search.staleness}
+        stage_facts |= {"store": self.shards.store.digest, "refresh": self.done + 1, "staleness": self.search.staleness}
+        self.enter(stage_facts)
+        return {**stage_facts, "seconds": self._seconds + time.perf_counter() - began}
 
     def enter(self, facts: dict[str, Any]) -> None:
-        """Goes to the stage after a search. All workers call this together. Raises StoreError for a lost table."""
+        """Goes to the stage after a search. All workers call this together.
+
+        Raises StoreError for a lost table, and InputError for one whose nodes are numbered otherwise."""
+        if facts["store"] != self.shards.store.digest:
+            raise InputError(
+                "this run's paths were searched in a store of other parts: "
+                "resume it with the --partitioner and --parts that it had, or choose another --out."
+            )
         place = stage(self.shards.group, _Place(path=self.root / facts["table"]))
         self.table, self._whole = PathTable.open(place.path), None
         self.done, self.network.stage = facts["refresh"], 2
@@ -161,36 +167,21 @@ class Paths:
         attention[kept] = self.network.edge_attention(block, x)
         return attention
 
-    def _costs(self, graph: PathGraph, attention: Tensor) -> Tensor:
-        """Of the whole graph's edges, by the attention of all workers."""
+    def _searched(self, attention: Tensor, mapper: Mapper) -> Refreshed:
+        """The table by the whole graph's attention."""
+        store = self.shards.store
+        graph = PathGraph.of_store(store)
         if self.table is None:
-            return _on_grid(edge_costs(attention, graph.indptr, graph.indices))
+            costs = _on_grid(edge_costs(attention, graph.indptr, graph.indices))
+            starts = graph.cut(1 + len(graph.indices) // EDGES_OF_A_PIECE, store.offsets.tolist())
+            rule = self.search.rule(self.network.longest)
+            table = search_paths(graph, costs, rule, self.root, starts=starts, mapper=mapper)
+            return Refreshed(table=table, recomputed=table.num_nodes)
         edges = self.table.between(0, self.table.num_nodes).lengths[0]
         paths = BlockPaths(offsets=edges.offsets, nodes=edges.nodes, original=graph.original)
-        return _on_grid(refreshed_costs(self.table.edge_costs(), graph.indptr, graph.indices, paths, attention))
-
-    def _mapper(self, graph: PathGraph) -> Mapper:
-        return self.worker.mapper if len(graph.indices) >= self.search.edges_for_tasks else map
-
-    def _found(self, costs: str, beat: Callable[[], object]) -> Refreshed:
-        """The table of what `begin` kept: the one under way, or searched here."""
-        if self._under_way is None:
-            graph = PathGraph.of_store(self.shards.store)
-            return self._searched(graph, costs, _told(self._mapper(graph), self.worker, beat))
-        while not concurrent.futures.wait([self._under_way], timeout=BEAT).done:
-            beat()
-        found, self._under_way = self._under_way.result(), None
-        return found
-
-    def _searched(self, graph: PathGraph, kept: str, mapper: Mapper) -> Refreshed:
-        """The table by the costs that `begin` kept."""
-        costs, store = kept_costs(self.root / kept), self.shards.store
-        if self.table is not None:
-            return refresh_paths(self.table, graph, costs, tolerance=self.search.tolerance, mapper=mapper)
-        starts = graph.cut(1 + len(graph.indices) // EDGES_OF_A_PIECE, store.offsets.tolist())
-        rule = self.search.rule(self.network.longest)
-        table = search_paths(graph, costs, rule, self.root, starts=starts, mapper=mapper)
-        return Refreshed(table=table, recomputed=table.num_nodes)
+        before = self.table.edge_costs()
+        costs = _on_grid(refreshed_costs(before, graph.indptr, graph.indices, paths, attention))
+        return refresh_paths(self.table, graph, costs, tolerance=self.search.tolerance, mapper=mapper)
 
     def _around(self, targets: Nodes, table: PathTable, edges: GraphBlock) -> PathBlock:
         """The paths of any nodes, and the nodes that these lead over."""
@@ -234,28 +225,58 @@ def _at_first(group: Group, values: Tensor) -> Tensor:
     return group.exchange(values, sent, counts if group.rank == 0 else [0] * group.size, "paths")
 
 
-def _while_others_wait(worker: Worker, work: Callable[[Callable[[], object]], Refreshed]) -> Refreshed | None:
-    """What `work` gives on the first worker. The others hear the beats that it makes, so that none waits for long."""
+class _UnderWay:
+    """A search on a thread of its own, which ends with the process; what share of it is done is heard as it is done."""
+
+    def __init__(self, work: Callable[[Callable[[Mapper], Mapper]], Refreshed]) -> None:
+        """`work` is given what makes a mapper tell of its results."""
+        self._shares = queue.SimpleQueue[float | None]()  # None: that is all
+        self._future = concurrent.futures.Future[Refreshed]()
+        threading.Thread(target=self._run, args=(work,), daemon=True).start()
+
+    def result(self, deadline: float, hear: Callable[[float], object]) -> Refreshed:
+        """What `work` gives. `hear` is called for every share. Raises LostWorkerError where none comes in time."""
+        try:
+            while (share := self._shares.get(timeout=deadline)) is not None:
+                hear(share)
+        except queue.Empty:
+            raise LostWorkerError(
+                f"the search for paths got no further for {deadline:g} s (--deadline): a task or a disk does not "
+                "answer. Start the run again with the same --out to resume it."
+            ) from None
+        return self._future.result()
+
+    def _run(self, work: Callable[[Callable[[Mapper], Mapper]], Refreshed]) -> None:
+        try:
+            self._future.set_result(work(self._telling))
+        except BaseException as error:  # of whoever asks for the result
+            self._future.set_exception(error)
+        finally:
+            self._shares.put(None)
+
+    def _telling(self, mapper: Mapper) -> Mapper:
+        def mapped(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+            for number, result in enumerate(mapper(function, items), 1):
+                self._shares.put(number / len(items))
+                yield result
+
+        return mapped
+
+
+def _while_others_wait(worker: Worker, under_way: _UnderWay | None, deadline: float) -> Refreshed | None:
+    """What is under way on the first worker. The others hear of every share that is done, so none waits for long."""
 
     def going_on(value: int) -> bool:
         return bool(worker.group.all_reduce(torch.tensor([value]), "state", "max"))
 
-    if worker.group.rank == 0:
-        found = work(lambda: going_on(1))
+    def hear(share: float) -> None:
+        going_on(1)
+        worker.watch({"event": "prepare", "what": "searching paths", "done": share})
+
+    if under_way is not None:
+        found = under_way.result(deadline, hear)
         going_on(0)
         return found
     while going_on(0):
         pass
     return None
-
-
-def _told(mapper: Mapper, worker: Worker, beat: Callable[[], object]) -> Mapper:
-    """The mapper, with a beat and an event for every result."""
-
-    def mapped(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-        for number, result in enumerate(mapper(function, items), 1):
-            beat()
-            worker.watch({"event": "prepare", "what": "searching paths", "done": number / len(items)})
-            yield result
-
-    return mapped

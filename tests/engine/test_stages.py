@@ -15,6 +15,7 @@ from framework.comm.group import Group
 from framework.engine.evaluate import evaluate
 from framework.engine.optimize import SGD, Step
 from framework.engine.run import Event, Prepared, Run, Worker
+from framework.engine.state import weights_digest
 from framework.engine.train import train
 from framework.errors import InputError
 
@@ -31,12 +32,13 @@ class TurningTask(LineTask):
     def lag(self) -> int:
         return self.workload.lag  # type: ignore[attr-defined, no-any-return]
 
-    def begin(self, model: nn.Module) -> dict[str, Any]:
-        return {"turned": self.turned + 1}
+    def begin(self, model: nn.Module) -> None:
+        self.begun = self.turned + 1, weights_digest(model.state_dict())
 
-    def finish(self, begun: dict[str, Any]) -> dict[str, Any]:
-        self.enter(begun)
-        return begun
+    def finish(self) -> dict[str, Any]:
+        turned, weights = self.begun
+        self.enter({"turned": turned})
+        return {"turned": turned, "weights": weights}
 
     def enter(self, stage: dict[str, Any]) -> None:
         self.y = self.y * (-1) ** (stage["turned"] - self.turned)
@@ -97,7 +99,16 @@ def test_a_stage_that_is_begun_is_entered_after_the_lag(tmp_path: Path) -> None:
     assert late["stages"][0]["epochs"] == begun + 3
     assert late["loss"][:begun] == waited["loss"][:begun]
     assert max(late["loss"][begun : begun + 3]) < min(late["loss"][begun + 3 : begun + 5])  # then the line is turned
-    assert train(run(tmp_path / "short", lag=3, epochs=begun + 2), worker())["epochs"] == begun + 2
+    assert late["stages"][0]["is"] == waited["stages"][0]["is"]
+
+
+def test_a_stage_without_epochs_left_is_not_begun(tmp_path: Path) -> None:
+    begun = train(run(tmp_path / "whole"), worker())["stages"][0]["epochs"]
+    for lag, epochs in ((0, begun), (3, begun + 3)):
+        report = train(run(tmp_path / f"{lag}", lag=lag, epochs=epochs), worker())
+        assert report["epochs"] == begun
+        assert "stages" not in report
+    assert len(train(run(tmp_path / "one", lag=3, epochs=begun + 4), worker())["stages"]) == 1
 
 
 @pytest.mark.parametrize(("lag", "after"), [(0, 1), (3, -1), (3, -3), (3, 1)])

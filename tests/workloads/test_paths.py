@@ -1,6 +1,7 @@
 """Attention along searched paths: any number of workers as one, sampled as full-graph, resumed as never stopped."""
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from framework.data.generators import Planted
 from framework.engine.evaluate import evaluate
 from framework.engine.run import Event, Run, Worker
 from framework.engine.train import train
-from framework.errors import InputError, StoreError
+from framework.errors import InputError, LostWorkerError
 from framework.graph.path_block import PathBlock
-from framework.graph.paths import PathTable, read_edge_costs, write_edge_costs
+from framework.graph.paths import PathTable
 from framework.models.nodes import GAT
 from framework.sample.neighbor import Neighbor
 from framework.workloads import nodes
+from framework.workloads import paths as path_search
 from framework.workloads.nodes import NodeTask
 from framework.workloads.paths import PathSearch
 from partitioners.dbh import DegreeBasedHashing
@@ -132,16 +134,29 @@ def test_training_goes_on_for_as_long_as_stated_while_paths_are_searched(tmp_pat
         assert (resumed["weights_digest"], resumed["loss"]) == (one["weights_digest"], one["loss"])
 
 
-def test_costs_that_a_disk_has_changed_are_not_searched_with(tmp_path: Path) -> None:
-    run = spagan_run(tmp_path / "run", paths=dataclasses.replace(SEARCH, staleness=2))
-    begun = trained(Group.alone(), spagan_run(tmp_path / "run"))["stages"][0]["epochs"]
-    assert trained(Group.alone(), dataclasses.replace(run, out=str(tmp_path / "cut")), stop=begun) == {}
-    tables, costs = Path(run.store, "paths"), []
-    for folder in tables.glob("costs-*"):
-        write_edge_costs(folder, read_edge_costs(folder) + 1)
-        costs.append(folder.name)
-    with pytest.raises(StoreError, match=f"({'|'.join(costs)})' does not hold what was written there"):
-        trained(Group.alone(), dataclasses.replace(run, out=str(tmp_path / "cut")))
+def test_resumed_with_other_parts(tmp_path: Path) -> None:
+    """While the first search is under way nothing depends on them yet; its paths have them in their numbers."""
+    late = {"paths": dataclasses.replace(SEARCH, staleness=2)}
+    one = trained(Group.alone(), spagan_run(tmp_path / "one", **late))
+    entered = one["stages"][0]["epochs"]
+    for stop in (entered - 1, entered):
+        assert trained(Group.alone(), spagan_run(tmp_path / f"cut{stop}", **late), stop=stop) == {}
+    alike(together(2, trained, spagan_run(tmp_path / f"cut{entered - 1}", parts=3, **late))[0], one)
+    with pytest.raises(InputError, match="resume it with the --partitioner and --parts that it had"):
+        trained(Group.alone(), spagan_run(tmp_path / f"cut{entered}", parts=3, **late))
+
+
+def test_a_search_that_fails_or_stands_still_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any, **fields: Any) -> Any:
+        raise InputError("the disk is full")
+
+    run = spagan_run(tmp_path / "run", paths=dataclasses.replace(SEARCH, staleness=1))
+    monkeypatch.setattr(path_search, "search_paths", full)
+    with pytest.raises(InputError, match="the disk is full"):
+        trained(Group.alone(), run)
+    monkeypatch.setattr(path_search, "search_paths", lambda *arguments, **fields: time.sleep(20))
+    with pytest.raises(LostWorkerError, match="got no further for 0.5 s"):
+        trained(Group.alone(), dataclasses.replace(run, out=str(tmp_path / "still"), deadline=0.5))
 
 
 def test_without_searches_it_is_a_graph_attention_network(tmp_path: Path) -> None:
@@ -171,7 +186,7 @@ def outside(group: Group, run: Run, table: str) -> tuple[int, int]:
     assert isinstance(task, NodeTask)
     task.model()
     assert task.paths is not None
-    task.enter({"table": table, "refresh": 1})
+    task.enter({"table": table, "store": task.shards.store.digest, "refresh": 1})
     (batch,) = task.batches(0, 0)
     block = batch.blocks[0]
     assert isinstance(block, PathBlock)

@@ -121,7 +121,7 @@ class _Reduce(torch.autograd.Function):
         ctx.plan, ctx.exchange, ctx.layer = plan, exchange, layer
         home, away = partial.split_with_sizes([plan.num_owned, plan.num_halo])
         returning = exchange.to_owners(away, _lanes(layer, backward=False)[1])
-        return plan.add_to(home.clone(), _scaled(returning.wait(), exchange))
+        return plan.add_to(home.clone(memory_format=torch.contiguous_format), _scaled(returning.wait(), exchange))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

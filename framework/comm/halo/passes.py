@@ -38,7 +38,7 @@ class _Fill(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         owned, halo = gradients[0].split_with_sizes([ctx.plan.num_owned, ctx.plan.num_halo])
         arrival = ctx.exchange.to_owners(halo, Lane(layer=ctx.layer, towards="owners", backward=True))
-        return ctx.plan.add_to(owned.clone(), arrival.wait()), None, None, None
+        return ctx.plan.add_to(owned.clone(memory_format=torch.contiguous_format), arrival.wait()), None, None, None
 
 
 class _Sum(torch.autograd.Function):

@@ -134,7 +134,7 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, edges: BlockRow, way: Way) -> Tensor:
         ctx.edges, ctx.way = edges, way
-        out = torch.zeros_like(rows)
+        out = rows.new_zeros(rows.shape)  # contiguous, however the rows lie
         for half, block in zip(edges.halves, _in_turn(rows, edges, way), strict=True):
             half.add_to(out, block)
         return out
