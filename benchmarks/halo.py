@@ -308,8 +308,8 @@ shows it. *forward, backward MB*: what all workers send of hidden layers an epoc
 *waiting*: seconds an epoch that the first worker waits for others' rows of the halo; rows that nobody waits for can
 still keep gradients waiting behind them. *of exact's waiting saved*: by how much an epoch is shorter than exact's, over
 exact's waiting; late rows save no more than the computing that they fly behind takes. *s to {NEAR:.0%}*: seconds of
-training until the accuracy is {NEAR:.0%} of exact's, from epochs and the time of one. *1gbit, 100mbit*: a host for
-every worker, linked at that rate.
+training until the accuracy is {NEAR:.0%} of exact's, from epochs and the time of one. Times are of a run's first
+epochs, in which variable-rate sends least. *1gbit, 100mbit*: a host for every worker, linked at that rate.
 
 ![Accuracy over megabytes an epoch](halo.svg)
 """
