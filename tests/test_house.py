@@ -153,7 +153,7 @@ def test_dataclasses_take_keywords_alone(path: Path) -> None:
 
 
 MUTABLE = {
-    "framework/engine/train.py": {"Progress"},  # how far a run has come: what the loop counts
+    "framework/engine/progress.py": {"Progress"},  # how far a run has come: what the loop counts
 }
 """Dataclasses that are state rather than values."""
 

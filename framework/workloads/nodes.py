@@ -26,7 +26,7 @@ from framework.comm.rounds import require_same_rounds
 from framework.comm.rows import all_rows, share_out
 from framework.comm.topology import Topology
 from framework.config import placement, plugin_name
-from framework.data.dataset import NO_LABEL, TEST, TRAIN, VALIDATION, Dataset
+from framework.data.dataset import NO_LABEL, TRAIN, Dataset
 from framework.engine.run import Event, Mapper, Prepared, Run, Worker
 from framework.errors import InputError
 from framework.graph.block import Block, GraphBlock, Nodes
@@ -40,7 +40,7 @@ from framework.registry import PARTITIONERS, WORKLOADS
 from framework.sample.neighbor import Neighbor
 from framework.sample.sampler import Sampler
 from framework.workloads.paths import PathNetwork, Paths, PathSearch
-from framework.workloads.samples import SHUFFLING, STEPPING, evaluating
+from framework.workloads.samples import SHUFFLING, SPLITS, STEPPING, evaluating, row_of_each
 from partitioners.metis import Metis
 
 WHOLE_BATCH = 4096  # nodes evaluated at a time where every layer has to be gathered for them, and no size is given
@@ -240,7 +240,7 @@ class NodeTask:
         labels, split = self._owned("labels"), self._owned("split")
         classes = self.shards.store.num_classes
         metrics = {}
-        for name, value in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
+        for name, value in SPLITS:
             chosen = (split == value) & (labels != NO_LABEL)
             # [labels, predictions]; torchmetrics would count the same, and adds two seconds to every worker's start
             counts = torch.bincount(labels[chosen] * classes + predicted[chosen], minlength=classes * classes)
@@ -326,15 +326,8 @@ class NodeTask:
 
     def _checked(self, scores: Any, targets: int) -> Tensor:
         """A network's answer. Raises InputError where it is not one row of class scores a target."""
-        expected = (targets, self.shards.store.num_classes)
-        if not isinstance(scores, Tensor) or scores.shape != expected:
-            name = plugin_name(type(self.workload.model))
-            given = tuple(scores.shape) if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
-            raise InputError(
-                f"the network of --model {name.removeprefix('model:')} answered {given}; expected {expected}, a row of "
-                "class scores for every target of the last block."
-            )
-        return scores
+        classes = self.shards.store.num_classes
+        return row_of_each(scores, targets, classes, model=self.workload.model, sample="target of the last block")
 
     def _embeddings(self, model: nn.Module) -> Tensor:
         if not isinstance(model, LayerwiseNetwork):
