@@ -210,19 +210,26 @@ def render(rows_path: Path, document: Path) -> None:
 
 
 def _plot(rows: list[harness.Row], path: Path) -> None:
-    """Accuracy over megabytes an epoch, a panel a graph and a point a strategy."""
+    """Points of accuracy over exact, and megabytes an epoch: a line a strategy, a row of panels a graph."""
     from matplotlib.figure import Figure
 
     graphs = harness.grouped(rows, "graph")
-    figure = Figure(figsize=(6 * max(1, len(graphs)), 4), layout="constrained")
-    for number, ((graph,), of_graph) in enumerate(graphs.items()):
-        axes = figure.add_subplot(1, len(graphs), number + 1)
-        for (name,), runs in harness.grouped(of_graph, "name").items():
-            sent = sum(harness.median(runs, lambda row, way=way: _megabytes(row, way)) for way in _WAYS)
-            accuracy = statistics.mean(row["metrics"]["test_accuracy"] for row in runs)
-            axes.plot(sent, accuracy, "o")
-            axes.annotate(name, (sent, accuracy), fontsize=7)
-        axes.set(title=graph, xlabel="MB of hidden layers an epoch", ylabel="test accuracy", xscale="symlog")
+    figure = Figure(figsize=(9, 4.5 * max(1, len(graphs))), layout="constrained")
+    panels = figure.subplots(max(1, len(graphs)), 2, sharey="row", squeeze=False)
+    for (accuracy, sent), ((graph,), of_graph) in zip(panels, graphs.items(), strict=False):
+        runs = harness.grouped(of_graph, "name")
+        names = [name for name in CANDIDATES if (name,) in runs]
+        for place, name in enumerate(names):
+            points = _points_over(runs[(name,)], runs[("exact",)])
+            accuracy.plot(points, [place] * len(points), "o", color="C0", alpha=0.5)
+            megabytes = sum(harness.median(runs[(name,)], lambda row, way=way: _megabytes(row, way)) for way in _WAYS)
+            sent.barh(place, megabytes, color="C1")
+        accuracy.axvspan(-TOLERATED, TOLERATED, color="C2", alpha=0.2)
+        accuracy.set_xscale("symlog", linthresh=2)
+        accuracy.set_yticks(range(len(names)), names)
+        accuracy.invert_yaxis()
+        accuracy.set(title=f"{graph}: points over exact, a dot a seed")
+        sent.set(title=f"{graph}: MB an epoch")
     figure.savefig(path, metadata={"Date": None})
 
 
@@ -255,15 +262,19 @@ def _cells(name: str, measured: Groups, accuracy: Groups, times: Groups, network
 
 
 def _over(rows: list[harness.Row], exact: list[harness.Row]) -> str:
-    """Points of accuracy over exact's with the same seeds: their mean and its confidence interval."""
-    reference = {row["seed"]: row["metrics"]["test_accuracy"] for row in exact}
-    paired = [row for row in rows if row["seed"] in reference]
-    points = [100 * (row["metrics"]["test_accuracy"] - reference[row["seed"]]) for row in paired]
+    """Points of accuracy over exact's: their mean and its confidence interval."""
+    points = _points_over(rows, exact)
     if not points or rows is exact:
         return ""
-    return harness.interval(points) + (
-        f" **below by more than {TOLERATED}**" if statistics.mean(points) < -TOLERATED else ""
-    )
+    below = f" **below by more than {TOLERATED}**" if statistics.mean(points) < -TOLERATED else ""
+    return harness.interval(points) + below
+
+
+def _points_over(rows: list[harness.Row], exact: list[harness.Row]) -> list[float]:
+    """Points of accuracy over exact's with the same seed, seed by seed."""
+    reference = {row["seed"]: row["metrics"]["test_accuracy"] for row in exact}
+    paired = [row for row in rows if row["seed"] in reference]
+    return [100 * (row["metrics"]["test_accuracy"] - reference[row["seed"]]) for row in paired]
 
 
 _WAYS = ("forward", "backward")
@@ -311,7 +322,9 @@ exact's waiting; late rows save no more than the computing that they fly behind 
 training until the accuracy is {NEAR:.0%} of exact's, from epochs and the time of one. Times are of a run's first
 epochs, in which variable-rate sends least. *1gbit, 100mbit*: a host for every worker, linked at that rate.
 
-![Accuracy over megabytes an epoch](halo.svg)
+The green band is half a point.
+
+![Points of accuracy over exact, and megabytes an epoch](halo.svg)
 """
 
 
