@@ -220,7 +220,7 @@ def _plot(rows: list[harness.Row], path: Path) -> None:
         runs = harness.grouped(of_graph, "name")
         names = [name for name in CANDIDATES if (name,) in runs]
         for place, name in enumerate(names):
-            points = _points_over(runs[(name,)], runs[("exact",)])
+            points = _points_over(runs[(name,)], runs.get(("exact",), []))
             accuracy.plot(points, [place] * len(points), "o", color="C0", alpha=0.5)
             megabytes = sum(harness.median(runs[(name,)], lambda row, way=way: _megabytes(row, way)) for way in _WAYS)
             sent.barh(place, megabytes, color="C1")

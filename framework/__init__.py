@@ -8,6 +8,6 @@ import os
 
 __version__ = "0.1.0"
 
-# A tensor of 2 MiB or more that is new every step costs the system a page fault and zeros every 4 KiB; half an epoch's
-# time went there (docs/decisions.md). Workers inherit what is set here; a user's own choice stays.
+# A tensor of 2 MiB or more that is new every step costs the system a page fault and zeros every 4 KiB; a third of
+# an epoch went there (docs/decisions.md). Workers inherit what is set here; a user's own choice stays.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -56,7 +56,7 @@ def spmm_into(
     indices = check.index("indices", indices)
     indptr = check.pointers(indptr, len(indices))
     x = check.features("x", x, (None, None))
-    if not check.features("out", out, (None, x.shape[1]), like=x).data_ptr() == out.data_ptr():
+    if check.features("out", out, (None, x.shape[1]), like=x).data_ptr() != out.data_ptr():
         raise InputError("out is not contiguous; expected a tensor whose rows lie one behind the other.")
     check.below("indices", indices, len(x))
     if weight is not None:
