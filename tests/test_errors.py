@@ -113,7 +113,7 @@ def test_prepare_says_which_partitioner_failed(capsys: pytest.CaptureFixture[str
     [
         ("crooked_code:Short", 1, "RuntimeError: mat1 and mat2 shapes"),
         ("crooked_code:Short", 1, "(crooked_code.py:23, in forward)"),
-        ("wide_code:Short", 2, "answered (105, 41); expected (105, 40), a row of class scores"),
+        ("wide_code:Short", 2, "answered (105, 41); expected (105, 40), a row a target of the last block."),
     ],
 )
 def test_train_says_where_a_network_fails(
