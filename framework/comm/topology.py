@@ -18,7 +18,8 @@ from framework.comm.halo.exact import Exact
 from framework.comm.halo.link import DirectLink
 from framework.comm.halo.mirrors import MirroredBlock, MirroredEdges
 from framework.comm.halo.plan import HaloPlan
-from framework.comm.halo.strategy import Faithful, HaloStrategy, Secluding
+from framework.comm.halo.replicas import ReplicatedBlock
+from framework.comm.halo.strategy import Faithful, HaloStrategy, Replicating, Secluding
 from framework.comm.layout.owner import Owner
 from framework.comm.layout.strategy import Layout, OpenLayout
 from framework.comm.reach import Shards
@@ -83,6 +84,13 @@ class Topology:
         secluded = isinstance(wire.exchange, Secluding) and wire.exchange.secluded
         if self.shards.store.kind == "vertex-cut":
             exact = None if secluded else wire if wire is self.exact else self._constant
+            if isinstance(wire.exchange, Replicating):
+                return [
+                    ReplicatedBlock(
+                        edges=self._mirrored, wire=wire, exact=exact, layer=layer, key=key, last=layer == len(keys) - 1
+                    )
+                    for layer, key in enumerate(keys)
+                ]
             return [
                 MirroredBlock(edges=self._mirrored, wire=wire, exact=exact, layer=layer, key=key)
                 for layer, key in enumerate(keys)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from halo_plans import BACKWARD, FORWARD, step, tiny_plan, values
 from halo_runs import ATTENTION, EPOCHS, STOP, SUMS, halo_run, reports
+from replica_reference import replica_losses
 from torch import Tensor
 from worker_processes import together
 
@@ -107,6 +108,19 @@ def test_an_edge_cut_is_refused_before_anything_is_prepared(tmp_path: Path) -> N
 def test_a_negative_delay_is_refused() -> None:
     with pytest.raises(InputError, match=r"--halo\.r is -1; expected a number of steps"):
         Delayed(r=-1)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_mirrors_compute_for_themselves_and_others_sums_are_late(tmp_path: Path, workers: int) -> None:
+    """As a replay of everything that was ever sent, in one process."""
+    cut = {"partitioner": DegreeBasedHashing(), "parts": workers, "epochs": 9}
+    runs = {r: halo_run(tmp_path / str(r), Delayed(r=r), SUMS, **cut) for r in (0, 1, 2, 3)}
+    losses = {}
+    for (r, run), report in zip(runs.items(), reports(tmp_path, workers, list(runs.values())), strict=True):
+        losses[r] = replica_losses(run, r)
+        assert report["loss"] == pytest.approx(losses[r], rel=1e-9)
+    assert losses[1] != pytest.approx(losses[2], rel=1e-6)
+    assert losses[2] != pytest.approx(losses[3], rel=1e-6)
 
 
 def test_runs_at_the_limit_away_from_it_and_resumed(tmp_path: Path) -> None:

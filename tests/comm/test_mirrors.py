@@ -14,6 +14,9 @@ from whole_graph import looped_graph, random_rows
 from worker_processes import together
 
 from framework.comm.group import Group
+from framework.comm.halo.delayed import Delayed
+from framework.comm.halo.exact import Exact
+from framework.comm.halo.strategy import HaloStrategy
 from framework.comm.reach import Shards
 from framework.comm.rows import all_rows
 from framework.comm.topology import Topology
@@ -82,11 +85,11 @@ def gradients(network: nn.Module) -> dict[str, Tensor]:
     return {name: weight.grad for name, weight in network.named_parameters() if weight.grad is not None}
 
 
-def outcomes(group: Group, cases: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:
+def outcomes(group: Group, cases: list[tuple[str, str]], halo: HaloStrategy) -> dict[str, dict[str, Any]]:
     """The same of every case (store, network) by the workers of a group, the last of three like steps."""
     answers = {}
     for path, name in cases:
-        topology = Topology(Shards.open(ShardStore.open(path), group, "owned"))
+        topology = Topology(Shards.open(ShardStore.open(path), group, "owned"), halo)
         x = FEATURES[topology.whole(keys())[0].sources.original].double()
         for _ in range(3):
             network = built(name)
@@ -121,10 +124,12 @@ def test_single_edges_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])
-def test_workers_together_equal_one_block(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize("halo", [Exact(), Delayed(r=0)], ids=["rows to mirrors", "rows of mirrors"])
+def test_workers_together_equal_one_block(tmp_path: Path, workers: int, halo: HaloStrategy) -> None:
+    """Whether owners send mirrors their rows, or mirrors compute them."""
     cases = cases_in(tmp_path)
     given = [(path, name) for _, path, name, _ in cases]
-    answers = together(workers, outcomes, given)[0] if workers > 1 else outcomes(Group.alone(), given)
+    answers = together(workers, outcomes, given, halo)[0] if workers > 1 else outcomes(Group.alone(), given, halo)
     for cut, path, name, weighted in cases:
         found, wanted = answers[f"{path} {name}"], expected(name, weighted)
         assert found["nodes"] == list(range(GRAPH.num_nodes))

@@ -1,14 +1,16 @@
 """Delayed partial sums: of a vertex-cut's mirrors a step sends one part in r, and uses what was sent r steps before.
 
 Md et al., "DistGNN: Scalable distributed training for large-scale graph neural networks", SC 2021: cd-r. Mirrors are
-split into r bins by their nodes' ids. Step t sends the rows of bin t mod r in every lane: rows of owners to their
-mirrors, partial sums of mirrors to their owners. Nobody waits for them before step t + r; until then, and for all other
-bins, the rows that came last are used again. So a row in use is r to 2 r - 1 steps old, and a step sends one r-th of
-what cd-0 sends.
+split into r bins by their nodes' ids. Step t sends the rows of bin t mod r in every lane: partial sums of mirrors to
+their owners, and to every mirror what the owner and the other mirrors have. Nobody waits for them before step t + r;
+until then, and for all other bins, the rows that came last are used again. So a row in use is r to 2 r - 1 steps old,
+and a step sends one r-th of what cd-0 sends.
 
-The gradients of both lanes go the same way, as late. What differs from the paper: its mirrors compute a layer's output
-for themselves, from the sums that they are sent, where ours are sent the owner's output before the next layer; its
-first steps use local sums alone, where ours begin with one exact step. Exact limit: r=0, cd-0. (0c is `never`.)
+Mirrors compute the rows of hidden layers for themselves (framework/comm/halo/replicas.py): from sums over their own
+edges, which are never late, and from what is sent to them of all others' sums. Gradients go the same way, as late. What
+a mirror is sent of other mirrors has been late on its way to the owner, too: 2 r to 4 r - 2 steps. What differs from
+the paper: its first steps use local sums alone, where ours begin with one exact step. Exact limit: r=0, cd-0. (0c is
+`never`.)
 """
 
 import dataclasses
@@ -56,9 +58,9 @@ class Delayed:
 
 
 class DelayedExchange:
-    """Rows to the mirrors and partial results to the owners, one bin a step, and used late."""
+    """Partial results to the owners and between mirrors, one bin a step, and used late (Replicating)."""
 
-    share = 1.0
+    share, replicating = 1.0, True
 
     def __init__(self, r: int, plan: HaloPlan, link: Link) -> None:
         self.r, self.plan, self.link = r, plan, link

@@ -11,6 +11,7 @@ answers by the softmax of their log-sum-exps. The edge that attention adds from 
 """
 
 import dataclasses
+from collections import defaultdict
 from functools import cached_property
 
 import torch
@@ -19,13 +20,17 @@ from torch import Tensor
 from framework.comm.halo import partials, passes
 from framework.comm.halo.block import Wire
 from framework.comm.halo.constants import Constants
-from framework.comm.halo.link import DirectLink, Lane
+from framework.comm.halo.exact import Exact
+from framework.comm.halo.link import DirectLink
 from framework.comm.halo.plan import HaloPlan
 from framework.errors import InputError
 from framework.graph.block import Block, Nodes
 from framework.kernels.attention import join_attention
-from framework.kernels.csr import CSR, build_csr, transpose
 from framework.random import Key
+
+
+def _kept() -> dict[bool, Constants]:
+    return defaultdict(Constants)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,22 +42,21 @@ class MirroredEdges:
     plan: HaloPlan
     """Which rows are whose mirrors."""
     counts: Tensor
-    """Edges of each owned node in the whole graph: int64 [n]."""
+    """Edges of each node in the whole graph: int64 [n + h]."""
     loopless: Tensor
     """The same without edges from a node to itself."""
     looped: bool
     """Whether some worker has such an edge."""
-    _constants: Constants = dataclasses.field(default_factory=Constants, repr=False)
+    _constants: dict[bool, Constants] = dataclasses.field(default_factory=_kept, repr=False)
     _convolutions: "dict[torch.dtype, MirroredEdges]" = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, block: Block, plan: HaloPlan) -> "MirroredEdges":
         """Counts the edges of all workers. All workers call this together."""
         here = torch.stack([block.drawn, block.without_self_loops.drawn], dim=1).to(torch.float64)
-        home, away = here.split_with_sizes([plan.num_owned, plan.num_halo])
-        lane = Lane(layer=0, towards="owners", backward=False)
-        others = DirectLink(plan.group, "state").send(away, plan.route("owners"), lane).wait()
-        counts, loopless = plan.add_to(home.clone(), others).to(torch.int64).unbind(1)
+        exchange = Exact().open(plan, DirectLink(plan.group, "state"))
+        home = partials.reduced(here, plan, exchange, layer=0)
+        counts, loopless = passes.fill(home, plan, exchange, layer=0).to(torch.int64).unbind(1)
         loops = plan.group.all_reduce((counts - loopless).sum(), "state")
         return cls(block=block, plan=plan, counts=counts, loopless=loopless, looped=bool(loops > 0))
 
@@ -72,7 +76,7 @@ class MirroredEdges:
             block=self.block.without_self_loops,
             counts=self.loopless,
             looped=False,
-            _constants=Constants(),
+            _constants=_kept(),
             _convolutions={},
         )
 
@@ -80,24 +84,17 @@ class MirroredEdges:
         """The edges of a graph convolution, each owned node's own among them, weighted in `dtype`; made once."""
         if dtype not in self._convolutions:
             block = self.block.convolution(dtype)
-            self._convolutions[dtype] = dataclasses.replace(self, block=block, _constants=Constants(), _convolutions={})
+            self._convolutions[dtype] = dataclasses.replace(self, block=block, _constants=_kept(), _convolutions={})
         return self._convolutions[dtype]
 
-    def kept_sum(self, x: Tensor, wire: Wire, layer: int) -> Tensor:
-        """Sums of rows of all n + h sources, in which nothing is learned; kept for rows that stay the same."""
-        return self._constants.of(x, lambda: partials.reduced(self.block.sum(x), wire.plan, wire.exchange, layer))
+    def sum(self, x: Tensor, wire: Wire, layer: int, *, mirrors: bool) -> Tensor:
+        """Sums over all workers' edges of rows of all n + h sources: [n, columns]; with `mirrors`, [n + h, columns]."""
+        join = partials.replicated if mirrors else partials.reduced
+        return join(self.block.sum(x), wire.plan, wire.exchange, layer)
 
-    @cached_property
-    def joining(self) -> tuple[CSR, CSR]:
-        """[boundary, boundary + sent] and its transpose: which partial results each boundary node's result is made of.
-
-        Its own first, then those of the workers in their order."""
-        boundary, returning = self.plan.boundary, self.plan.returning
-        own = torch.arange(len(boundary), device=boundary.device)
-        targets = torch.cat([own, torch.repeat_interleave(own, returning.indptr.diff())])
-        sources = torch.cat([own, returning.indices.long() + len(boundary)]).to(torch.int32)
-        joining = build_csr(targets, sources, len(boundary))
-        return joining, transpose(joining.indptr, joining.indices, len(sources))
+    def kept_sum(self, x: Tensor, wire: Wire, layer: int, *, mirrors: bool) -> Tensor:
+        """The same of rows in which nothing is learned; kept for rows that stay the same."""
+        return self._constants[mirrors].of(x, lambda: self.sum(x, wire, layer, mirrors=mirrors))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -143,7 +140,7 @@ class MirroredBlock:
     @property
     def drawn(self) -> Tensor:
         """All edges, of all workers: int64 [n]."""
-        return self.edges.counts
+        return self.edges.counts[: self.num_targets]
 
     @property
     def weighted(self) -> bool:
@@ -158,14 +155,18 @@ class MirroredBlock:
     def sum(self, x: Tensor, *, mean: bool = False) -> Tensor:
         """As GraphBlock's."""
         sums = self._sum(x)
-        return sums / self.edges.counts.clamp(min=1).unsqueeze(1).to(x.dtype) if mean else sums
+        return sums / self.drawn.clamp(min=1).unsqueeze(1).to(x.dtype) if mean else sums
 
     def _sum(self, x: Tensor) -> Tensor:
         if not self.given:
             return partials.summed(x, self.edges.quarters, self.wire.plan, self.wire.exchange, self.layer)
-        if self.exact is not None and not x.requires_grad:
-            return self.edges.kept_sum(x, self.exact, self.layer)
-        return partials.reduced(self.local.sum(x), self.wire.plan, self.wire.exchange, self.layer)
+        return self._sum_of_given(x, mirrors=False)
+
+    def _sum_of_given(self, x: Tensor, *, mirrors: bool) -> Tensor:
+        """Sums of rows of all n + h sources: as MirroredEdges'."""
+        if self.given and self.exact is not None and not x.requires_grad:
+            return self.edges.kept_sum(x, self.exact, self.layer, mirrors=mirrors)
+        return self.edges.sum(x, self.wire, self.layer, mirrors=mirrors)
 
     def convolve(self, x: Tensor) -> Tensor:
         """As Convolving's."""
@@ -193,22 +194,26 @@ class MirroredBlock:
 
     def _joined(self, partial: Tensor, totals: Tensor) -> Tensor:
         """[n + h, heads, columns] of this worker's edges -> [n, heads, columns] of all. `totals`: [n + h, heads]."""
-        plan, owned = self.wire.plan, self.num_targets
+        return self._joined_by_owners(partial, *self._parts(partial, totals))
+
+    def _parts(self, partial: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
+        """What all workers have for the boundary nodes, [boundary + sent, heads, columns], and its totals."""
+        plan, owned = self.wire.plan, self.local.num_owned
         heads, columns = partial.shape[1:]
         # A mirror without an edge, and one whose row the strategy does not let come, is 0 in all columns on the wire.
         met = totals[owned:] != -torch.inf
         rows = [partial[owned:].flatten(1), totals[owned:].where(met, 0), met[:, :1].to(totals.dtype)]
         copies = partials.gathered(torch.cat(rows, dim=1), plan, self.wire.exchange, self.layer)
         others, other_totals, came = copies.split_with_sizes([heads * columns, heads, 1], dim=1)
-        joining, transposed = self.edges.joining
-        joined = join_attention(
-            joining.indptr,
-            joining.indices,
+        return (
             torch.cat([partial[plan.boundary], others.reshape(-1, heads, columns)]),
             torch.cat([totals[plan.boundary], other_totals.where(came > 0.5, -torch.inf)]),
-            transposed=transposed,
         )
-        return partial[:owned].index_copy(0, plan.boundary, joined)
+
+    def _joined_by_owners(self, partial: Tensor, parts: Tensor, totals: Tensor) -> Tensor:
+        joining, transposed = self.wire.plan.joining
+        joined = join_attention(joining.indptr, joining.indices, parts, totals, transposed=transposed)
+        return partial[: self.local.num_owned].index_copy(0, self.wire.plan.boundary, joined)
 
     def whole(self, x: Tensor) -> tuple[Block, Tensor]:
         """Not on a vertex-cut: raises InputError."""

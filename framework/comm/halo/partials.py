@@ -16,6 +16,7 @@ from framework.comm.halo.plan import HaloPlan
 from framework.comm.halo.strategy import HaloExchange
 from framework.graph.block import Block
 from framework.graph.split import Half, half_from
+from framework.kernels.aggregate import spmm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,10 +73,25 @@ def reduced(partial: Tensor, plan: HaloPlan, exchange: HaloExchange, layer: int)
     return out
 
 
+def replicated(partial: Tensor, plan: HaloPlan, exchange: HaloExchange, layer: int) -> Tensor:
+    """[n + h, columns] partial sums -> [n + h, columns]: those of all workers added up, at mirrors too. Differentiable.
+
+    Owners have what comes of mirrors, and send each mirror what the others have; a worker's own sums do not travel back
+    to it, so that they are never late."""
+    out: Tensor = _Replicate.apply(partial, plan, exchange, layer)  # type: ignore[no-untyped-call]
+    return out
+
+
 def gathered(mirrors: Tensor, plan: HaloPlan, exchange: HaloExchange, layer: int) -> Tensor:
     """[h, columns] -> [sent, columns]: what every worker has for its mirrors, at their owners. Differentiable."""
     out: Tensor = _Gather.apply(mirrors, plan, exchange, layer)  # type: ignore[no-untyped-call]
     return out
+
+
+def scattered(copies: Tensor, exchange: HaloExchange, layer: int) -> Tensor:
+    """[sent, columns], a row for every mirror -> [h, columns], at the mirrors. Differentiable."""
+    mirrors: Tensor = _Scatter.apply(copies, exchange, layer)  # type: ignore[no-untyped-call]
+    return mirrors
 
 
 def _lanes(layer: int, *, backward: bool, apart: bool = False) -> tuple[Lane, Lane]:
@@ -128,6 +144,46 @@ class _Reduce(torch.autograd.Function):
         home = gradients[0]
         coming = ctx.exchange.to_halo(ctx.plan.copies(home), _lanes(ctx.layer, backward=True)[0])
         return torch.cat([home, _scaled(coming.wait(), ctx.exchange)]), None, None, None
+
+
+class _Replicate(torch.autograd.Function):
+    """Every worker's sum is the sum of all, so its gradient is the sum of all gradients: the same once more."""
+
+    @staticmethod
+    def forward(ctx: Any, partial: Tensor, plan: HaloPlan, exchange: HaloExchange, layer: int) -> Tensor:
+        ctx.plan, ctx.exchange, ctx.layer = plan, exchange, layer
+        return _replicated(partial, plan, exchange, _lanes(layer, backward=False))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        lanes = _lanes(ctx.layer, backward=True)
+        return _replicated(gradients[0], ctx.plan, ctx.exchange, lanes), None, None, None
+
+
+def _replicated(partial: Tensor, plan: HaloPlan, exchange: HaloExchange, lanes: tuple[Lane, Lane]) -> Tensor:
+    outwards, back = lanes
+    home, away = partial.split_with_sizes([plan.num_owned, plan.num_halo])
+    copies = exchange.to_owners(away, back).wait()
+    siblings, _ = plan.siblings
+    with plan.group.timed("packing"):
+        others = spmm(siblings.indptr, siblings.indices, torch.cat([home[plan.boundary], copies]))
+    coming = exchange.to_halo(others, outwards)
+    whole = plan.add_to(home.clone(memory_format=torch.contiguous_format), copies)
+    return torch.cat([whole, away + coming.wait()])
+
+
+class _Scatter(torch.autograd.Function):
+    """What an owner has for a row's mirrors stays apart, and so do its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, copies: Tensor, exchange: HaloExchange, layer: int) -> Tensor:
+        ctx.exchange, ctx.layer = exchange, layer
+        return exchange.to_halo(copies, _lanes(layer, backward=False, apart=True)[0]).wait().detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        lane = _lanes(ctx.layer, backward=True, apart=True)[1]
+        return ctx.exchange.to_owners(gradients[0].contiguous(), lane).wait(), None, None
 
 
 class _Gather(torch.autograd.Function):

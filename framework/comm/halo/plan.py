@@ -5,6 +5,7 @@ sends it; the plan is two lists of counts and the places of the rows others want
 """
 
 import dataclasses
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from framework.graph.block import Nodes
 from framework.graph.local import LocalGraph
 from framework.graph.shard import Kind
 from framework.kernels.aggregate import spmm_into
-from framework.kernels.csr import CSR, build_csr
+from framework.kernels.csr import CSR, build_csr, row_of_entries, transpose
 from framework.kernels.sample import gather_rows
 
 
@@ -78,6 +79,39 @@ class HaloPlan:
         """Nodes of the halo, h."""
         return sum(self.received)
 
+    @cached_property
+    def joining(self) -> tuple[CSR, CSR]:
+        """[boundary, boundary + sent] and its transpose: which partial results each boundary node's result is made of.
+
+        Its own first, then those of the workers in their order."""
+        own = torch.arange(len(self.boundary), device=self.boundary.device)
+        targets = torch.cat([own, row_of_entries(self.returning.indptr, len(self.returning.indices))])
+        return _both_ways(targets, torch.cat([own, self._returned]), len(own), len(own) + sum(self.sent))
+
+    @cached_property
+    def siblings(self) -> tuple[CSR, CSR]:
+        """[sent, boundary + sent] and its transpose: the same partial results, but for those of the copy itself: what a
+        mirror lacks of its node's result."""
+        indptr, copies = self.returning.indptr, self.returning.indices.long()
+        node = row_of_entries(indptr, len(copies))
+        times = indptr.diff()[node]  # every copy meets all copies of its node
+        first = torch.repeat_interleave(indptr[node] - (times.cumsum(0) - times), times)
+        others = first + torch.arange(len(first), device=first.device)
+        targets = torch.repeat_interleave(copies, times)
+        sources = self._returned[others]
+        apart = copies[others] != targets
+        return _both_ways(
+            torch.cat([copies, targets[apart]]),
+            torch.cat([node, sources[apart]]),
+            len(copies),
+            len(self.boundary) + len(copies),
+        )
+
+    @property
+    def _returned(self) -> Tensor:
+        """Where what comes back stands behind the boundary nodes' own, node by node: int64 [sent]."""
+        return self.returning.indices.long() + len(self.boundary)
+
     def route(self, towards: Towards) -> Route:
         """All rows, towards the halo or the owners."""
         if towards == "halo":
@@ -97,3 +131,8 @@ class HaloPlan:
         """Adds to rows of owned nodes [n, columns], in place, what all workers have for them [sent, columns]."""
         with self.group.timed("packing"):
             return spmm_into(owned, self.boundary, self.returning.indptr, self.returning.indices, copies)
+
+
+def _both_ways(targets: Tensor, sources: Tensor, rows: int, columns: int) -> tuple[CSR, CSR]:
+    matrix = build_csr(targets, sources.to(torch.int32), rows)
+    return matrix, transpose(matrix.indptr, matrix.indices, columns)

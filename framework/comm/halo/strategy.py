@@ -53,6 +53,14 @@ class Secluding(Protocol):
 
 
 @runtime_checkable
+class Replicating(Protocol):
+    """An exchange by which, on a vertex-cut, mirrors compute their rows of hidden layers themselves."""
+
+    replicating: ClassVar[bool]
+    """True: rows towards the halo are what the other workers have of a mirror's sum, not the owner's row."""
+
+
+@runtime_checkable
 class Late(Protocol):
     """An exchange whose rows may be of earlier steps."""
 
