@@ -79,22 +79,18 @@ class Topology:
         strategy = self.strategy if isinstance(self.strategy, Faithful) else EXACT
         return Wire(plan=self.plan, exchange=strategy.open(self.plan, DirectLink(self.shards.group, purpose)))
 
-    def layers(self, keys: Sequence[Key | None], wire: Wire) -> Sequence[OwnedBlock | MirroredBlock]:
+    def layers(self, keys: Sequence[Key | None], wire: Wire) -> Sequence[OwnedBlock | MirroredBlock | ReplicatedBlock]:
         """One layer over all owned nodes for every key; the first one's sources are the halo's nodes, too."""
         secluded = isinstance(wire.exchange, Secluding) and wire.exchange.secluded
         if self.shards.store.kind == "vertex-cut":
             exact = None if secluded else wire if wire is self.exact else self._constant
-            if isinstance(wire.exchange, Replicating):
-                return [
-                    ReplicatedBlock(
-                        edges=self._mirrored, wire=wire, exact=exact, layer=layer, key=key, last=layer == len(keys) - 1
-                    )
-                    for layer, key in enumerate(keys)
-                ]
-            return [
+            blocks = [
                 MirroredBlock(edges=self._mirrored, wire=wire, exact=exact, layer=layer, key=key)
                 for layer, key in enumerate(keys)
             ]
+            if isinstance(wire.exchange, Replicating):
+                return [ReplicatedBlock(owners=block, last=block.layer == len(keys) - 1) for block in blocks]
+            return blocks
         if secluded:
             first, other = self._secluded_edges
             return [

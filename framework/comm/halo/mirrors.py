@@ -17,7 +17,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from framework.comm.halo import partials, passes
+from framework.comm.halo import joined, partials, passes
 from framework.comm.halo.block import Wire
 from framework.comm.halo.constants import Constants
 from framework.comm.halo.exact import Exact
@@ -25,7 +25,6 @@ from framework.comm.halo.link import DirectLink
 from framework.comm.halo.plan import HaloPlan
 from framework.errors import InputError
 from framework.graph.block import Block, Nodes
-from framework.kernels.attention import join_attention
 from framework.random import Key
 
 
@@ -160,9 +159,9 @@ class MirroredBlock:
     def _sum(self, x: Tensor) -> Tensor:
         if not self.given:
             return partials.summed(x, self.edges.quarters, self.wire.plan, self.wire.exchange, self.layer)
-        return self._sum_of_given(x, mirrors=False)
+        return self.sum_of_given(x, mirrors=False)
 
-    def _sum_of_given(self, x: Tensor, *, mirrors: bool) -> Tensor:
+    def sum_of_given(self, x: Tensor, *, mirrors: bool) -> Tensor:
         """Sums of rows of all n + h sources: as MirroredEdges'."""
         if self.given and self.exact is not None and not x.requires_grad:
             return self.edges.kept_sum(x, self.exact, self.layer, mirrors=mirrors)
@@ -190,30 +189,8 @@ class MirroredBlock:
         partial, totals = local.attend_partially(
             self.key, values, source_scores, target_scores, negative_slope=negative_slope, dropout=dropout
         )
-        return self._joined(partial, totals)
-
-    def _joined(self, partial: Tensor, totals: Tensor) -> Tensor:
-        """[n + h, heads, columns] of this worker's edges -> [n, heads, columns] of all. `totals`: [n + h, heads]."""
-        return self._joined_by_owners(partial, *self._parts(partial, totals))
-
-    def _parts(self, partial: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
-        """What all workers have for the boundary nodes, [boundary + sent, heads, columns], and its totals."""
-        plan, owned = self.wire.plan, self.local.num_owned
-        heads, columns = partial.shape[1:]
-        # A mirror without an edge, and one whose row the strategy does not let come, is 0 in all columns on the wire.
-        met = totals[owned:] != -torch.inf
-        rows = [partial[owned:].flatten(1), totals[owned:].where(met, 0), met[:, :1].to(totals.dtype)]
-        copies = partials.gathered(torch.cat(rows, dim=1), plan, self.wire.exchange, self.layer)
-        others, other_totals, came = copies.split_with_sizes([heads * columns, heads, 1], dim=1)
-        return (
-            torch.cat([partial[plan.boundary], others.reshape(-1, heads, columns)]),
-            torch.cat([totals[plan.boundary], other_totals.where(came > 0.5, -torch.inf)]),
-        )
-
-    def _joined_by_owners(self, partial: Tensor, parts: Tensor, totals: Tensor) -> Tensor:
-        joining, transposed = self.wire.plan.joining
-        joined = join_attention(joining.indptr, joining.indices, parts, totals, transposed=transposed)
-        return partial[: self.local.num_owned].index_copy(0, self.wire.plan.boundary, joined)
+        parts = joined.gathered(partial, totals, self.wire, self.layer)
+        return joined.by_owners(partial, parts, self.wire.plan)
 
     def whole(self, x: Tensor) -> tuple[Block, Tensor]:
         """Not on a vertex-cut: raises InputError."""

@@ -7,80 +7,90 @@ once more wherever they are. The last layer's rows are their owners' alone, whos
 """
 
 import dataclasses
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from framework.comm.halo import partials, passes
+from framework.comm.halo import joined, passes
 from framework.comm.halo.mirrors import MirroredBlock
-from framework.graph.block import Nodes
-from framework.kernels.attention import join_attention, partial_attention
+from framework.graph.block import Block, Nodes
+from framework.random import Key
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class ReplicatedBlock(MirroredBlock):
+class ReplicatedBlock:
     """A layer of the whole graph on a vertex-cut (a GraphBlock). n owned nodes, h mirrors."""
 
+    owners: MirroredBlock
+    """The layer where mirrors have the rows that owners send them."""
     last: bool
     """Whether no layer follows: rows of the n owned nodes come out, else of all n + h."""
 
     @property
     def num_targets(self) -> int:
         """n + h, or n of the last layer."""
-        return self.local.num_owned if self.last else len(self.local.sources)
+        return self.owners.num_targets if self.last else len(self.sources)
 
     @property
     def sources(self) -> Nodes:
         """All n + h."""
-        return self.local.sources
+        return self.owners.local.sources
 
-    def _sum(self, x: Tensor) -> Tensor:
-        return self._sum_of_given(x, mirrors=not self.last)
+    @property
+    def targets(self) -> Nodes:
+        """All, or the owned nodes of the last layer."""
+        return self.sources[: self.num_targets]
+
+    @property
+    def layer(self) -> int:
+        """The layer's number, from 0."""
+        return self.owners.layer
+
+    @property
+    def key(self) -> Key | None:
+        """What this layer's draws are keyed by."""
+        return self.owners.key
+
+    @property
+    def drawn(self) -> Tensor:
+        """All edges, of all workers: int64 [targets]."""
+        return self.owners.edges.counts[: self.num_targets]
+
+    @property
+    def weighted(self) -> bool:
+        """Whether edges have weights."""
+        return self.owners.weighted
+
+    @property
+    def without_self_loops(self) -> "ReplicatedBlock":
+        """As GraphBlock's."""
+        return dataclasses.replace(self, owners=self.owners.without_self_loops)
+
+    def sum(self, x: Tensor, *, mean: bool = False) -> Tensor:
+        """As GraphBlock's."""
+        sums = self.owners.sum_of_given(x, mirrors=not self.last)
+        return sums / self.drawn.clamp(min=1).unsqueeze(1).to(x.dtype) if mean else sums
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """As Convolving's."""
+        edges = self.owners.edges.convolution(x.dtype)
+        return dataclasses.replace(self, owners=dataclasses.replace(self.owners, edges=edges)).sum(x)
 
     def attend(
         self, values: Tensor, source_scores: Tensor, target_scores: Tensor, *, negative_slope: float, dropout: float
     ) -> Tensor:
         """As GraphBlock's. Between workers go heads * columns sums, heads log-sum-exps, and, to owners, whether there
         was any edge; before the last layer the scores of mirrors as targets."""
+        wire, layer = self.owners.wire, self.layer
         if self.last:
-            target_scores = passes.fill(target_scores, self.wire.plan, self.wire.exchange, self.layer)
-        partial, totals = self.local.attend_partially(
+            target_scores = passes.fill(target_scores, wire.plan, wire.exchange, layer)
+        partial, totals = self.owners.local.attend_partially(
             self.key, values, source_scores, target_scores, negative_slope=negative_slope, dropout=dropout
         )
-        parts, their_totals = self._parts(partial, totals)
-        owned = self._joined_by_owners(partial, parts, their_totals)
-        return owned if self.last else torch.cat([owned, self._joined_by_mirrors(partial, totals, parts, their_totals)])
+        parts = joined.gathered(partial, totals, wire, layer)
+        owned = joined.by_owners(partial, parts, wire.plan)
+        return owned if self.last else torch.cat([owned, joined.by_mirrors(partial, totals, parts, wire, layer)])
 
-    def _joined_by_mirrors(self, partial: Tensor, totals: Tensor, parts: Tensor, their_totals: Tensor) -> Tensor:
-        """A mirror's own answer, and that of all others, which its owner has joined: [h, heads, columns]."""
-        siblings, transposed = self.wire.plan.siblings
-        heads, columns = partial.shape[1:]
-        others, other_totals = partial_attention(
-            siblings.indptr,
-            siblings.indices,
-            parts,
-            their_totals,
-            their_totals.new_zeros(len(siblings.indptr) - 1, heads),
-            negative_slope=1.0,
-            transposed=transposed,
-        )
-        rows = torch.cat([others.flatten(1), other_totals], dim=1)
-        came = partials.scattered(rows, self.wire.exchange, self.layer)
-        flat, other_totals = came.split_with_sizes([heads * columns, heads], dim=1)
-        n = self.local.num_owned
-        indptr, indices = self._pairs
-        return join_attention(
-            indptr,
-            indices,
-            torch.cat([partial[n:], flat.reshape(-1, heads, columns)]),
-            torch.cat([totals[n:], other_totals]),
-        )
-
-    @cached_property
-    def _pairs(self) -> tuple[Tensor, Tensor]:
-        """[h, 2 h]: of every mirror its own answer and what came."""
-        mirrors = self.wire.plan.num_halo
-        own = torch.arange(mirrors, dtype=torch.int32, device=self.wire.plan.wanted.device)
-        indptr = torch.arange(0, 2 * mirrors + 1, 2, device=own.device)
-        return indptr, torch.stack([own, own + mirrors], dim=1).flatten()
+    def whole(self, x: Tensor) -> tuple[Block, Tensor]:
+        """As MirroredBlock's: raises InputError."""
+        return self.owners.whole(x)

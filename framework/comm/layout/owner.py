@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from framework.comm.halo.block import OwnedBlock, Wire
 from framework.comm.halo.mirrors import MirroredBlock
+from framework.comm.halo.replicas import ReplicatedBlock
 from framework.comm.layout.strategy import OpenLayout, OwnedGraph
 from framework.random import Key
 from framework.registry import LAYOUTS
@@ -29,6 +30,6 @@ class OwnerLayout:
     wire: Wire
     """Brings the halo's rows."""
 
-    def whole(self, keys: Sequence[Key | None]) -> Sequence[OwnedBlock | MirroredBlock]:
+    def whole(self, keys: Sequence[Key | None]) -> Sequence[OwnedBlock | MirroredBlock | ReplicatedBlock]:
         """As OpenLayout's."""
         return self.graph.layers(keys, self.wire)

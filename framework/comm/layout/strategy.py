@@ -13,6 +13,7 @@ import torch
 
 from framework.comm.halo.block import OwnedBlock, Wire
 from framework.comm.halo.mirrors import MirroredBlock
+from framework.comm.halo.replicas import ReplicatedBlock
 from framework.comm.reach import Shards
 from framework.errors import InputError
 from framework.graph.block import GraphBlock, Nodes
@@ -46,7 +47,7 @@ class OwnedGraph(Protocol):
     def exact_over(self, purpose: str) -> Wire:
         """An exact exchange of the halo's rows, counted under `purpose`. All workers call this together."""
 
-    def layers(self, keys: Sequence[Key | None], wire: Wire) -> Sequence[OwnedBlock | MirroredBlock]:
+    def layers(self, keys: Sequence[Key | None], wire: Wire) -> Sequence[OwnedBlock | MirroredBlock | ReplicatedBlock]:
         """One layer over all owned nodes for every key: the first on kept features, the others by `wire`."""
 
     def neighbors(self, nodes: Nodes, fanout: int, key: Key) -> Neighbors:
