@@ -88,7 +88,7 @@ def spagan_debian() -> Run:
     )
     return Run(
         workload=workload,
-        epochs=400,
+        epochs=1500,
         patience=5,
         evaluate_every=10,
         save_every=10,
