@@ -1,6 +1,6 @@
 """How much of the exchange of rows is hidden behind computing: 2 hosts, at a rate at which both take as long.
 
-Run: python -m benchmarks.overlap [--rounds 7] [--rate 500mbit]
+Run: python -m benchmarks.overlap [--graph debian] [--hidden 256] [--rounds 7] [--rate 500mbit]
 
 Assumptions: three kinds of epochs take turns. `both` trains with the exact exchange; `computing` does the same over a
 link that delivers zeros at once; `transfer` sends the same rows, one lane after the other, and computes nothing. Epochs
@@ -26,6 +26,7 @@ from benchmarks.workers import Cluster
 from framework.comm.halo.block import Wire
 from framework.comm.halo.exact import Exact
 from framework.comm.halo.link import Arrival, Arrived, DirectLink, Lane, Link, Route, Step
+from framework.data.debian import Debian
 from framework.data.generators import PRESETS
 from framework.engine.optimize import Adam
 from framework.engine.run import Prepared, Run, Worker
@@ -37,13 +38,16 @@ from partitioners.metis import Metis
 
 ROWS = harness.ROWS / "overlap.jsonl"
 DOCUMENT = harness.DOCUMENTS / "overlap.md"
-WORKERS, LAYERS, HIDDEN = 2, 3, 128
+WORKERS, LAYERS = 2, 3
+GRAPHS: dict[str, Any] = {"planted": PRESETS["planted"], "debian": Debian(columns=128)}
 KINDS = ("both", "computing", "transfer")
 
 
 def main() -> None:
     """Measure, then render the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--graph", choices=list(GRAPHS), default="debian")
+    parser.add_argument("--hidden", type=int, default=256, help="width of the inner layers")
     parser.add_argument("--rounds", type=int, default=7, help="epochs of each kind that are timed, after two")
     parser.add_argument("--rate", help="of the link, as tc has it; chosen where it is not given")
     parser.add_argument("--stores", type=Path, help="where the partitioned graph is kept; else it is made each time")
@@ -51,13 +55,14 @@ def main() -> None:
     parser.add_argument("--render", type=Path, default=DOCUMENT, help="the table")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Cluster.of(WORKERS, "none") as cluster:
-        run = _run(options.stores or Path(folder), options.rounds)
+        run = _run(options.graph, options.hidden, options.stores or Path(folder), options.rounds)
         prepared = run.workload.prepare(Path(run.store), map, lambda event: None)
         rate = options.rate or _balancing_rate(cluster, dataclasses.replace(run, epochs=2), prepared)
         _link(cluster, rate)
         found = cluster.together("benchmarks.overlap:timed", run, prepared, WORKERS)[0]
         environment = harness.environment(seed=run.seed, run_digest=run.digest(), data_digest=prepared.data_digest)
-        harness.append(options.out, {**environment, "rate": rate, **found})
+        row = {"graph": options.graph, "hidden": options.hidden, "rate": rate, **found}
+        harness.append(options.out, {**environment, **row})
     render(options.out, options.render)
 
 
@@ -80,10 +85,10 @@ def _link(cluster: Cluster, rate: str) -> None:
         cluster.set_rate(host, rate)
 
 
-def _run(stores: Path, rounds: int) -> Run:
+def _run(graph: str, hidden: int, stores: Path, rounds: int) -> Run:
     workload = NodeClassification(
-        data=PRESETS["planted"],
-        model=GCN(hidden=HIDDEN, dropout=0.5),
+        data=GRAPHS[graph],
+        model=GCN(hidden=hidden, dropout=0.5),
         sampler=Full(layers=LAYERS),
         batch_size=0,
         partitioner=Metis(),
@@ -222,8 +227,9 @@ def render(rows_path: Path, document: Path) -> None:
         ratios = [both / other for both, other in zip(seconds["both"], longer, strict=True)]
         cells = [_spread(seconds[kind]) for kind in ("computing", "transfer", "both")]
         cpu = [_spread(row["cpu_seconds"][kind]) for kind in ("computing", "transfer", "both")]
-        body.append([row["rate"], f"{row['bytes'] / 1e6:.0f}", *cells, _spread(ratios), *cpu, f"{row['load']:.1f}"])
-    headers = ["rate", "MB", "computing", "transfer", "both", "over the longer"]
+        where = [row.get("graph", "planted"), str(row.get("hidden", 128)), row["rate"]]
+        body.append([*where, f"{row['bytes'] / 1e6:.0f}", *cells, _spread(ratios), *cpu, f"{row['load']:.1f}"])
+    headers = ["graph", "width", "rate", "MB", "computing", "transfer", "both", "over the longer"]
     headers += ["CPU, computing", "CPU, transfer", "CPU, both", "load"]
     document.parent.mkdir(parents=True, exist_ok=True)
     document.write_text(_INTRODUCTION + harness.markdown(headers, body))
@@ -237,9 +243,9 @@ def _spread(values: list[float]) -> str:
 _INTRODUCTION = f"""# Computing while rows are under way
 
 Rendered by `python -m benchmarks.overlap` from `benchmarks/rows/overlap.jsonl`: full-graph training of a GCN of
-{LAYERS} layers, {HIDDEN} wide, float32, on the planted graph (200 thousand nodes, 4 million edges), METIS, {WORKERS}
-workers of one thread, each on a host of its own (network namespaces, a shaped link). *MB*: what a worker sends of the
-halo in an epoch. *computing*, *transfer*, *both*: seconds of an epoch without the exchange, of the exchange alone, and
+{LAYERS} layers, float32, METIS, {WORKERS} workers of one thread, each on a host of its own (network namespaces, a shaped
+link). *graph*: the Debian graph, or the planted one (200 thousand nodes, 4 million edges), where six nodes of ten have a
+neighbour on the other host. *MB*: what a worker sends of the halo in an epoch. *computing*, *transfer*, *both*: seconds of an epoch without the exchange, of the exchange alone, and
 of training. *over the longer*: both, over the longer of the two of the same round. *CPU*: seconds of both workers'
 processors. *load*: other work on the machine. Median and quartiles.
 

@@ -97,6 +97,12 @@ class Placement:
     quality: Quality
     """How good it is."""
 
+    @property
+    def shared(self) -> NDArray[np.bool_]:
+        """Whether a part beside its owner holds a row of a node: bool [num_nodes]."""
+        shared: NDArray[np.bool_] = np.any(self.replicas, axis=1)
+        return shared
+
     def replicated(self, part: int) -> Ids:
         """The nodes that `part` holds a row of and does not own, sorted: int64 [halo or mirrors]."""
         return np.flatnonzero(self.replicas[:, part >> 3] & np.uint8(1 << (part & 7)))

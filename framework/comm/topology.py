@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from framework.comm.group import CPU
+from framework.comm.halo.ahead import Ahead
 from framework.comm.halo.block import OwnedBlock, OwnedEdges, Wire, nothing
 from framework.comm.halo.exact import Exact
 from framework.comm.halo.link import DirectLink
@@ -20,6 +21,7 @@ from framework.comm.halo.mirrors import MirroredBlock, MirroredEdges
 from framework.comm.halo.plan import HaloPlan
 from framework.comm.halo.replicas import ReplicatedBlock
 from framework.comm.halo.strategy import Faithful, HaloStrategy, Replicating, Secluding
+from framework.comm.halo.turns import InTurns
 from framework.comm.layout.owner import Owner
 from framework.comm.layout.strategy import Layout, OpenLayout
 from framework.comm.reach import Shards
@@ -97,8 +99,11 @@ class Topology:
                 OwnedBlock(edges=other if layer else first, wire=None, layer=layer, key=key)
                 for layer, key in enumerate(keys)
             ]
+        ahead = None if isinstance(wire.exchange, InTurns) else self._ahead
         return [
-            OwnedBlock(edges=self._edges, wire=wire if layer else None, layer=layer, key=key)
+            OwnedBlock(edges=self._edges, wire=wire, layer=layer, key=key, ahead=ahead)
+            if layer
+            else OwnedBlock(edges=self._edges, wire=None, layer=layer, key=key)
             for layer, key in enumerate(keys)
         ]
 
@@ -125,6 +130,12 @@ class Topology:
     def _edges(self) -> OwnedEdges:
         """The local block on this worker's device, kept with what is made of it for all steps."""
         return OwnedEdges(block=self.local.block.to(self.device), when_read=self.when_read)
+
+    @cached_property
+    def _ahead(self) -> Ahead | None:
+        """The owned nodes' rows in pieces, those that others need first."""
+        counts = [self.shards.mapped[part].num_owned for part in self.shards.owned]
+        return Ahead.of(self.plan, offsets(torch.tensor(counts, dtype=torch.int64))[:-1].tolist())
 
     @cached_property
     def _secluded_edges(self) -> tuple[OwnedEdges, OwnedEdges]:

@@ -135,6 +135,31 @@ class Convolving(Protocol):
         degrees in the whole graph: [sources, columns] -> [targets, columns]."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Some rows of a layer, one after the other."""
+
+    first: int
+    """The first of them."""
+    count: int
+    """How many."""
+    sent: bool = False
+    """Whether other workers wait for some of them."""
+
+
+@runtime_checkable
+class Sending(Protocol):
+    """A layer before which rows go to other workers: those can go while the rest is yet to be computed."""
+
+    @property
+    def pieces(self) -> Sequence[Piece]:
+        """All rows that go in, in pieces. None: rows are sent when they are summed."""
+
+    def send(self, rows: Sequence[Tensor]) -> "tuple[list[Tensor], GraphBlock]":
+        """Sends the rows of the pieces that others wait for, a tensor for each. Returns them, to go on with, and the
+        layer, which will not send them again. All their rows have to be summed by it, and once."""
+
+
 ATTENTION = 1  # the purpose a block's key is folded by for its attention weights; layers use others
 
 

@@ -16,7 +16,8 @@ from framework.kernels.csr import build_csr
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Numbering:
-    """Original ids to global ones and back: part by part, and inside a part by original id."""
+    """Original ids to global ones and back: part by part, and inside a part nodes that other parts hold a row of first,
+    so that they can be computed and sent before the rest; both by original id."""
 
     offsets: Ids
     """Part p owns the global ids offsets[p] to offsets[p + 1]. int64 [parts + 1]."""
@@ -26,17 +27,19 @@ class Numbering:
     """The global id of every original one. int64 [N]."""
 
     @classmethod
-    def of(cls, owners: NDArray[np.int32], parts: int) -> "Numbering":
-        """`owners`: the part of every original id, int32 [N], each in [0, parts)."""
+    def of(cls, owners: NDArray[np.int32], parts: int, shared: NDArray[np.bool_]) -> "Numbering":
+        """`owners`: the part of every original id, int32 [N], each in [0, parts). `shared`: whether others hold a row
+        of it, bool [N]."""
         offsets = np.zeros(parts + 1, np.int64)
         np.cumsum(np.bincount(owners, minlength=parts), out=offsets[1:])
-        originals = np.argsort(owners, kind="stable").astype(np.int64, copy=False)
+        places = 2 * owners.astype(np.int64) + ~shared
+        originals = np.argsort(places, kind="stable").astype(np.int64, copy=False)
         numbers = np.empty_like(originals)
         numbers[originals] = np.arange(len(owners))
         return cls(offsets=offsets, originals=originals, globals=numbers)
 
     def owned(self, part: int) -> Ids:
-        """The original ids that `part` owns, increasing. int64 [n]."""
+        """The original ids that `part` owns, by global id. int64 [n]."""
         return self.originals[self.offsets[part] : self.offsets[part + 1]]
 
 

@@ -1,10 +1,10 @@
 """A shard: one part of the graph, as tensors mapped from its files.
 
 Assumptions: the nodes of the whole graph are renumbered so that part p owns the contiguous *global* ids offsets[p] to
-offsets[p + 1], inside a part by original id. In an edge-cut a shard holds the in-edges of its nodes, and the sources
-that it does not own are its halo. In a vertex-cut it holds whatever edges the part was given: its nodes are masters,
-its halo are mirrors, all other ends of these edges, and both are targets. The tensors are views of read-only memory:
-writing into one ends the process.
+offsets[p + 1]; inside a part those that other parts hold a row of come first, both by original id. In an edge-cut a
+shard holds the in-edges of its nodes, and the sources that it does not own are its halo. In a vertex-cut it holds
+whatever edges the part was given: its nodes are masters, its halo are mirrors, all other ends of these edges, and both
+are targets. The tensors are views of read-only memory: writing into one ends the process.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ class GraphShard:
     num_nodes: int
     """Number of nodes in the whole graph."""
     original: Tensor
-    """Original ids of the owned nodes, increasing. int64 [n]."""
+    """Original ids of the owned nodes. int64 [n]."""
     degree: Tensor
     """In-edges of the owned nodes from other nodes: duplicates count, self-loops do not. int64 [n]."""
     indptr: Tensor

@@ -20,7 +20,7 @@ from framework.store.columns import REMEDY, FileFacts, column_file, map_column, 
 from framework.store.manifest import read_manifest, verify_files, write_manifest
 
 FORMAT = "shardyard-store"
-VERSIONS: Mapping[Kind, int] = MappingProxyType({"edge-cut": 2, "vertex-cut": 3})
+VERSIONS: Mapping[Kind, int] = MappingProxyType({"edge-cut": 4, "vertex-cut": 5})
 """Of the format, by what a store holds: raised whenever what is written changes, so that an older store is prepared
 again. The newest is the highest that this program reads."""
 VERSION = max(VERSIONS.values())

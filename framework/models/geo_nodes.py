@@ -36,7 +36,7 @@ class SpatialNodeNetwork(nn.Module):
         out: Tensor = self.layers[depth](Neighborhoods.of_block(edges, positions), rows.contiguous())
         if depth == len(self.layers) - 1:
             return out
-        return torch.cat([activated(self, block, out, self.dropout), positions[: block.num_targets]], dim=1)
+        return torch.cat([activated(self, block, out, p=self.dropout), positions[: block.num_targets]], dim=1)
 
     def forward(self, blocks: Sequence[GraphBlock], x: Tensor) -> Tensor:
         """Rows of the first block's sources -> class scores of the last block's targets."""

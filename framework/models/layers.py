@@ -4,16 +4,34 @@ Each equals PyG's layer of the same name on a whole graph, duplicate edges and s
 a sum over neighbours is scaled to the neighbourhood's true size, so that it stays unbiased.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from framework.errors import InputError
-from framework.graph.block import Block, Convolving, GraphBlock, Nodes
+from framework.graph.block import Block, Convolving, GraphBlock, Nodes, Piece
 from framework.kernels.attention import attention_weights
 from framework.kernels.dropout import dropout, relu_dropout
 from framework.random import Key
+
+
+@runtime_checkable
+class RowwiseLayer(Protocol):
+    """A layer of sums over neighbours, all else of which is done row by row, so that it can be done piece by piece."""
+
+    uses_own: bool
+    """Whether a target's row depends on what went in for itself, beside the sum."""
+
+    def source_rows(self, x: Tensor) -> Tensor:
+        """What of the rows that go in is summed: [some, columns] -> [some, width]."""
+
+    def sums(self, block: GraphBlock, rows: Tensor) -> Tensor:
+        """Over the neighbours: [sources, width] -> [targets, width]."""
+
+    def target_rows(self, sums: Tensor, own: Tensor | None) -> Tensor:
+        """The layer's rows, of sums [some, width] and the same nodes' rows that went in, [some, columns] (None where
+        they are not used) -> [some, out]."""
 
 
 class SAGEConv(nn.Module):
@@ -26,9 +44,23 @@ class SAGEConv(nn.Module):
         self.neighbors = nn.Linear(columns, out)
         self.own = nn.Linear(columns, out, bias=False)
 
+    uses_own = True
+
     def forward(self, block: GraphBlock, x: Tensor) -> Tensor:
         """[sources, columns] -> [targets, out]."""
-        out: Tensor = self.neighbors(block.sum(x, mean=True)) + self.own(x[: block.num_targets])
+        return self.target_rows(self.sums(block, self.source_rows(x)), x[: block.num_targets])
+
+    def source_rows(self, x: Tensor) -> Tensor:
+        """As RowwiseLayer's: the rows themselves."""
+        return x
+
+    def sums(self, block: GraphBlock, rows: Tensor) -> Tensor:
+        """As RowwiseLayer's: means."""
+        return block.sum(rows, mean=True)
+
+    def target_rows(self, sums: Tensor, own: Tensor | None) -> Tensor:
+        """As RowwiseLayer's."""
+        out: Tensor = self.neighbors(sums) + self.own(own)
         return out
 
 
@@ -44,12 +76,27 @@ class GCNConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out))
         nn.init.xavier_uniform_(self.linear.weight)
 
+    uses_own = False
+
     def forward(self, block: GraphBlock, x: Tensor) -> Tensor:
         """[sources, columns] -> [targets, out]."""
-        block = _unweighted(block, "GCN")
-        if self.linear.out_features < self.linear.in_features:  # aggregate whichever side of W is narrower
-            return _convolved(block, self.linear(x)) + self.bias
-        return nn.functional.linear(_convolved(block, x), self.linear.weight, self.bias)
+        return self.target_rows(self.sums(block, self.source_rows(x)), None)
+
+    def source_rows(self, x: Tensor) -> Tensor:
+        """As RowwiseLayer's: times W where that makes them narrower."""
+        return self.linear(x) if self._narrows else x
+
+    def sums(self, block: GraphBlock, rows: Tensor) -> Tensor:
+        """As RowwiseLayer's: weighted by degrees."""
+        return _convolved(_unweighted(block, "GCN"), rows)
+
+    def target_rows(self, sums: Tensor, own: Tensor | None) -> Tensor:
+        """As RowwiseLayer's; a node's own row is in its sum."""
+        return sums + self.bias if self._narrows else nn.functional.linear(sums, self.linear.weight, self.bias)
+
+    @property
+    def _narrows(self) -> bool:
+        return self.linear.out_features < self.linear.in_features
 
 
 class GATConv(nn.Module):
@@ -126,11 +173,14 @@ def dropped_input(module: nn.Module, block: Drawing, x: Tensor, p: float) -> Ten
     return dropout(x, p, block.key.fold(_INPUT), block.sources.original.to(x.device))
 
 
-def activated(module: nn.Module, block: GraphBlock, x: Tensor, p: float) -> Tensor:
-    """ReLU and, in training, keyed dropout of a layer's output rows [targets, columns], in one pass."""
+def activated(module: nn.Module, block: GraphBlock, x: Tensor, piece: Piece | None = None, *, p: float) -> Tensor:
+    """ReLU and, in training, keyed dropout of a layer's output rows [targets, columns], or a piece's, in one pass."""
     if not module.training or block.key is None or p == 0:
         return torch.relu(x)
-    return relu_dropout(x, p, block.key.fold(_OUTPUT), block.targets.original.to(x.device))
+    nodes = block.targets.original
+    if piece is not None:
+        nodes = nodes[piece.first : piece.first + piece.count]
+    return relu_dropout(x, p, block.key.fold(_OUTPUT), nodes.to(x.device))
 
 
 def _convolved(block: GraphBlock, x: Tensor) -> Tensor:

@@ -3,12 +3,14 @@
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
 from framework.graph.block import GraphBlock
 from framework.models.layers import GATConv, GCNConv, SAGEConv, activated, dropped_input
 from framework.models.node_model import forward_layers
+from framework.models.pieces import can_be_in_pieces, forward_in_pieces
 from framework.models.settings import require_shares, require_widths
 from framework.registry import MODELS
 
@@ -31,10 +33,13 @@ class NodeNetwork(nn.Module):
         out: Tensor = self.layers[depth](block, x)
         if depth == len(self.layers) - 1:
             return out
-        return nn.functional.elu(out) if self.elu else activated(self, block, out, self.dropout)
+        return nn.functional.elu(out) if self.elu else activated(self, block, out, p=self.dropout)
 
     def forward(self, blocks: Sequence[GraphBlock], x: Tensor) -> Tensor:
         """Rows of the first block's sources -> class scores of the last block's targets."""
+        if not self.elu and can_be_in_pieces(self.layers, blocks):
+            x = dropped_input(self, blocks[0], x, self.input_dropout)
+            return forward_in_pieces(self.layers, blocks, x, partial(activated, self, p=self.dropout))
         return forward_layers(self, blocks, x)
 
 

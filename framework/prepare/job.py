@@ -122,8 +122,9 @@ def _build(
     told("partition", 0.0)
     placement = _placed(partitioner, raw.stream(), parts)
     spill_edges(raw, placement, scratch, mapper, told)
-    spill_features(raw, placement.owners, scratch, told)
-    kind, quality, numbering = placement.kind, placement.quality, Numbering.of(placement.owners, parts)
+    spill_features(raw, placement, scratch, told)
+    kind, quality = placement.kind, placement.quality
+    numbering = Numbering.of(placement.owners, parts, placement.shared)
     del placement  # its bits, one a node and part, are not needed any more
     files, counts = write_shards(raw, numbering, kind, scratch, folder, told)
     draft = ShardStore(

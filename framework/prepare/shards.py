@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from framework.data.dataset import RawGraph
 from framework.graph.build import Adjacency, Numbering, build_adjacency
-from framework.graph.pairs import read_scratch
+from framework.graph.pairs import append_scratch, read_scratch
 from framework.graph.shard import Kind, PartCounts
 from framework.prepare.spill import Progress, bucket, buckets
 from framework.store.columns import FileFacts, column_file, read_column, write_column
@@ -80,6 +80,7 @@ def _node_columns(raw: RawGraph, numbering: Numbering, scratch: Path, part: int)
     if raw.split is not None:
         columns["split"] = np.asarray(raw.split[owned], dtype=np.uint8)
     if raw.features is not None:
-        rows = bucket(scratch, part, 0, "features")
+        rows, rest = (bucket(scratch, part, piece, "features") for piece in (0, 1))
+        append_scratch(rows, read_scratch(rest, np.float32))
         columns["features"] = read_scratch(rows, np.float32, columns=raw.features.shape[1])
     return columns

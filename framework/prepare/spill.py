@@ -17,7 +17,7 @@ from framework.data.dataset import Mapper, RawGraph, each
 from framework.errors import InputError
 from framework.graph.edges import EdgeStream
 from framework.graph.pairs import PairFiles, WeightFiles, append_pairs, append_scratch, read_scratch, require_scratch
-from framework.partition import NodeParts, Placement
+from framework.partition import Placement
 
 Progress = Callable[[str, float], None]
 """Told the step that is going on, and how much of it is done, 0 to 1."""
@@ -122,17 +122,19 @@ def _by_part(parts: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.int64]]
             yield int(part), positions
 
 
-def spill_features(raw: RawGraph, owners: NodeParts, scratch: Path, told: Progress) -> None:
-    """Buckets all feature rows by the part that owns the node. Raises InputError for a value that is not finite."""
+def spill_features(raw: RawGraph, placement: Placement, scratch: Path, told: Progress) -> None:
+    """Buckets all feature rows by the part that owns the node, in two pieces: first those of nodes that other parts
+    hold a row of. Raises InputError for a value that is not finite."""
     if raw.features is None:
         return
-    first = 0
+    first, rest = 0, ~placement.shared
     for batch in raw.features.batches():
         with np.errstate(over="ignore"):  # too large a number becomes infinite, which check_rows names
             rows = np.asarray(batch, dtype=np.float32)
         check_rows(raw, first, rows)
-        for part, chosen in _by_part(owners[first : first + len(rows)]):
-            append_scratch(bucket(scratch, part, 0, "features"), rows[chosen])
+        here = slice(first, first + len(rows))
+        for place, chosen in _by_part(2 * placement.owners[here] + rest[here]):
+            append_scratch(bucket(scratch, place >> 1, place & 1, "features"), rows[chosen])
         first += len(rows)
         told("bucket features", first / raw.features.shape[0])
     if first != raw.features.shape[0]:

@@ -167,3 +167,15 @@ def test_manifest_round_trip(dataset, tmp_path):
 def test_no_such_part(dataset, tmp_path):
     with pytest.raises(InputError, match="no part 3; expected 0 to 2"):
         opened(dataset, Random(), 3, tmp_path).shard(3)
+
+
+@pytest.mark.parametrize(("partitioner", "parts"), PLACEMENTS)
+def test_nodes_that_other_parts_need_come_first(dataset, tmp_path, partitioner, parts):
+    """Both those and the others by original id, and every column with them."""
+    store = opened(dataset, partitioner, parts, tmp_path)
+    shards = [store.shard(part) for part in range(parts)]
+    features = torch.cat([torch.from_numpy(batch) for batch in dataset.open().features.batches()]).float()
+    needed = torch.cat([shard.halo_original for shard in shards]).unique()
+    for shard in shards:
+        assert shard.original.tolist() == sorted(shard.original.tolist(), key=lambda node: (node not in needed, node))
+        assert torch.equal(shard.features, features[shard.original])

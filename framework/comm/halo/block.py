@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from framework.comm.halo import passes, passes_by_turns
+from framework.comm.halo.ahead import Ahead, Flight, sent
 from framework.comm.halo.constants import Constants
 from framework.comm.halo.plan import HaloPlan
 from framework.comm.halo.strategy import HaloExchange
 from framework.comm.halo.turns import Attention, InTurns, SplitByOwner
-from framework.graph.block import Block, Nodes
+from framework.graph.block import Block, Nodes, Piece
 from framework.graph.split import SplitBlock
 from framework.random import Key
 
@@ -99,6 +100,22 @@ class OwnedBlock:
     """The layer's number, from 0."""
     key: Key | None
     """What this layer's draws are keyed by."""
+    ahead: Ahead | None = None
+    """The rows that go in in pieces, where some can be sent before the rest is there."""
+    flight: Flight | None = None
+    """That of rows which have been sent. None: they will be when they are summed."""
+
+    @property
+    def pieces(self) -> Sequence[Piece]:
+        """As Sending's."""
+        return () if self.ahead is None else self.ahead.pieces
+
+    def send(self, rows: Sequence[Tensor]) -> "tuple[list[Tensor], OwnedBlock]":
+        """As Sending's."""
+        assert self.wire is not None, "nothing is sent where nothing is exchanged"
+        assert self.ahead is not None, "this layer has no pieces"
+        out, flight = sent(rows, self.ahead, self.wire.exchange, self.layer)
+        return out, dataclasses.replace(self, flight=flight)
 
     @property
     def local(self) -> Block:
@@ -142,7 +159,7 @@ class OwnedBlock:
         plan, exchange = self.wire.plan, self.wire.exchange
         if isinstance(exchange, InTurns):
             return passes_by_turns.summed(x, self.edges.by_owner(plan.received), exchange, self.layer, mean=mean)
-        return passes.summed(x, self.edges.split, plan, exchange, self.layer, mean=mean)
+        return passes.summed(x, self.edges.split, plan, exchange, self.layer, mean=mean, flight=self.flight)
 
     def convolve(self, x: Tensor) -> Tensor:
         """As Convolving's."""
