@@ -135,7 +135,9 @@ class Topology:
     def _ahead(self) -> Ahead | None:
         """The owned nodes' rows in pieces, those that others need first."""
         counts = [self.shards.mapped[part].num_owned for part in self.shards.owned]
-        return Ahead.of(self.plan, offsets(torch.tensor(counts, dtype=torch.int64))[:-1].tolist())
+        lacking = self._edges.split.outer.rows
+        assert lacking is not None, "the halo's half is of the rows that have such edges"
+        return Ahead.of(self.plan, lacking, offsets(torch.tensor(counts, dtype=torch.int64))[:-1].tolist())
 
     @cached_property
     def _secluded_edges(self) -> tuple[OwnedEdges, OwnedEdges]:

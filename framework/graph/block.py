@@ -10,7 +10,7 @@ same sums everywhere.
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -137,27 +137,40 @@ class Convolving(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Piece:
-    """Some rows of a layer, one after the other."""
+    """Some of a worker's rows, one after the other."""
 
     first: int
     """The first of them."""
     count: int
     """How many."""
-    sent: bool = False
+    sent: bool
     """Whether other workers wait for some of them."""
+    lacks: bool
+    """Whether some of their neighbours are other workers'."""
 
 
 @runtime_checkable
 class Sending(Protocol):
-    """A layer before which rows go to other workers: those can go while the rest is yet to be computed."""
+    """A layer before which rows go to other workers, in steps: what can be had before they come, and what then is.
+
+    The same as `sum` or `convolve` of all rows, which sends them, too, and waits."""
 
     @property
     def pieces(self) -> Sequence[Piece]:
-        """All rows that go in, in pieces. None: rows are sent when they are summed."""
+        """All rows that go in, and those that come out, in pieces. None: not in steps."""
 
-    def send(self, rows: Sequence[Tensor]) -> "tuple[list[Tensor], GraphBlock]":
+    def send(self, rows: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
         """Sends the rows of the pieces that others wait for, a tensor for each. Returns them, to go on with, and the
-        layer, which will not send them again. All their rows have to be summed by it, and once."""
+        layer, which then has to be asked for sums of them, once."""
+
+    def sum_in_pieces(self, x: Tensor, *, mean: bool = False) -> list[Tensor]:
+        """What owned nodes add to sums or means over each target's edges, a tensor for each piece."""
+
+    def convolve_in_pieces(self, x: Tensor) -> list[Tensor]:
+        """The same of a graph convolution's sums (Convolving)."""
+
+    def land(self, sums: Sequence[Tensor]) -> list[Tensor]:
+        """Waits for the rows of other workers: adds to the sums of the pieces that lack some, in place."""
 
 
 ATTENTION = 1  # the purpose a block's key is folded by for its attention weights; layers use others

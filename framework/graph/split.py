@@ -5,6 +5,7 @@ the rows of the second are under way.
 """
 
 import dataclasses
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -33,6 +34,16 @@ class Matrix:
         """Adds `scale` times that to rows `rows` of `out` (None: all, in order), in place; returns `out`."""
         return spmm_into(out, rows, self.indptr, self.indices, x, self._values(x), scale=scale)
 
+    def between(self, first: int, last: int) -> "Matrix":
+        """Rows `first` to `last` - 1, over the same entries."""
+        indptr = self.indptr[first : last + 1]
+        entries = slice(int(indptr[0]), int(indptr[-1]))
+        return Matrix(
+            indptr=indptr - indptr[0],
+            indices=self.indices[entries],
+            values=None if self.values is None else self.values[entries],
+        )
+
     def _values(self, x: Tensor) -> Tensor | None:
         return None if self.values is None else self.values.to(x.dtype)
 
@@ -45,8 +56,26 @@ class Half:
     """int64 [rows]: the targets that have such edges. None: the rows are all targets."""
     matrix: Matrix
     """[rows, sources]: the edges, with their weights; sources are counted from the half's first."""
-    transposed: Matrix
-    """[sources, targets], for the backward pass."""
+    sources: int
+    """How many."""
+
+    @cached_property
+    def transposed(self) -> Matrix:
+        """[sources, targets], for the backward pass; made when it is first asked for."""
+        back, values = transpose(self.matrix.indptr, self.matrix.indices, self.sources), self.matrix.values
+        return Matrix(
+            indptr=back.indptr,
+            indices=back.indices if self.rows is None else self.rows[back.indices.long()].to(back.indices.dtype),
+            values=None if values is None else values[back.edges],
+        )
+
+    def piece(self, first: int, count: int) -> "Half":
+        """The edges to `count` targets, of which `first` is the first: they are counted from it."""
+        if self.rows is None:
+            return dataclasses.replace(self, matrix=self.matrix.between(first, first + count))
+        bounds = torch.tensor([first, first + count], device=self.rows.device)
+        start, end = torch.searchsorted(self.rows, bounds).tolist()
+        return dataclasses.replace(self, rows=self.rows[start:end] - first, matrix=self.matrix.between(start, end))
 
     def add_to(self, out: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
         """Adds `scale` times the sums of rows x [sources, columns] to `out` [targets, columns], in place."""
@@ -95,16 +124,8 @@ def half_from(block: Block, first: int, sources: int, *, every_row: bool) -> Hal
             values=None if block.edge_weights is None else block.edge_weights[chosen],
         )
     rows = None if every_row else torch.nonzero(edges.indptr.diff()).squeeze(1)
-    back = transpose(edges.indptr, edges.indices, sources)
-    return Half(
-        rows=rows,
-        matrix=edges if rows is None else dataclasses.replace(edges, indptr=offsets(edges.indptr.diff()[rows])),
-        transposed=Matrix(
-            indptr=back.indptr,
-            indices=back.indices,
-            values=None if edges.values is None else edges.values[back.edges],
-        ),
-    )
+    matrix = edges if rows is None else dataclasses.replace(edges, indptr=offsets(edges.indptr.diff()[rows]))
+    return Half(rows=rows, matrix=matrix, sources=sources)
 
 
 def only_sources(block: Block, kept: Tensor) -> Block:

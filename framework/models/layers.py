@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.errors import InputError
-from framework.graph.block import Block, Convolving, GraphBlock, Nodes, Piece
+from framework.graph.block import Block, Convolving, GraphBlock, Nodes, Piece, Sending
 from framework.kernels.attention import attention_weights
 from framework.kernels.dropout import dropout, relu_dropout
 from framework.random import Key
@@ -23,11 +23,18 @@ class RowwiseLayer(Protocol):
     uses_own: bool
     """Whether a target's row depends on what went in for itself, beside the sum."""
 
+    @property
+    def width(self) -> int:
+        """The columns of a sum."""
+
     def source_rows(self, x: Tensor) -> Tensor:
         """What of the rows that go in is summed: [some, columns] -> [some, width]."""
 
     def sums(self, block: GraphBlock, rows: Tensor) -> Tensor:
         """Over the neighbours: [sources, width] -> [targets, width]."""
+
+    def sums_in_pieces(self, block: Sending, rows: Tensor) -> list[Tensor]:
+        """The same in pieces, as far as neighbours are here."""
 
     def target_rows(self, sums: Tensor, own: Tensor | None) -> Tensor:
         """The layer's rows, of sums [some, width] and the same nodes' rows that went in, [some, columns] (None where
@@ -50,6 +57,11 @@ class SAGEConv(nn.Module):
         """[sources, columns] -> [targets, out]."""
         return self.target_rows(self.sums(block, self.source_rows(x)), x[: block.num_targets])
 
+    @property
+    def width(self) -> int:
+        """As RowwiseLayer's."""
+        return self.neighbors.in_features
+
     def source_rows(self, x: Tensor) -> Tensor:
         """As RowwiseLayer's: the rows themselves."""
         return x
@@ -57,6 +69,10 @@ class SAGEConv(nn.Module):
     def sums(self, block: GraphBlock, rows: Tensor) -> Tensor:
         """As RowwiseLayer's: means."""
         return block.sum(rows, mean=True)
+
+    def sums_in_pieces(self, block: Sending, rows: Tensor) -> list[Tensor]:
+        """As RowwiseLayer's."""
+        return block.sum_in_pieces(rows, mean=True)
 
     def target_rows(self, sums: Tensor, own: Tensor | None) -> Tensor:
         """As RowwiseLayer's."""
@@ -82,6 +98,11 @@ class GCNConv(nn.Module):
         """[sources, columns] -> [targets, out]."""
         return self.target_rows(self.sums(block, self.source_rows(x)), None)
 
+    @property
+    def width(self) -> int:
+        """As RowwiseLayer's."""
+        return min(self.linear.in_features, self.linear.out_features)
+
     def source_rows(self, x: Tensor) -> Tensor:
         """As RowwiseLayer's: times W where that makes them narrower."""
         return self.linear(x) if self._narrows else x
@@ -89,6 +110,10 @@ class GCNConv(nn.Module):
     def sums(self, block: GraphBlock, rows: Tensor) -> Tensor:
         """As RowwiseLayer's: weighted by degrees."""
         return _convolved(_unweighted(block, "GCN"), rows)
+
+    def sums_in_pieces(self, block: Sending, rows: Tensor) -> list[Tensor]:
+        """As RowwiseLayer's."""
+        return block.convolve_in_pieces(rows)
 
     def target_rows(self, sums: Tensor, own: Tensor | None) -> Tensor:
         """As RowwiseLayer's; a node's own row is in its sum."""

@@ -1,10 +1,13 @@
-"""Layer after layer, piece by piece: of every layer's rows those that other workers wait for are made first, and sent.
+"""Layer after layer, piece by piece, so that computing goes on while rows are under way between workers.
 
-So the rest is computed while they are under way, and is undone while their gradients are: autograd undoes first what
-was made last. Rows are the same as without pieces, for all but the sums is done row by row.
+Of every layer's rows those that others wait for are made first, and sent; the rest is made then. Where little or
+nothing is to be sent next, it is the other way round: first those rows whose neighbours are all here, before the
+others' rows are waited for. Autograd undoes first what was made last, so gradients are under way while the rest is
+undone. Rows are the same as without pieces, for all but the sums is done row by row.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeGuard
 
 import torch
@@ -27,36 +30,97 @@ def can_be_in_pieces(layers: Iterable[Any], blocks: Sequence[GraphBlock]) -> Typ
     return 1 < len(blocks) == len(sending) + 1 and all(isinstance(layer, RowwiseLayer) for layer in layers)
 
 
-def forward_in_pieces(
-    layers: Iterable[RowwiseLayer], blocks: Sequence[GraphBlock], x: Tensor, activate: Activation
-) -> Tensor:
-    """Rows of the first block's sources -> rows of the last block's targets."""
+def forward_in_pieces(layers: Iterable[RowwiseLayer], blocks: Sequence[Any], x: Tensor, activate: Activation) -> Tensor:
+    """Rows of the first block's sources -> rows of the last block's targets. All blocks but the first are Sending."""
     layer, *others = layers
     block, *following = blocks
-    rows, sums = x[: block.num_targets], layer.sums(block, layer.source_rows(x))
+    pieces = following[0].pieces
+    sums = list(layer.sums(block, layer.source_rows(x)).split_with_sizes([piece.count for piece in pieces]))
+    stage = _Stage(pieces, sums, x[: block.num_targets] if layer.uses_own else None)
     for after, sending in zip(others, following, strict=True):
-        assert isinstance(sending, Sending)
-        counts = [piece.count for piece in sending.pieces]
-        own = rows.split_with_sizes(counts) if layer.uses_own else [None] * len(counts)
-        made: dict[int, tuple[Tensor, Tensor]] = {}  # rows between the layers, and what of them is summed
-        given = list(zip(sending.pieces, sums.split_with_sizes(counts), own, strict=True))
-        for number, (piece, some, theirs) in enumerate(given):
-            if piece.sent:
-                made[number] = _made(activate(block, layer.target_rows(some, theirs), piece), after)
-        sent, block_after = sending.send([sources for _, sources in made.values()])
-        for (number, (some, sources)), on in zip(list(made.items()), sent, strict=True):
-            made[number] = (on if some is sources else some, on)
-        for number, (piece, some, theirs) in enumerate(given):
-            if not piece.sent:
-                made[number] = _made(activate(block, layer.target_rows(some, theirs), piece), after)
-        pieces, summed = zip(*(made[number] for number in range(len(counts))), strict=True)
-        sources = torch.cat(summed)
+        make = partial(_between, layer, after, block, activate)
+        made, block = stage.made(make, sending, others_first=2 * after.width <= layer.width)
+        sources, own = torch.cat([summed for _, summed in made]), None
         if after.uses_own:
-            rows = sources if pieces[0] is summed[0] else torch.cat(pieces)
-        layer, block = after, block_after
-        sums = layer.sums(block, sources)
-    return layer.target_rows(sums, rows if layer.uses_own else None)
+            same = all(some is summed for some, summed in made)
+            own = sources if same else torch.cat([some for some, _ in made])
+        del made  # rows that no layer keeps are free before others are made
+        layer, stage = after, _Stage(pieces, after.sums_in_pieces(block, sources), own, block.land)
+        del sources
+    return torch.cat(stage.last(layer.target_rows))
 
 
-def _made(rows: Tensor, after: RowwiseLayer) -> tuple[Tensor, Tensor]:
+Between = tuple[Tensor, Tensor]
+"""Rows between two layers, and what of them the second sums."""
+
+
+def _between(
+    layer: RowwiseLayer,
+    after: RowwiseLayer,
+    block: GraphBlock,
+    activate: Activation,
+    sums: Tensor,
+    own: Tensor | None,
+    piece: Piece,
+) -> Between:
+    rows = activate(block, layer.target_rows(sums, own), piece)
     return rows, after.source_rows(rows)
+
+
+class _Stage:
+    """A layer's sums in pieces, some of which may lack neighbours until others' rows have come."""
+
+    def __init__(
+        self,
+        pieces: Sequence[Piece],
+        sums: list[Tensor],
+        own: Tensor | None,
+        land: Callable[[Sequence[Tensor]], list[Tensor]] | None = None,
+    ) -> None:
+        """`own`: the rows that went in, where the layer uses them; `land`: what waits for others' rows, if any come."""
+        counts = [piece.count for piece in pieces]
+        self.pieces, self.sums, self.land = pieces, sums, land
+        self.own = [None] * len(counts) if own is None else list(own.split_with_sizes(counts))
+
+    def made(
+        self, make: Callable[[Tensor, Tensor | None, Piece], Between], sending: Sending, *, others_first: bool
+    ) -> tuple[list[Between], Any]:
+        """The rows of all pieces; `sending` sends those that others wait for. `others_first`: whether rows that lack
+        nothing are made before others' are waited for."""
+        made: dict[int, Between] = {}
+
+        def add(chosen: Callable[[Piece], bool]) -> None:
+            for number, piece in enumerate(self.pieces):
+                if chosen(piece) and number not in made:
+                    made[number] = make(self.sums[number], self.own[number], piece)
+
+        if others_first:
+            add(lambda piece: not piece.lacks)
+        self._land()
+        add(lambda piece: piece.sent)
+        first = [number for number, piece in enumerate(self.pieces) if piece.sent]
+        sent, block = sending.send([made[number][1] for number in first])
+        for number, summed in zip(first, sent, strict=True):
+            rows, before = made[number]
+            made[number] = (summed if rows is before else rows, summed)
+        add(lambda piece: True)
+        return [made[number] for number in range(len(self.pieces))], block
+
+    def last(self, make: Callable[[Tensor, Tensor | None], Tensor]) -> list[Tensor]:
+        """The rows of all pieces of the last layer: first of those that lack nothing."""
+        made = {
+            number: make(self.sums[number], self.own[number])
+            for number, piece in enumerate(self.pieces)
+            if not piece.lacks
+        }
+        self._land()
+        for number, piece in enumerate(self.pieces):
+            if piece.lacks:
+                made[number] = make(self.sums[number], self.own[number])
+        return [made[number] for number in range(len(self.pieces))]
+
+    def _land(self) -> None:
+        if self.land is not None:
+            lacking = [number for number, piece in enumerate(self.pieces) if piece.lacks]
+            for number, sums in zip(lacking, self.land([self.sums[number] for number in lacking]), strict=True):
+                self.sums[number] = sums

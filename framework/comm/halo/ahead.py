@@ -1,14 +1,16 @@
-"""Rows that other workers wait for, sent before the others are computed.
+"""Rows that other workers wait for, sent before the others are computed; and sums, before those of others have come.
 
-The rows of a layer are made piece by piece, first those that others have in their halo, which are then under way while
-the rest is computed. The backward pass goes the other way round by itself, for what was made last is undone first: the
-gradients of the halo are sent off, the rest is undone, and what the owners get back is waited for only then.
+The rows of a layer are made piece by piece: those that others have in their halo first, which are then under way while
+the rest is computed; and of the next layer those whose neighbours are all here, before what is under way is waited for.
+The backward pass goes the other way round by itself, for what was made last is undone first: the gradients of the halo
+are sent off, the rest is undone, and what the owners get back is waited for only then.
 
-Assumption: in a part the nodes that other parts need come first (framework/graph/shard.py). Where they do not, a piece
-that others need is longer, and nothing is wrong.
+Assumption: in a part the nodes that other parts need come first (framework/graph/shard.py). Where they do not, pieces
+that others need, or that lack neighbours, are longer, and nothing is wrong.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ from framework.comm.halo.link import Arrival, Lane
 from framework.comm.halo.plan import HaloPlan
 from framework.comm.halo.strategy import HaloExchange
 from framework.graph.block import Piece
+from framework.graph.split import Half, SplitBlock
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,46 +34,100 @@ class Ahead:
     """The plan, its rows counted among those of the pieces that others need, joined."""
 
     @classmethod
-    def of(cls, plan: HaloPlan, starts: Sequence[int]) -> "Ahead | None":
-        """`starts`: the first row of each part, increasing. None where there is nothing to gain: all rows are needed by
-        others, or none is."""
-        pieces, where, before = list[Piece](), torch.full((plan.num_owned,), -1), 0
-        boundary = plan.boundary.cpu()
+    def of(cls, plan: HaloPlan, lacking: Tensor, starts: Sequence[int]) -> "Ahead | None":
+        """`lacking`: int64, the rows with neighbours in the halo, increasing; `starts`: the first row of each part,
+        increasing. None where there is little to gain: no row is sent, or lacks any, or more than half the rows are in
+        pieces of such."""
+        needed, lacking = (_marked(rows.cpu(), plan.num_owned) for rows in (plan.boundary, lacking))
+        bounds = set[int]()
         for start, end in zip(starts, [*starts[1:], plan.num_owned], strict=True):
-            needed = boundary[(boundary >= start) & (boundary < end)]
-            last = int(needed.max()) + 1 if len(needed) else start
-            where[start:last] = torch.arange(before, before + last - start)
-            before += last - start
-            pieces += [Piece(first=start, count=last - start, sent=True), Piece(first=last, count=end - last)]
-        pieces = [piece for piece in pieces if piece.count]
-        if len({piece.sent for piece in pieces}) < 2:
+            inside = torch.nonzero(needed[start:end])
+            bounds |= {start, start + int(inside[-1]) + 1 if len(inside) else start}
+        ordered = sorted({*bounds, plan.num_owned})
+        pieces = [
+            Piece(
+                first=first,
+                count=last - first,
+                sent=bool(needed[first:last].any()),
+                lacks=bool(lacking[first:last].any()),
+            )
+            for first, last in itertools.pairwise(ordered)
+        ]
+        apart = sum(piece.count for piece in pieces if piece.sent or piece.lacks)
+        if not len(plan.boundary) or not lacking.any() or 2 * apart > plan.num_owned:
             return None
+        where, before = torch.full((plan.num_owned,), -1), 0
+        for piece in pieces:
+            if piece.sent:
+                where[piece.first : piece.first + piece.count] = torch.arange(before, before + piece.count)
+                before += piece.count
         where = where.to(plan.wanted.device)
         among = dataclasses.replace(plan, num_owned=before, wanted=where[plan.wanted], boundary=where[plan.boundary])
         return cls(pieces=tuple(pieces), plan=among)
 
 
-@dataclasses.dataclass(kw_only=True, eq=False)
+def _marked(rows: Tensor, count: int) -> Tensor:
+    marks = torch.zeros(count, dtype=torch.bool)
+    marks[rows] = True
+    return marks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class SplitPieces:
+    """The edges of a layer, by the pieces of their targets, which are counted from the piece's first."""
+
+    inner: Sequence[Half]
+    """From owned nodes, to each piece."""
+    outer: Sequence[Half]
+    """From the halo, to each piece that lacks neighbours."""
+    counts: Sequence[Tensor]
+    """int64 [rows, 1] of each piece: edges of each row, at least 1; what a mean divides by."""
+
+    @classmethod
+    def of(cls, split: SplitBlock, pieces: Sequence[Piece]) -> "SplitPieces":
+        """Splits a layer once more. No edge is copied."""
+        return cls(
+            inner=[split.inner.piece(piece.first, piece.count) for piece in pieces],
+            outer=[split.outer.piece(piece.first, piece.count) for piece in pieces if piece.lacks],
+            counts=[split.counts[piece.first : piece.first + piece.count] for piece in pieces],
+        )
+
+
 class Flight:
     """A layer's rows on their way, and, in the backward pass, their gradients."""
 
-    rows: Arrival | None = None
-    """What will come to the halo."""
-    gradients: Arrival | None = None
-    """What will come back to the owners."""
-
-    def landed(self) -> Tensor:
-        """The halo's rows."""
-        assert self.rows is not None, "a layer was summed before its rows were sent"
-        return self.rows.wait()
+    def __init__(self) -> None:
+        self.rows: Arrival | None = None  # what will come to the halo
+        self.gradients: Arrival | None = None  # what will come back to the owners
+        self.outer: Sequence[Half] = ()  # the edges that are summed when rows have come, by pieces
+        self.scales: Sequence[Tensor] | None = None  # what the sums of these pieces are multiplied by; None: 1
 
 
 def sent(pieces: Sequence[Tensor], ahead: Ahead, exchange: HaloExchange, layer: int) -> tuple[list[Tensor], Flight]:
-    """Sends the rows of the pieces that others need. Returns them, to go on with, and the flight, which is to be given
-    to the layer's sum. Differentiable."""
+    """Sends the rows of the pieces that others need. Returns them, to go on with, and the flight. Differentiable."""
     flight = Flight()
     out: tuple[Tensor, ...] = _Send.apply(flight, ahead.plan, exchange, layer, *pieces)  # type: ignore[no-untyped-call]
     return list(out), flight
+
+
+def summed_inside(
+    x: Tensor, pieces: Sequence[Piece], split: SplitPieces, flight: Flight, *, mean: bool
+) -> list[Tensor]:
+    """[n, columns] -> [rows, columns] of each piece: what owned nodes add to its sums or means. Differentiable.
+
+    Tells the flight what is to be added when it has landed."""
+    scales = [counts.to(x.dtype).reciprocal() for counts in split.counts] if mean else None
+    flight.outer = split.outer
+    if scales is not None:
+        flight.scales = [scale for piece, scale in zip(pieces, scales, strict=True) if piece.lacks]
+    out: tuple[Tensor, ...] = _Inside.apply(x, split.inner, scales)  # type: ignore[no-untyped-call]
+    return list(out)
+
+
+def landed(sums: Sequence[Tensor], flight: Flight, exchange: HaloExchange, layer: int) -> list[Tensor]:
+    """Adds the sums over the halo to those of the pieces that lack them, in place. Differentiable."""
+    out: tuple[Tensor, ...] = _Land.apply(flight, exchange, layer, *sums)  # type: ignore[no-untyped-call]
+    return list(out)
 
 
 class _Send(torch.autograd.Function):
@@ -86,6 +143,49 @@ class _Send(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         assert ctx.flight.gradients is not None, "rows were sent that no sum has used"
-        rows = torch.cat(gradients)  # a copy, for it is added to
-        whole = ctx.plan.add_to(rows, ctx.flight.gradients.wait())
-        return None, None, None, None, *whole.split([len(piece) for piece in gradients])
+        whole = ctx.plan.add_to(torch.cat(gradients), ctx.flight.gradients.wait())  # a copy, for it is added to
+        return None, None, None, None, *whole.split_with_sizes([len(piece) for piece in gradients])
+
+
+class _Inside(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, halves: Sequence[Half], scales: Sequence[Tensor] | None) -> tuple[Tensor, ...]:
+        ctx.halves, ctx.scales = halves, scales
+        sums = [half.sum(x) for half in halves]
+        return tuple(sums if scales is None else map(torch.mul, sums, scales))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return _backward(ctx.halves, gradients, ctx.scales), None, None
+
+
+class _Land(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, flight: Flight, exchange: HaloExchange, layer: int, *sums: Tensor) -> tuple[Tensor, ...]:
+        ctx.flight, ctx.exchange, ctx.layer = flight, exchange, layer
+        assert flight.rows is not None, "rows are waited for that were not sent"
+        halo, share = flight.rows.wait(), 1 / exchange.share
+        for number, (half, out) in enumerate(zip(flight.outer, sums, strict=True)):
+            if flight.scales is None:
+                half.add_to(out, halo, share)
+            else:
+                out.addcmul_(half.add_to(torch.zeros_like(out), halo, share), flight.scales[number])
+        ctx.mark_dirty(*sums)
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        flight, exchange = ctx.flight, ctx.exchange
+        outer = _backward(flight.outer, gradients, flight.scales).div_(exchange.share)
+        flight.gradients = exchange.to_owners(outer, Lane(layer=ctx.layer, towards="owners", backward=True))
+        return None, None, None, *gradients
+
+
+def _backward(halves: Sequence[Half], gradients: Sequence[Tensor], scales: Sequence[Tensor] | None) -> Tensor:
+    """The gradient of the rows that sums of each piece are made of."""
+    out: Tensor | None = None
+    for number, (half, gradient) in enumerate(zip(halves, gradients, strict=True)):
+        scaled = gradient.contiguous() if scales is None else gradient * scales[number]
+        out = half.backward(scaled) if out is None else half.transposed.add_times(out, None, scaled, 1.0)
+    assert out is not None, "there is at least one piece"
+    return out

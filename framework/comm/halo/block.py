@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from framework.comm.halo import passes, passes_by_turns
-from framework.comm.halo.ahead import Ahead, Flight, sent
+from framework.comm.halo.ahead import Ahead, Flight, SplitPieces, landed, sent, summed_inside
 from framework.comm.halo.constants import Constants
 from framework.comm.halo.plan import HaloPlan
 from framework.comm.halo.strategy import HaloExchange
@@ -39,6 +39,7 @@ class OwnedEdges:
     """Called when rows that come again unchanged have been summed: they may go where they take no memory."""
     _convolutions: "dict[torch.dtype, OwnedEdges]" = dataclasses.field(default_factory=dict, repr=False)
     _by_owner: "dict[tuple[int, ...], SplitByOwner]" = dataclasses.field(default_factory=dict, repr=False)
+    _in_pieces: dict[Ahead, SplitPieces] = dataclasses.field(default_factory=dict, repr=False)
     _constants: dict[bool, Constants] = dataclasses.field(default_factory=lambda: defaultdict(Constants), repr=False)
 
     @cached_property
@@ -59,6 +60,12 @@ class OwnedEdges:
         sums = self._constants[mean].of(x, lambda: self.block.sum(x, mean=mean))
         self.when_read()
         return sums
+
+    def in_pieces(self, ahead: Ahead) -> SplitPieces:
+        """The edges by the pieces of their targets; made once."""
+        if ahead not in self._in_pieces:
+            self._in_pieces[ahead] = SplitPieces.of(self.split, ahead.pieces)
+        return self._in_pieces[ahead]
 
     def by_owner(self, received: Sequence[int]) -> SplitByOwner:
         """Edges from owned nodes, and from those that every other worker sends; made once."""
@@ -101,9 +108,9 @@ class OwnedBlock:
     key: Key | None
     """What this layer's draws are keyed by."""
     ahead: Ahead | None = None
-    """The rows that go in in pieces, where some can be sent before the rest is there."""
+    """The rows in pieces, where some can be sent before the rest is there."""
     flight: Flight | None = None
-    """That of rows which have been sent. None: they will be when they are summed."""
+    """That of rows which have been sent."""
 
     @property
     def pieces(self) -> Sequence[Piece]:
@@ -116,6 +123,22 @@ class OwnedBlock:
         assert self.ahead is not None, "this layer has no pieces"
         out, flight = sent(rows, self.ahead, self.wire.exchange, self.layer)
         return out, dataclasses.replace(self, flight=flight)
+
+    def sum_in_pieces(self, x: Tensor, *, mean: bool = False) -> list[Tensor]:
+        """As Sending's."""
+        assert self.ahead is not None, "this layer has no pieces"
+        assert self.flight is not None, "nothing was sent"
+        return summed_inside(x, self.pieces, self.edges.in_pieces(self.ahead), self.flight, mean=mean)
+
+    def convolve_in_pieces(self, x: Tensor) -> list[Tensor]:
+        """As Sending's."""
+        return dataclasses.replace(self, edges=self.edges.convolution(x.dtype)).sum_in_pieces(x)
+
+    def land(self, sums: Sequence[Tensor]) -> list[Tensor]:
+        """As Sending's."""
+        assert self.wire is not None, "nothing comes where nothing is exchanged"
+        assert self.flight is not None, "nothing was sent"
+        return landed(sums, self.flight, self.wire.exchange, self.layer)
 
     @property
     def local(self) -> Block:
@@ -159,7 +182,7 @@ class OwnedBlock:
         plan, exchange = self.wire.plan, self.wire.exchange
         if isinstance(exchange, InTurns):
             return passes_by_turns.summed(x, self.edges.by_owner(plan.received), exchange, self.layer, mean=mean)
-        return passes.summed(x, self.edges.split, plan, exchange, self.layer, mean=mean, flight=self.flight)
+        return passes.summed(x, self.edges.split, plan, exchange, self.layer, mean=mean)
 
     def convolve(self, x: Tensor) -> Tensor:
         """As Convolving's."""

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.comm.halo.ahead import Flight
 from framework.comm.halo.link import Lane
 from framework.comm.halo.plan import HaloPlan
 from framework.comm.halo.strategy import HaloExchange
@@ -19,20 +18,12 @@ def fill(owned: Tensor, plan: HaloPlan, exchange: HaloExchange, layer: int) -> T
 
 
 def summed(
-    owned: Tensor,
-    split: SplitBlock,
-    plan: HaloPlan,
-    exchange: HaloExchange,
-    layer: int,
-    *,
-    mean: bool,
-    flight: Flight | None = None,
+    owned: Tensor, split: SplitBlock, plan: HaloPlan, exchange: HaloExchange, layer: int, *, mean: bool
 ) -> Tensor:
     """[n, columns] -> [n, columns]: sum or mean over neighbourhoods. Differentiable.
 
-    What can be computed without other workers is, in both passes, while their rows are under way. `flight`: on which
-    they are already; what comes back to owners in the backward pass is then for whoever sent them."""
-    out: Tensor = _Sum.apply(owned, split, plan, exchange, layer, flight)  # type: ignore[no-untyped-call]
+    What can be computed without other workers is, in both passes, while their rows are under way."""
+    out: Tensor = _Sum.apply(owned, split, plan, exchange, layer)  # type: ignore[no-untyped-call]
     return out / split.counts.to(out.dtype) if mean else out
 
 
@@ -53,21 +44,12 @@ class _Fill(torch.autograd.Function):
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        owned: Tensor,
-        split: SplitBlock,
-        plan: HaloPlan,
-        exchange: HaloExchange,
-        layer: int,
-        flight: Flight | None,
+        ctx: Any, owned: Tensor, split: SplitBlock, plan: HaloPlan, exchange: HaloExchange, layer: int
     ) -> Tensor:
-        ctx.split, ctx.plan, ctx.exchange, ctx.layer, ctx.flight = split, plan, exchange, layer, flight
-        if flight is None:
-            flight = Flight(
-                rows=exchange.to_halo(plan.copies(owned), Lane(layer=layer, towards="halo", backward=False))
-            )
+        ctx.split, ctx.plan, ctx.exchange, ctx.layer = split, plan, exchange, layer
+        arrival = exchange.to_halo(plan.copies(owned), Lane(layer=layer, towards="halo", backward=False))
         out = split.inner.sum(owned)
-        return split.outer.add_to(out, flight.landed(), 1 / exchange.share)
+        return split.outer.add_to(out, arrival.wait(), 1 / exchange.share)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -75,10 +57,6 @@ class _Sum(torch.autograd.Function):
         outer = split.outer.backward(gradient).div_(ctx.exchange.share)
         arrival = ctx.exchange.to_owners(outer, Lane(layer=ctx.layer, towards="owners", backward=True))
         inner = split.inner.backward(gradient)
-        if ctx.flight is None:
-            others = arrival.wait()
-            del outer, arrival  # what was sent is free before what came is summed
-            inner = ctx.plan.add_to(inner, others)
-        else:
-            ctx.flight.gradients = arrival
-        return inner, None, None, None, None, None
+        others = arrival.wait()
+        del outer, arrival  # what was sent is free before what came is summed
+        return ctx.plan.add_to(inner, others), None, None, None, None
