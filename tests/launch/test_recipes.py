@@ -17,7 +17,7 @@ from launch.commands.runs import recipe
 EXPECTED = {
     *("sage-debian", "gcn-debian", "gat-debian", "sage-cora"),
     *("gcn-debian-full", "gat-debian-full", "gcn-cora-full"),
-    *("geo-gcn-superpixels", "geo-gcn-esol", "geo-gcn-freesolv"),
+    *("geogcn-superpixels", "geogcn-esol", "geogcn-freesolv"),
     *("cnn-vgg", "cnn-resnet", "cnn-densenet", "cnn-wideresnet", "cnn-resnext", "cnn-senet", "cnn-boosted", "cnn-cbam"),
 }
 
