@@ -28,7 +28,7 @@ from framework.comm.halo.block import Wire
 from framework.comm.halo.exact import Exact
 from framework.comm.halo.link import Arrival, Arrived, DirectLink, Lane, Link, Route, Step
 from framework.data.debian import Debian
-from framework.data.generators import PRESETS
+from framework.data.generators import PRESETS, Planted
 from framework.engine.optimize import Adam
 from framework.engine.run import Prepared, Run, Worker
 from framework.engine.train import first_model
@@ -42,7 +42,7 @@ DOCUMENT = harness.DOCUMENTS / "overlap.md"
 WORKERS, LAYERS = 2, 3
 GRAPHS: dict[str, Any] = {
     "planted": PRESETS["planted"],
-    "clustered": dataclasses.replace(PRESETS["planted"], inside=0.98),
+    "clustered": Planted(inside=0.98),
     "debian": Debian(columns=128),
 }
 KINDS = ("both", "computing", "transfer")
