@@ -256,10 +256,9 @@ Rendered by `python -m benchmarks.overlap` from `benchmarks/rows/overlap.jsonl`:
 shaped link). *graph*: the Debian graph; the planted one (200 thousand nodes, 4 million edges), where six nodes of ten
 have a neighbour on the other host; the same with 98 % of the edges inside blocks (60 % before), *clustered*. *MB*: what
 a worker sends of the halo in an epoch. *computing*, *transfer*, *both*: seconds of an epoch without the exchange, of
-the exchange alone, and of training. *over the longer*: both, over the longer of the two of the same round. On the planted
-graph rows are computed in one piece. *CPU*: seconds of both workers'
-processors, those of the emulated link, which the kernel is charged with, among them. *load*: other work on the machine.
-Median and quartiles.
+the exchange alone, and of training. *over the longer*: both, over the longer of the two of the same round. On the
+planted graph rows are computed in one piece. *CPU*: seconds of both workers' processors, those of the emulated link,
+which the kernel is charged with, among them. *load*: other work on the machine. Median and quartiles.
 
 """
 
