@@ -28,7 +28,7 @@ from framework.comm.reach import Shards
 from framework.graph.block import GraphBlock, Nodes
 from framework.graph.local import LocalGraph
 from framework.graph.split import between_targets
-from framework.kernels.csr import offsets
+from framework.kernels.csr import offsets, row_of_entries
 from framework.kernels.sample import sample_neighbors
 from framework.random import Key
 from framework.sample.sampler import Neighbors
@@ -99,7 +99,9 @@ class Topology:
                 OwnedBlock(edges=other if layer else first, wire=None, layer=layer, key=key)
                 for layer, key in enumerate(keys)
             ]
-        ahead = None if isinstance(wire.exchange, InTurns) else self._ahead
+        # What trains goes in pieces: evaluation computes a layer of all nodes before the next.
+        training = len(keys) > 1 and keys[0] is not None
+        ahead = self._ahead if training and not isinstance(wire.exchange, InTurns) else None
         return [
             OwnedBlock(edges=self._edges, wire=wire, layer=layer, key=key, ahead=ahead)
             if layer
@@ -133,11 +135,15 @@ class Topology:
 
     @cached_property
     def _ahead(self) -> Ahead | None:
-        """The owned nodes' rows in pieces, those that others need first."""
-        counts = [self.shards.mapped[part].num_owned for part in self.shards.owned]
-        lacking = self._edges.split.outer.rows
-        assert lacking is not None, "the halo's half is of the rows that have such edges"
-        return Ahead.of(self.plan, lacking, offsets(torch.tensor(counts, dtype=torch.int64))[:-1].tolist())
+        """The owned nodes' rows in pieces, those that others need first. All workers make it together."""
+        block, counts = self.local.block, [self.shards.mapped[part].num_owned for part in self.shards.owned]
+        lacking = row_of_entries(block.indptr, len(block.indices))[block.indices >= block.num_targets]
+        ahead = Ahead.of(self.plan, lacking, offsets(torch.tensor(counts, dtype=torch.int64))[:-1].tolist())
+        if self.device.type == "cpu":
+            return ahead
+        # NCCL needs one order of all collectives on all workers, and rows in pieces change that of gradients.
+        everywhere = self.shards.group.all_reduce(torch.tensor(float(ahead is not None)), "state", "min")
+        return ahead if everywhere else None
 
     @cached_property
     def _secluded_edges(self) -> tuple[OwnedEdges, OwnedEdges]:

@@ -24,7 +24,7 @@ from torch import Tensor
 from framework.engine.files import remove_torn, replacing
 from framework.errors import NewerVersionError, StoreError
 
-FORMAT, VERSION = "shardyard-checkpoint", 2
+FORMAT, VERSION = "shardyard-checkpoint", 3
 INDEX = "checkpoint.json"
 KEPT = 2  # so that a checkpoint torn by a dying disk still leaves the one before
 

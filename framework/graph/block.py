@@ -156,8 +156,12 @@ class Sending(Protocol):
     The same as `sum` or `convolve` of all rows, which sends them, too, and waits."""
 
     @property
+    def weighted(self) -> bool:
+        """Whether edges have weights."""
+
+    @property
     def pieces(self) -> Sequence[Piece]:
-        """All rows that go in, and those that come out, in pieces. None: not in steps."""
+        """All rows that go in, and those that come out, in pieces. Empty: not in steps."""
 
     def send(self, rows: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
         """Sends the rows of the pieces that others wait for, a tensor for each. Returns them, to go on with, and the

@@ -4,7 +4,7 @@ Each equals PyG's layer of the same name on a whole graph, duplicate edges and s
 a sum over neighbours is scaled to the neighbourhood's true size, so that it stays unbiased.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,9 @@ class RowwiseLayer(Protocol):
     def target_rows(self, sums: Tensor, own: Tensor | None) -> Tensor:
         """The layer's rows, of sums [some, width] and the same nodes' rows that went in, [some, columns] (None where
         they are not used) -> [some, out]."""
+
+
+B = TypeVar("B", GraphBlock, Sending)
 
 
 class SAGEConv(nn.Module):
@@ -113,7 +116,7 @@ class GCNConv(nn.Module):
 
     def sums_in_pieces(self, block: Sending, rows: Tensor) -> list[Tensor]:
         """As RowwiseLayer's."""
-        return block.convolve_in_pieces(rows)
+        return _unweighted(block, "GCN").convolve_in_pieces(rows)
 
     def target_rows(self, sums: Tensor, own: Tensor | None) -> Tensor:
         """As RowwiseLayer's; a node's own row is in its sum."""
@@ -219,7 +222,11 @@ def _convolved(block: GraphBlock, x: Tensor) -> Tensor:
     return own * (block.sum(scaled) * _inverse_share(block, x) + scaled[: block.num_targets])
 
 
-def _unweighted(block: GraphBlock, layer: str) -> GraphBlock:
+ROWWISE = (SAGEConv, GCNConv)
+"""The classes that are RowwiseLayer."""
+
+
+def _unweighted(block: B, layer: str) -> B:
     """`block`, where its edges have no weights. Raises InputError."""
     if block.weighted:
         raise InputError(f"{layer} was given edges with weights, which it does not use; take sage or drop the weights.")

@@ -37,7 +37,8 @@ class NodeNetwork(nn.Module):
 
     def forward(self, blocks: Sequence[GraphBlock], x: Tensor) -> Tensor:
         """Rows of the first block's sources -> class scores of the last block's targets."""
-        if not self.elu and can_be_in_pieces(self.layers, blocks):
+        ours = type(self).forward_layer is NodeNetwork.forward_layer and not self.elu
+        if ours and can_be_in_pieces(self.layers, blocks):
             x = dropped_input(self, blocks[0], x, self.input_dropout)
             return forward_in_pieces(self.layers, blocks, x, partial(activated, self, p=self.dropout))
         return forward_layers(self, blocks, x)

@@ -8,13 +8,13 @@ undone. Rows are the same as without pieces, for all but the sums is done row by
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from framework.graph.block import GraphBlock, Piece, Sending
-from framework.models.layers import RowwiseLayer
+from framework.models.layers import ROWWISE, RowwiseLayer
 
 
 class Activation(Protocol):
@@ -24,26 +24,32 @@ class Activation(Protocol):
         """Of a piece of the rows that `block` gave: [some, columns] -> [some, columns]."""
 
 
-def can_be_in_pieces(layers: Iterable[Any], blocks: Sequence[GraphBlock]) -> TypeGuard[Iterable[RowwiseLayer]]:
-    """Whether all layers are rowwise, and rows can be sent before every block but the first."""
+def can_be_in_pieces(layers: Iterable[nn.Module], blocks: Sequence[GraphBlock]) -> bool:
+    """Whether all layers are rowwise, nobody's hooks wait for them to be called, and rows can be sent before every
+    block but the first."""
     sending = [block for block in blocks[1:] if isinstance(block, Sending) and block.pieces]
-    return 1 < len(blocks) == len(sending) + 1 and all(isinstance(layer, RowwiseLayer) for layer in layers)
+    return 1 < len(blocks) == len(sending) + 1 and all(map(_plain, layers))
 
 
-def forward_in_pieces(layers: Iterable[RowwiseLayer], blocks: Sequence[Any], x: Tensor, activate: Activation) -> Tensor:
-    """Rows of the first block's sources -> rows of the last block's targets. All blocks but the first are Sending."""
+def _plain(layer: nn.Module) -> bool:
+    """Whether the layer is one of ours, not a class of its own made of it, and calling it does nothing else."""
+    hooks = (hooks for module in layer.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks))
+    return type(layer) in ROWWISE and not any(hooks)
+
+
+def forward_in_pieces(layers: Iterable[Any], blocks: Sequence[Any], x: Tensor, activate: Activation) -> Tensor:
+    """Rows of the first block's sources -> rows of the last block's targets. Layers: RowwiseLayer, blocks: but for the
+    first, Sending."""
     layer, *others = layers
     block, *following = blocks
     pieces = following[0].pieces
-    sums = list(layer.sums(block, layer.source_rows(x)).split_with_sizes([piece.count for piece in pieces]))
-    stage = _Stage(pieces, sums, x[: block.num_targets] if layer.uses_own else None)
+    counts = [piece.count for piece in pieces]
+    sums = list(layer.sums(block, layer.source_rows(x)).split_with_sizes(counts))
+    stage = _Stage(pieces, sums, x[: block.num_targets].split_with_sizes(counts) if layer.uses_own else None)
     for after, sending in zip(others, following, strict=True):
         make = partial(_between, layer, after, block, activate)
         made, block = stage.made(make, sending, others_first=2 * after.width <= layer.width)
-        sources, own = torch.cat([summed for _, summed in made]), None
-        if after.uses_own:
-            same = all(some is summed for some, summed in made)
-            own = sources if same else torch.cat([some for some, _ in made])
+        sources, own = torch.cat([summed for _, summed in made]), [rows for rows, _ in made] if after.uses_own else None
         del made  # rows that no layer keeps are free before others are made
         layer, stage = after, _Stage(pieces, after.sums_in_pieces(block, sources), own, block.land)
         del sources
@@ -74,13 +80,12 @@ class _Stage:
         self,
         pieces: Sequence[Piece],
         sums: list[Tensor],
-        own: Tensor | None,
+        own: Sequence[Tensor] | None,
         land: Callable[[Sequence[Tensor]], list[Tensor]] | None = None,
     ) -> None:
         """`own`: the rows that went in, where the layer uses them; `land`: what waits for others' rows, if any come."""
-        counts = [piece.count for piece in pieces]
         self.pieces, self.sums, self.land = pieces, sums, land
-        self.own = [None] * len(counts) if own is None else list(own.split_with_sizes(counts))
+        self.own: Sequence[Tensor | None] = [None] * len(pieces) if own is None else own
 
     def made(
         self, make: Callable[[Tensor, Tensor | None, Piece], Between], sending: Sending, *, others_first: bool

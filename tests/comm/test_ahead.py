@@ -25,9 +25,10 @@ from framework.comm.halo.rematerialized import Rematerialized
 from framework.comm.halo.strategy import HaloStrategy
 from framework.comm.reach import Shards
 from framework.comm.topology import Topology
-from framework.graph.block import Piece
+from framework.graph.block import GraphBlock, Piece
 from framework.graph.store import ShardStore
-from framework.models.nodes import GCN, SAGE
+from framework.models.layers import SAGEConv
+from framework.models.nodes import GCN, SAGE, NodeNetwork
 from framework.random import Key
 from partitioners.random import Random
 from partitioners.range import Range
@@ -269,3 +270,52 @@ def test_a_piece_is_what_others_need_of_a_part() -> None:
     assert Ahead.of(dataclasses.replace(plan, boundary=torch.tensor([3, 7, 11])), lacking, [0, 4, 8]) is None
     assert Ahead.of(dataclasses.replace(plan, boundary=none), lacking, [0, 4, 8]) is None
     assert Ahead.of(plan, none, [0, 4, 8]) is None
+    nobody = dataclasses.replace(plan, num_owned=0, boundary=none, wanted=none)
+    assert Ahead.of(nobody, none, []) is None  # a worker without a part
+
+
+class Louder(SAGEConv):
+    """A layer of somebody's own."""
+
+    def forward(self, block: GraphBlock, x: Tensor) -> Tensor:
+        return 2 * super().forward(block, x)
+
+
+class Between(NodeNetwork):
+    """A network of somebody's own."""
+
+    def forward_layer(self, depth: int, block: GraphBlock, x: Tensor) -> Tensor:
+        return super().forward_layer(depth, block, x).abs()
+
+
+def of_somebody(group: Group, path: str) -> list[bool]:
+    """Whether rows could go ahead: for three networks that are not ours alone, and one that is. All give what their
+    layers give, one by one."""
+    topology, told = Topology(Shards.open(ShardStore.open(path), group, "owned")), []
+    settings: dict[str, Any] = {"input_dropout": 0.0, "dropout": 0.0, "elu": False}
+    layers = [SAGEConv(COLUMNS, 6), SAGEConv(6, CLASSES)]
+    hooked = [SAGEConv(COLUMNS, 6), SAGEConv(6, CLASSES)]
+    hooked[1].neighbors.register_forward_hook(lambda *_: None)
+    networks = [
+        NodeNetwork([Louder(COLUMNS, 6), SAGEConv(6, CLASSES)], **settings),
+        Between(layers, **settings),
+        NodeNetwork(hooked, **settings),
+        NodeNetwork(layers, **settings),
+    ]
+    for network in networks:
+        notes: list[str] = []
+        wire = Wire(plan=topology.plan, exchange=Exact().open(topology.plan, NotedLink(group, notes)))
+        blocks = topology.layers(keys()[:2], wire)
+        x = FEATURES[blocks[0].sources.original].double()
+        made = network.double()(blocks, x)
+        by_layer = x
+        for depth, block in enumerate(topology.layers(keys()[:2], wire)):
+            by_layer = network.forward_layer(depth, block, by_layer)
+        torch.testing.assert_close(made, by_layer, rtol=1e-10, atol=1e-12)
+        told.append(any(block.pieces for block in blocks if isinstance(block, OwnedBlock)))
+    return told
+
+
+def test_what_is_not_ours_alone_is_called_layer_by_layer(tmp_path: Path) -> None:
+    path = stored(GRAPH, 2, tmp_path, partitioner=Range(), features=FEATURES).path
+    assert all(together(2, of_somebody, str(path))[0])  # the second worker's rows all lack neighbours, or are few

@@ -23,6 +23,8 @@ from framework.comm.halo.strategy import HaloExchange
 from framework.graph.block import Piece
 from framework.graph.split import Half, SplitBlock
 
+MOST = 8  # pieces that a worker's rows are worth splitting into
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Ahead:
@@ -37,10 +39,10 @@ class Ahead:
     def of(cls, plan: HaloPlan, lacking: Tensor, starts: Sequence[int]) -> "Ahead | None":
         """`lacking`: int64, the rows with neighbours in the halo, increasing; `starts`: the first row of each part,
         increasing. None where there is little to gain: no row is sent, or lacks any, or more than half the rows are in
-        pieces of such."""
+        pieces of such, or there are more than MOST pieces, each of which costs a look at all rows."""
         needed, lacking = (_marked(rows.cpu(), plan.num_owned) for rows in (plan.boundary, lacking))
-        bounds = set[int]()
-        for start, end in zip(starts, [*starts[1:], plan.num_owned], strict=True):
+        bounds = {0}
+        for start, end in itertools.pairwise([*starts, plan.num_owned]):
             inside = torch.nonzero(needed[start:end])
             bounds |= {start, start + int(inside[-1]) + 1 if len(inside) else start}
         ordered = sorted({*bounds, plan.num_owned})
@@ -54,7 +56,7 @@ class Ahead:
             for first, last in itertools.pairwise(ordered)
         ]
         apart = sum(piece.count for piece in pieces if piece.sent or piece.lacks)
-        if not len(plan.boundary) or not lacking.any() or 2 * apart > plan.num_owned:
+        if not len(plan.boundary) or not lacking.any() or 2 * apart > plan.num_owned or len(pieces) > MOST:
             return None
         where, before = torch.full((plan.num_owned,), -1), 0
         for piece in pieces:
@@ -142,8 +144,9 @@ class _Send(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        assert ctx.flight.gradients is not None, "rows were sent that no sum has used"
-        whole = ctx.plan.add_to(torch.cat(gradients), ctx.flight.gradients.wait())  # a copy, for it is added to
+        arrival, ctx.flight.gradients = ctx.flight.gradients, None  # a graph may live on, what came need not
+        assert arrival is not None, "rows were sent that no sum has used"
+        whole = ctx.plan.add_to(torch.cat(gradients), arrival.wait())  # a copy, for it is added to
         return None, None, None, None, *whole.split_with_sizes([len(piece) for piece in gradients])
 
 
@@ -163,8 +166,9 @@ class _Land(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, flight: Flight, exchange: HaloExchange, layer: int, *sums: Tensor) -> tuple[Tensor, ...]:
         ctx.flight, ctx.exchange, ctx.layer = flight, exchange, layer
-        assert flight.rows is not None, "rows are waited for that were not sent"
-        halo, share = flight.rows.wait(), 1 / exchange.share
+        arrival, flight.rows = flight.rows, None
+        assert arrival is not None, "rows are waited for that were not sent"
+        halo, share = arrival.wait(), 1 / exchange.share
         for number, (half, out) in enumerate(zip(flight.outer, sums, strict=True)):
             if flight.scales is None:
                 half.add_to(out, halo, share)

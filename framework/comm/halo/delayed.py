@@ -8,7 +8,7 @@ and a step sends one r-th of what cd-0 sends.
 
 Mirrors compute the rows of hidden layers for themselves (framework/comm/halo/replicas.py): from sums over their own
 edges, which are never late, and from what is sent to them of all others' sums. Gradients go the same way, as late. What
-a mirror is sent of other mirrors has been late on its way to the owner, too: 2 r to 4 r - 2 steps. What differs from
+a mirror is sent of other mirrors has been late on its way to the owner, too: 2 r to 3 r - 1 steps. What differs from
 the paper: its first steps use local sums alone, where ours begin with one exact step. Exact limit: r=0, cd-0. (0c is
 `never`.)
 """
