@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from framework.comm.group import CPU
-from framework.comm.halo.ahead import Ahead
 from framework.comm.halo.block import OwnedBlock, OwnedEdges, Wire, nothing
 from framework.comm.halo.exact import Exact
 from framework.comm.halo.link import DirectLink
 from framework.comm.halo.mirrors import MirroredBlock, MirroredEdges
+from framework.comm.halo.overlap import Overlap
 from framework.comm.halo.plan import HaloPlan
 from framework.comm.halo.replicas import ReplicatedBlock
 from framework.comm.halo.strategy import Faithful, HaloStrategy, Replicating, Secluding
@@ -99,11 +99,11 @@ class Topology:
                 OwnedBlock(edges=other if layer else first, wire=None, layer=layer, key=key)
                 for layer, key in enumerate(keys)
             ]
-        # What trains goes in pieces: evaluation computes a layer of all nodes before the next.
+        # What trains goes in spans: evaluation computes a layer of all nodes before the next.
         training = len(keys) > 1 and keys[0] is not None
-        ahead = self._ahead if training and not isinstance(wire.exchange, InTurns) else None
+        overlap = self._overlap if training and not isinstance(wire.exchange, InTurns) else None
         return [
-            OwnedBlock(edges=self._edges, wire=wire, layer=layer, key=key, ahead=ahead)
+            OwnedBlock(edges=self._edges, wire=wire, layer=layer, key=key, overlap=overlap)
             if layer
             else OwnedBlock(edges=self._edges, wire=None, layer=layer, key=key)
             for layer, key in enumerate(keys)
@@ -134,16 +134,16 @@ class Topology:
         return OwnedEdges(block=self.local.block.to(self.device), when_read=self.when_read)
 
     @cached_property
-    def _ahead(self) -> Ahead | None:
-        """The owned nodes' rows in pieces, those that others need first. All workers make it together."""
+    def _overlap(self) -> Overlap | None:
+        """The owned nodes' rows in spans, those that others need first. All workers make it together."""
         block, counts = self.local.block, [self.shards.mapped[part].num_owned for part in self.shards.owned]
         lacking = row_of_entries(block.indptr, len(block.indices))[block.indices >= block.num_targets]
-        ahead = Ahead.of(self.plan, lacking, offsets(torch.tensor(counts, dtype=torch.int64))[:-1].tolist())
+        overlap = Overlap.of(self.plan, lacking, offsets(torch.tensor(counts, dtype=torch.int64))[:-1].tolist())
         if self.device.type == "cpu":
-            return ahead
-        # NCCL needs one order of all collectives on all workers, and rows in pieces change that of gradients.
-        everywhere = self.shards.group.all_reduce(torch.tensor(float(ahead is not None)), "state", "min")
-        return ahead if everywhere else None
+            return overlap
+        # NCCL needs one order of all collectives on all workers, and rows in spans change that of gradients.
+        everywhere = self.shards.group.all_reduce(torch.tensor(float(overlap is not None)), "state", "min")
+        return overlap if everywhere else None
 
     @cached_property
     def _secluded_edges(self) -> tuple[OwnedEdges, OwnedEdges]:

@@ -136,16 +136,16 @@ class Convolving(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Piece:
+class Span:
     """Some of a worker's rows, one after the other."""
 
     first: int
     """The first of them."""
     count: int
     """How many."""
-    sent: bool
+    boundary: bool
     """Whether other workers wait for some of them."""
-    lacks: bool
+    remote: bool
     """Whether some of their neighbours are other workers'."""
 
 
@@ -160,21 +160,21 @@ class Sending(Protocol):
         """Whether edges have weights."""
 
     @property
-    def pieces(self) -> Sequence[Piece]:
-        """All rows that go in, and those that come out, in pieces. Empty: not in steps."""
+    def spans(self) -> Sequence[Span]:
+        """All rows that go in, and those that come out, in spans. Empty: not in steps."""
 
     def send(self, rows: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
-        """Sends the rows of the pieces that others wait for, a tensor for each. Returns them, to go on with, and the
+        """Sends the rows of the spans that others wait for, a tensor for each. Returns them, to go on with, and the
         layer, which then has to be asked for sums of them, once."""
 
-    def sum_in_pieces(self, x: Tensor, *, mean: bool = False) -> list[Tensor]:
-        """What owned nodes add to sums or means over each target's edges, a tensor for each piece."""
+    def sum_in_spans(self, x: Tensor, *, mean: bool = False) -> list[Tensor]:
+        """What owned nodes add to sums or means over each target's edges, a tensor for each span."""
 
-    def convolve_in_pieces(self, x: Tensor) -> list[Tensor]:
+    def convolve_in_spans(self, x: Tensor) -> list[Tensor]:
         """The same of a graph convolution's sums (Convolving)."""
 
     def land(self, sums: Sequence[Tensor]) -> list[Tensor]:
-        """Waits for the rows of other workers: adds to the sums of the pieces that lack some, in place."""
+        """Waits for the rows of other workers: adds to the sums of the spans that lack some, in place."""
 
 
 ATTENTION = 1  # the purpose a block's key is folded by for its attention weights; layers use others

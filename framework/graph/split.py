@@ -69,7 +69,7 @@ class Half:
             values=None if values is None else values[back.edges],
         )
 
-    def piece(self, first: int, count: int) -> "Half":
+    def span(self, first: int, count: int) -> "Half":
         """The edges to `count` targets, of which `first` is the first: they are counted from it."""
         if self.rows is None:
             return dataclasses.replace(self, matrix=self.matrix.between(first, first + count))

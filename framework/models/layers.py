@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.errors import InputError
-from framework.graph.block import Block, Convolving, GraphBlock, Nodes, Piece, Sending
+from framework.graph.block import Block, Convolving, GraphBlock, Nodes, Sending, Span
 from framework.kernels.attention import attention_weights
 from framework.kernels.dropout import dropout, relu_dropout
 from framework.random import Key
@@ -18,7 +18,7 @@ from framework.random import Key
 
 @runtime_checkable
 class RowwiseLayer(Protocol):
-    """A layer of sums over neighbours, all else of which is done row by row, so that it can be done piece by piece."""
+    """A layer of sums over neighbours, all else of which is done row by row, so that it can be done span by span."""
 
     uses_own: bool
     """Whether a target's row depends on what went in for itself, beside the sum."""
@@ -33,8 +33,8 @@ class RowwiseLayer(Protocol):
     def sums(self, block: GraphBlock, rows: Tensor) -> Tensor:
         """Over the neighbours: [sources, width] -> [targets, width]."""
 
-    def sums_in_pieces(self, block: Sending, rows: Tensor) -> list[Tensor]:
-        """The same in pieces, as far as neighbours are here."""
+    def sums_in_spans(self, block: Sending, rows: Tensor) -> list[Tensor]:
+        """The same in spans, as far as neighbours are here."""
 
     def target_rows(self, sums: Tensor, own: Tensor | None) -> Tensor:
         """The layer's rows, of sums [some, width] and the same nodes' rows that went in, [some, columns] (None where
@@ -73,9 +73,9 @@ class SAGEConv(nn.Module):
         """As RowwiseLayer's: means."""
         return block.sum(rows, mean=True)
 
-    def sums_in_pieces(self, block: Sending, rows: Tensor) -> list[Tensor]:
+    def sums_in_spans(self, block: Sending, rows: Tensor) -> list[Tensor]:
         """As RowwiseLayer's."""
-        return block.sum_in_pieces(rows, mean=True)
+        return block.sum_in_spans(rows, mean=True)
 
     def target_rows(self, sums: Tensor, own: Tensor | None) -> Tensor:
         """As RowwiseLayer's."""
@@ -114,9 +114,9 @@ class GCNConv(nn.Module):
         """As RowwiseLayer's: weighted by degrees."""
         return _convolved(_unweighted(block, "GCN"), rows)
 
-    def sums_in_pieces(self, block: Sending, rows: Tensor) -> list[Tensor]:
+    def sums_in_spans(self, block: Sending, rows: Tensor) -> list[Tensor]:
         """As RowwiseLayer's."""
-        return _unweighted(block, "GCN").convolve_in_pieces(rows)
+        return _unweighted(block, "GCN").convolve_in_spans(rows)
 
     def target_rows(self, sums: Tensor, own: Tensor | None) -> Tensor:
         """As RowwiseLayer's; a node's own row is in its sum."""
@@ -201,13 +201,13 @@ def dropped_input(module: nn.Module, block: Drawing, x: Tensor, p: float) -> Ten
     return dropout(x, p, block.key.fold(_INPUT), block.sources.original.to(x.device))
 
 
-def activated(module: nn.Module, block: GraphBlock, x: Tensor, piece: Piece | None = None, *, p: float) -> Tensor:
-    """ReLU and, in training, keyed dropout of a layer's output rows [targets, columns], or a piece's, in one pass."""
+def activated(module: nn.Module, block: GraphBlock, x: Tensor, span: Span | None = None, *, p: float) -> Tensor:
+    """ReLU and, in training, keyed dropout of a layer's output rows [targets, columns], or a span's, in one pass."""
     if not module.training or block.key is None or p == 0:
         return torch.relu(x)
     nodes = block.targets.original
-    if piece is not None:
-        nodes = nodes[piece.first : piece.first + piece.count]
+    if span is not None:
+        nodes = nodes[span.first : span.first + span.count]
     return relu_dropout(x, p, block.key.fold(_OUTPUT), nodes.to(x.device))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from framework.graph.block import GraphBlock
 from framework.models.layers import GATConv, GCNConv, SAGEConv, activated, dropped_input
 from framework.models.node_model import forward_layers
-from framework.models.pieces import can_be_in_pieces, forward_in_pieces
+from framework.models.overlap import can_overlap, forward_overlapped
 from framework.models.settings import require_shares, require_widths
 from framework.registry import MODELS
 
@@ -38,9 +38,9 @@ class NodeNetwork(nn.Module):
     def forward(self, blocks: Sequence[GraphBlock], x: Tensor) -> Tensor:
         """Rows of the first block's sources -> class scores of the last block's targets."""
         ours = type(self).forward_layer is NodeNetwork.forward_layer and not self.elu
-        if ours and can_be_in_pieces(self.layers, blocks):
+        if ours and can_overlap(self.layers, blocks):
             x = dropped_input(self, blocks[0], x, self.input_dropout)
-            return forward_in_pieces(self.layers, blocks, x, partial(activated, self, p=self.dropout))
+            return forward_overlapped(self.layers, blocks, x, partial(activated, self, p=self.dropout))
         return forward_layers(self, blocks, x)
 
 

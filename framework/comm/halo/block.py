@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from framework.comm.halo import passes, passes_by_turns
-from framework.comm.halo.ahead import Ahead, Flight, SplitPieces, landed, sent, summed_inside
 from framework.comm.halo.constants import Constants
+from framework.comm.halo.overlap import Flight, Overlap, SplitSpans, landed, sent, summed_inside
 from framework.comm.halo.plan import HaloPlan
 from framework.comm.halo.strategy import HaloExchange
 from framework.comm.halo.turns import Attention, InTurns, SplitByOwner
-from framework.graph.block import Block, Nodes, Piece
+from framework.graph.block import Block, Nodes, Span
 from framework.graph.split import SplitBlock
 from framework.random import Key
 
@@ -39,7 +39,7 @@ class OwnedEdges:
     """Called when rows that come again unchanged have been summed: they may go where they take no memory."""
     _convolutions: "dict[torch.dtype, OwnedEdges]" = dataclasses.field(default_factory=dict, repr=False)
     _by_owner: "dict[tuple[int, ...], SplitByOwner]" = dataclasses.field(default_factory=dict, repr=False)
-    _in_pieces: dict[Ahead, SplitPieces] = dataclasses.field(default_factory=dict, repr=False)
+    _in_spans: dict[Overlap, SplitSpans] = dataclasses.field(default_factory=dict, repr=False)
     _constants: dict[bool, Constants] = dataclasses.field(default_factory=lambda: defaultdict(Constants), repr=False)
 
     @cached_property
@@ -61,11 +61,11 @@ class OwnedEdges:
         self.when_read()
         return sums
 
-    def in_pieces(self, ahead: Ahead) -> SplitPieces:
-        """The edges by the pieces of their targets; made once."""
-        if ahead not in self._in_pieces:
-            self._in_pieces[ahead] = SplitPieces.of(self.split, ahead.pieces)
-        return self._in_pieces[ahead]
+    def in_spans(self, overlap: Overlap) -> SplitSpans:
+        """The edges by the spans of their targets; made once."""
+        if overlap not in self._in_spans:
+            self._in_spans[overlap] = SplitSpans.of(self.split, overlap.spans)
+        return self._in_spans[overlap]
 
     def by_owner(self, received: Sequence[int]) -> SplitByOwner:
         """Edges from owned nodes, and from those that every other worker sends; made once."""
@@ -107,32 +107,32 @@ class OwnedBlock:
     """The layer's number, from 0."""
     key: Key | None
     """What this layer's draws are keyed by."""
-    ahead: Ahead | None = None
-    """The rows in pieces, where some can be sent before the rest is there."""
+    overlap: Overlap | None = None
+    """The rows in spans, where some can be sent before the rest is there."""
     flight: Flight | None = None
     """That of rows which have been sent."""
 
     @property
-    def pieces(self) -> Sequence[Piece]:
+    def spans(self) -> Sequence[Span]:
         """As Sending's."""
-        return () if self.ahead is None else self.ahead.pieces
+        return () if self.overlap is None else self.overlap.spans
 
     def send(self, rows: Sequence[Tensor]) -> "tuple[list[Tensor], OwnedBlock]":
         """As Sending's."""
         assert self.wire is not None, "nothing is sent where nothing is exchanged"
-        assert self.ahead is not None, "this layer has no pieces"
-        out, flight = sent(rows, self.ahead, self.wire.exchange, self.layer)
+        assert self.overlap is not None, "this layer has no spans"
+        out, flight = sent(rows, self.overlap, self.wire.exchange, self.layer)
         return out, dataclasses.replace(self, flight=flight)
 
-    def sum_in_pieces(self, x: Tensor, *, mean: bool = False) -> list[Tensor]:
+    def sum_in_spans(self, x: Tensor, *, mean: bool = False) -> list[Tensor]:
         """As Sending's."""
-        assert self.ahead is not None, "this layer has no pieces"
+        assert self.overlap is not None, "this layer has no spans"
         assert self.flight is not None, "nothing was sent"
-        return summed_inside(x, self.pieces, self.edges.in_pieces(self.ahead), self.flight, mean=mean)
+        return summed_inside(x, self.spans, self.edges.in_spans(self.overlap), self.flight, mean=mean)
 
-    def convolve_in_pieces(self, x: Tensor) -> list[Tensor]:
+    def convolve_in_spans(self, x: Tensor) -> list[Tensor]:
         """As Sending's."""
-        return dataclasses.replace(self, edges=self.edges.convolution(x.dtype)).sum_in_pieces(x)
+        return dataclasses.replace(self, edges=self.edges.convolution(x.dtype)).sum_in_spans(x)
 
     def land(self, sums: Sequence[Tensor]) -> list[Tensor]:
         """As Sending's."""

@@ -13,19 +13,19 @@ from whole_graph import WholeGraph, random_rows
 from worker_processes import together
 
 from framework.comm.group import Group
-from framework.comm.halo.ahead import Ahead
 from framework.comm.halo.block import OwnedBlock, Wire
 from framework.comm.halo.boundary_sampled import BoundarySampled
 from framework.comm.halo.bounded import Bounded
 from framework.comm.halo.exact import Exact
 from framework.comm.halo.link import Arrival, DirectLink, Lane, Route, Step
+from framework.comm.halo.overlap import Overlap
 from framework.comm.halo.pipelined import Pipelined
 from framework.comm.halo.quantized import Quantized
 from framework.comm.halo.rematerialized import Rematerialized
 from framework.comm.halo.strategy import HaloStrategy
 from framework.comm.reach import Shards
 from framework.comm.topology import Topology
-from framework.graph.block import GraphBlock, Piece
+from framework.graph.block import GraphBlock, Span
 from framework.graph.store import ShardStore
 from framework.models.layers import SAGEConv
 from framework.models.nodes import GCN, SAGE, NodeNetwork
@@ -98,20 +98,20 @@ def learned(topology: Topology, name: str, steps: int) -> list[dict[str, list[fl
 
 
 def exactly(group: Group, cases: list[tuple[str, str, bool]]) -> list[dict[str, Any]]:
-    """The gradients of every case (store, network), after it was asserted that rows go ahead where they should."""
+    """The gradients of every case (store, network), after it was asserted that rows go in spans where they should."""
     told = []
-    for path, name, ahead in cases:
+    for path, name, wanted in cases:
         topology = Topology(Shards.open(ShardStore.open(path), group, "owned"))
         first, *others = topology.whole(keys())
         assert isinstance(first, OwnedBlock)
-        assert not first.pieces
-        in_pieces = False
+        assert not first.spans
+        in_spans = False
         for block in others:
             assert isinstance(block, OwnedBlock)
-            in_pieces |= bool(block.pieces)
-            counted = [range(piece.first, piece.first + piece.count) for piece in block.pieces]
+            in_spans |= bool(block.spans)
+            counted = [range(span.first, span.first + span.count) for span in block.spans]
             assert not counted or [row for rows in counted for row in rows] == list(range(block.num_targets))
-        assert any(group.gather_json(in_pieces, "state")) or group.size == 1 or not ahead
+        assert any(group.gather_json(in_spans, "state")) or group.size == 1 or not wanted
         told.append(learned(topology, name, 1)[0])
     return told
 
@@ -141,23 +141,23 @@ def test_gradients_are_those_of_one_block(tmp_path: Path, workers: int) -> None:
 
 
 def both_ways(group: Group, path: str) -> dict[str, list[Any]]:
-    """Steps of every strategy with rows sent ahead, and with rows sent when they are summed."""
+    """Steps of every strategy with rows sent at once, and with rows sent when they are summed."""
     told = {}
     for strategy, halo in STRATEGIES.items():
         for name in NETWORKS:
-            ahead, behind = (Topology(Shards.open(ShardStore.open(path), group, "owned"), halo) for _ in range(2))
-            behind.__dict__["_ahead"] = None
-            assert not any(block.pieces for block in behind.whole(keys()) if isinstance(block, OwnedBlock))
-            told[f"{strategy}, {name}"] = [learned(topology, name, STEPS) for topology in (ahead, behind)]
+            at_once, behind = (Topology(Shards.open(ShardStore.open(path), group, "owned"), halo) for _ in range(2))
+            behind.__dict__["_overlap"] = None
+            assert not any(block.spans for block in behind.whole(keys()) if isinstance(block, OwnedBlock))
+            told[f"{strategy}, {name}"] = [learned(topology, name, STEPS) for topology in (at_once, behind)]
     return told
 
 
 def test_no_strategy_sees_the_difference(tmp_path: Path) -> None:
     path = stored(GRAPH, 4, tmp_path, partitioner=Range(), features=FEATURES).path
     told = together(3, both_ways, str(path), deadline=120.0)[0]
-    for name, (ahead, behind) in told.items():
+    for name, (at_once, behind) in told.items():
         for step in range(STEPS):
-            for weight, gradient in ahead[step].items():
+            for weight, gradient in at_once[step].items():
                 torch.testing.assert_close(
                     torch.tensor(gradient, dtype=torch.float64),
                     torch.tensor(behind[step][weight], dtype=torch.float64),
@@ -191,7 +191,7 @@ class NotedLink(DirectLink):
 
 
 def noted(group: Group, path: str) -> list[str]:
-    """What happens in a step, in its order: messages, and rows of a piece made and undone."""
+    """What happens in a step, in its order: messages, and rows of a span made and undone."""
     topology, notes = Topology(Shards.open(ShardStore.open(path), group, "owned")), list[str]()
     wire = Wire(plan=topology.plan, exchange=Exact().open(topology.plan, NotedLink(group, notes)))
     network, blocks = built("gcn-wide"), topology.layers(keys(), wire)
@@ -242,10 +242,10 @@ def test_the_rest_is_made_while_rows_are_under_way(tmp_path: Path) -> None:
 def turns(group: Group, path: str) -> None:
     """Rows that come a worker at a time are sent when they are asked for."""
     topology = Topology(Shards.open(ShardStore.open(path), group, "owned"), Rematerialized())
-    assert not any(block.pieces for block in topology.whole(keys()) if isinstance(block, OwnedBlock))
+    assert not any(block.spans for block in topology.whole(keys()) if isinstance(block, OwnedBlock))
 
 
-def test_rows_by_turns_are_not_sent_ahead(tmp_path: Path) -> None:
+def test_rows_by_turns_are_not_sent_at_once(tmp_path: Path) -> None:
     together(2, turns, str(stored(GRAPH, 2, tmp_path, partitioner=Range(), features=FEATURES).path))
 
 
@@ -253,25 +253,25 @@ def test_a_piece_is_what_others_need_of_a_part() -> None:
     """Of a worker with three parts, of which nobody needs the second."""
     boundary, lacking = torch.tensor([0, 2, 9]), torch.tensor([1, 9])
     plan = dataclasses.replace(tiny_plan(Group.alone()), boundary=boundary, wanted=torch.tensor([0, 9, 2]))
-    ahead = Ahead.of(plan, lacking, [0, 4, 8])
-    assert ahead is not None
-    assert ahead.pieces == (
-        Piece(first=0, count=3, sent=True, lacks=True),
-        Piece(first=3, count=1, sent=False, lacks=False),
-        Piece(first=4, count=4, sent=False, lacks=False),
-        Piece(first=8, count=2, sent=True, lacks=True),
-        Piece(first=10, count=2, sent=False, lacks=False),
+    overlap = Overlap.of(plan, lacking, [0, 4, 8])
+    assert overlap is not None
+    assert overlap.spans == (
+        Span(first=0, count=3, boundary=True, remote=True),
+        Span(first=3, count=1, boundary=False, remote=False),
+        Span(first=4, count=4, boundary=False, remote=False),
+        Span(first=8, count=2, boundary=True, remote=True),
+        Span(first=10, count=2, boundary=False, remote=False),
     )
-    assert ahead.plan.num_owned == 5
-    assert ahead.plan.wanted.tolist() == [0, 4, 2]
-    assert ahead.plan.boundary.tolist() == [0, 2, 4]
+    assert overlap.plan.num_owned == 5
+    assert overlap.plan.wanted.tolist() == [0, 4, 2]
+    assert overlap.plan.boundary.tolist() == [0, 2, 4]
     none = torch.empty(0, dtype=torch.int64)
-    assert Ahead.of(plan, torch.tensor([1, 9, 10]), [0, 4, 8]) is None  # more than half the rows in all
-    assert Ahead.of(dataclasses.replace(plan, boundary=torch.tensor([3, 7, 11])), lacking, [0, 4, 8]) is None
-    assert Ahead.of(dataclasses.replace(plan, boundary=none), lacking, [0, 4, 8]) is None
-    assert Ahead.of(plan, none, [0, 4, 8]) is None
+    assert Overlap.of(plan, torch.tensor([1, 9, 10]), [0, 4, 8]) is None  # more than half the rows in all
+    assert Overlap.of(dataclasses.replace(plan, boundary=torch.tensor([3, 7, 11])), lacking, [0, 4, 8]) is None
+    assert Overlap.of(dataclasses.replace(plan, boundary=none), lacking, [0, 4, 8]) is None
+    assert Overlap.of(plan, none, [0, 4, 8]) is None
     nobody = dataclasses.replace(plan, num_owned=0, boundary=none, wanted=none)
-    assert Ahead.of(nobody, none, []) is None  # a worker without a part
+    assert Overlap.of(nobody, none, []) is None  # a worker without a part
 
 
 class Louder(SAGEConv):
@@ -289,7 +289,7 @@ class Between(NodeNetwork):
 
 
 def of_somebody(group: Group, path: str) -> list[bool]:
-    """Whether rows could go ahead: for three networks that are not ours alone, and one that is. All give what their
+    """Whether rows could go in spans: for three networks that are not ours alone, and one that is. All give what their
     layers give, one by one."""
     topology, told = Topology(Shards.open(ShardStore.open(path), group, "owned")), []
     settings: dict[str, Any] = {"input_dropout": 0.0, "dropout": 0.0, "elu": False}
@@ -312,7 +312,7 @@ def of_somebody(group: Group, path: str) -> list[bool]:
         for depth, block in enumerate(topology.layers(keys()[:2], wire)):
             by_layer = network.forward_layer(depth, block, by_layer)
         torch.testing.assert_close(made, by_layer, rtol=1e-10, atol=1e-12)
-        told.append(any(block.pieces for block in blocks if isinstance(block, OwnedBlock)))
+        told.append(any(block.spans for block in blocks if isinstance(block, OwnedBlock)))
     return told
 
 
