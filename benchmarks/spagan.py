@@ -132,7 +132,7 @@ Rendered by `python -m benchmarks.spagan` from `benchmarks/rows/spagan.jsonl`: t
 one. *gain*: the mean difference of pairs of one seed, with its 95 % confidence interval (Student). Cora: Planetoid
 split, features over their sum, 8 heads of 8, dropout 0.6, Adam at 0.005 with weight decay 0.0005, a stage of 500 epochs
 at least and then until 50 bring no better loss. *searched again*: centres whose paths a changed cost can reach. One
-thread; seconds of a search are those of files and digests, too.
+thread, other work on the machine; seconds of a search are those of files and digests, too.
 
 """
 
