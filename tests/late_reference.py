@@ -59,40 +59,74 @@ def all_edges(between: Tensor, key: Key) -> Tensor:
     return between.double()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Learner:
+    """A full-batch run of `SAGE` before its first step."""
+
+    workload: NodeClassification
+    """What it learns."""
+    raw: Any
+    """The graph, of N nodes."""
+    x: Tensor
+    """Its features: float64 [N, columns]."""
+    root: Key
+    """The run's key."""
+    model: Any
+    """The network, float64."""
+    optimizer: torch.optim.Optimizer
+    """The network's."""
+
+    @classmethod
+    def of(cls, run: Run) -> "Learner":
+        workload = run.workload
+        assert isinstance(workload, NodeClassification)
+        assert isinstance(workload.model, SAGE)
+        assert isinstance(workload.sampler, Full)
+        raw, root = workload.data.open(), Key.root(run.seed)
+        assert raw.features is not None
+        x = torch.cat([torch.from_numpy(batch) for batch in raw.features.batches()]).double()
+        with torch.random.fork_rng():
+            torch.manual_seed(root.fold(INITIAL).value >> 1)
+            model: Any = workload.model.build(x.shape[1], raw.num_classes, workload.sampler.layers).double()
+        optimizer = run.optimizer.build(model.parameters())
+        return cls(workload=workload, raw=raw, x=x, root=root, model=model, optimizer=optimizer)
+
+    def key(self, epoch: int) -> Key:
+        """What an epoch's only step is keyed by."""
+        return self.root.fold(STEPPING, epoch, 0)
+
+    def between(self, rows: Tensor, layer: int, key: Key) -> Tensor:
+        """What stands behind a layer but the last: [N, columns] -> [N, columns]."""
+        drawing = key.fold(2, layer).fold(2)
+        return dropout(torch.relu(rows), self.workload.model.dropout, drawing, torch.arange(len(rows)))  # type: ignore[attr-defined]
+
+    def step(self, scores: Tensor) -> float:
+        """Learns from the scores of all nodes; returns the loss."""
+        training, labels = torch.from_numpy(self.raw.split == 1), torch.from_numpy(self.raw.labels)
+        self.optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(scores[training], labels[training])
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return float(loss.detach())
+
+
 def late_losses(run: Run, parts: int, used: Used = newest, weights: Weights = all_edges) -> list[float]:
     """The loss of every epoch of a full-batch run of `SAGE` on the random partitioner's parts, a worker each."""
-    workload = run.workload
-    assert isinstance(workload, NodeClassification)
-    assert isinstance(workload.model, SAGE)
-    assert isinstance(workload.sampler, Full)
-    raw, layers, root = workload.data.open(), workload.sampler.layers, Key.root(run.seed)
-    assert raw.features is not None
-    assert raw.labels is not None
-    assert raw.split is not None
-    x = torch.cat([torch.from_numpy(batch) for batch in raw.features.batches()]).double()
-    inside, outside = means(raw, parts)
-    labels, training = torch.from_numpy(raw.labels), torch.from_numpy(raw.split == 1)
-    with torch.random.fork_rng():
-        torch.manual_seed(root.fold(INITIAL).value >> 1)
-        model: Any = workload.model.build(x.shape[1], raw.num_classes, layers).double()
-    optimizer, lanes = run.optimizer.build(model.parameters()), [Lane() for _ in range(layers)]
-    losses = []
+    learner = Learner.of(run)
+    inside, outside = means(learner.raw, parts)
+    layers = len(learner.model.layers)
+    losses, lanes = [], [Lane() for _ in range(layers)]
     for epoch in range(run.epochs):
-        key, rows = root.fold(STEPPING, epoch, 0), x
+        key, rows = learner.key(epoch), learner.x
         sampled = outside * weights(outside != 0, key)
-        for number, layer in enumerate(model.layers):
+        for number, layer in enumerate(learner.model.layers):
             # The first layer's halo is features, which are all there from the start.
             late, edges = (used, sampled) if number else (newest, outside)
             neighbors = LateMean.apply(rows, inside, edges, lanes[number], late)  # type: ignore[no-untyped-call]
             rows = layer.neighbors(neighbors) + layer.own(rows)
             if number < layers - 1:
-                drawing = key.fold(2, number).fold(2)
-                rows = dropout(torch.relu(rows), workload.model.dropout, drawing, torch.arange(len(rows)))
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(rows[training], labels[training])
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        losses.append(float(loss.detach()))
+                rows = learner.between(rows, number, key)
+        losses.append(learner.step(rows))
     return losses
 
 

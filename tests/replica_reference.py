@@ -7,17 +7,14 @@ import dataclasses
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from late_reference import Learner
+from torch import Tensor
 
 from framework.comm.halo.delayed import _BINS
 from framework.engine.run import Run
-from framework.engine.train import INITIAL
-from framework.kernels.dropout import dropout
-from framework.models.nodes import SAGE
 from framework.partition import place
 from framework.random import Key, bits
-from framework.sample.full import Full
-from framework.workloads.nodes import STEPPING, NodeClassification
+from framework.workloads.nodes import NodeClassification
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -102,27 +99,12 @@ class AtOwners(torch.autograd.Function):
 
 def replica_losses(run: Run, r: int) -> list[float]:
     """The loss of every epoch of a full-batch run of `SAGE` on a vertex-cut with a worker for every part."""
-    workload = run.workload
-    assert isinstance(workload, NodeClassification)
-    assert isinstance(workload.model, SAGE)
-    assert isinstance(workload.sampler, Full)
-    raw, layers, root = workload.data.open(), workload.sampler.layers, Key.root(run.seed)
-    assert raw.features is not None
-    assert raw.labels is not None
-    assert raw.split is not None
-    x = torch.cat([torch.from_numpy(batch) for batch in raw.features.batches()]).double()
-    labels, training = torch.from_numpy(raw.labels), torch.from_numpy(raw.split == 1)
-    cut = cut_of(raw, workload)
-    with torch.random.fork_rng():
-        torch.manual_seed(root.fold(INITIAL).value >> 1)
-        model: Any = workload.model.build(x.shape[1], raw.num_classes, layers).double()
-    optimizer = run.optimizer.build(model.parameters())
-    lanes = [(Lane(r, cut), Lane(r, cut)) for _ in range(layers)]
-    losses = []
+    learner = Learner.of(run)
+    cut, layers = cut_of(learner.raw, learner.workload), len(learner.model.layers)
+    losses, lanes = [], [(Lane(r, cut), Lane(r, cut)) for _ in range(layers)]
     for epoch in range(run.epochs):
-        key = root.fold(STEPPING, epoch, 0)
-        rows = x[None] * cut.here[:, :, None]
-        for number, layer in enumerate(model.layers):
+        key, rows = learner.key(epoch), learner.x[None] * cut.here[:, :, None]
+        for number, layer in enumerate(learner.model.layers):
             parts = cut.means @ rows
             if number == 0:  # sums of features, nothing learned in them, are exact
                 sums = parts.sum(0)[None] * cut.here[:, :, None]
@@ -132,15 +114,8 @@ def replica_losses(run: Run, r: int) -> list[float]:
                 sums, rows = AtOwners.apply(parts, *lanes[number]), cut.owned(rows)  # type: ignore[no-untyped-call]
             rows = layer.neighbors(sums) + layer.own(rows)
             if number < layers - 1:
-                drawing = key.fold(2, number).fold(2)
-                nodes = torch.arange(x.shape[0])
-                dropped = [dropout(torch.relu(some), workload.model.dropout, drawing, nodes) for some in rows]
-                rows = torch.stack(dropped) * cut.here[:, :, None]
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(rows[training], labels[training])
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        losses.append(float(loss.detach()))
+                rows = torch.stack([learner.between(some, number, key) for some in rows]) * cut.here[:, :, None]
+        losses.append(learner.step(rows))
     return losses
 
 

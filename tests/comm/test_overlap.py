@@ -270,6 +270,11 @@ def test_a_piece_is_what_others_need_of_a_part() -> None:
     assert Overlap.of(dataclasses.replace(plan, boundary=torch.tensor([3, 7, 11])), lacking, [0, 4, 8]) is None
     assert Overlap.of(dataclasses.replace(plan, boundary=none), lacking, [0, 4, 8]) is None
     assert Overlap.of(plan, none, [0, 4, 8]) is None
+    for parts in (4, 5):  # a span more for each part's rest; more than eight are not worth it
+        starts = list(range(0, 12 * parts, 12))
+        firsts = torch.tensor(starts)
+        many = dataclasses.replace(plan, num_owned=12 * parts, boundary=firsts, wanted=firsts)
+        assert (Overlap.of(many, firsts, starts) is None) == (parts == 5)
     nobody = dataclasses.replace(plan, num_owned=0, boundary=none, wanted=none)
     assert Overlap.of(nobody, none, []) is None  # a worker without a part
 
