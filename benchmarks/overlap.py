@@ -2,10 +2,12 @@
 
 Run: python -m benchmarks.overlap [--graph debian] [--hidden 256] [--rounds 7] [--rate 500mbit]
 
-Assumptions: three kinds of epochs take turns. `both` trains with the exact exchange; `computing` does the same over a
-link that delivers zeros at once; `transfer` sends the same rows, one lane after the other, and computes nothing. Epochs
-begin together and are as long as the slower worker's. Where no rate is given, it is chosen: a run on an unlimited link
-says how long computing takes, one at the rate at which the bytes of an epoch should take as long how long they do.
+Assumptions: four kinds of epochs take turns. `both` trains with the exact exchange; `computing` does the same over a
+link that delivers zeros at once; `transfer` sends the same rows, one lane after the other, and computes nothing;
+`pipelined` trains with rows of the step before, and its epoch follows two others like it at once, for it begins while
+their rows are under way and leaves its own so. Epochs begin together and are as long as the slower worker's. Where no
+rate is given, it is chosen: a run on an unlimited link says how long computing takes, one at the rate at which the
+bytes of an epoch should take as long how long they do.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from benchmarks.workers import Cluster
 from framework.comm.halo.block import Wire
 from framework.comm.halo.exact import Exact
 from framework.comm.halo.link import Arrival, Arrived, DirectLink, Lane, Link, Route, Step
+from framework.comm.halo.pipelined import Pipelined
 from framework.data.debian import Debian
 from framework.data.generators import PRESETS, Planted
 from framework.engine.optimize import Adam
@@ -45,7 +48,8 @@ GRAPHS: dict[str, Any] = {
     "clustered": Planted(inside=0.98),
     "debian": Debian(columns=128),
 }
-KINDS = ("both", "computing", "transfer")
+KINDS = ("both", "computing", "transfer", "pipelined")
+LEAD = {"pipelined": 2}  # epochs like it right before the one that is timed
 
 
 def main() -> None:
@@ -166,8 +170,7 @@ class SilentLink:
 
 def timed(run: Run, worker: Worker) -> dict[str, Any]:
     """Epochs of every kind in turn: seconds of the slower worker, seconds of all processors, bytes a worker sends."""
-    group = worker.group
-    epochs = _epochs(run, worker)
+    group, epochs = worker.group, _epochs(run, worker)
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     cpu_seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     kernel_seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
@@ -175,6 +178,8 @@ def timed(run: Run, worker: Worker) -> dict[str, Any]:
     for number in range(run.epochs + 2):
         for kind in KINDS:
             group.barrier()
+            for _ in range(LEAD.get(kind, 0)):
+                epochs[kind]()
             before, begin, used = group.snapshot(), time.perf_counter(), os.times()
             epochs[kind]()
             seconds_used = [now - then for now, then in zip(os.times()[:2], used[:2], strict=True)]
@@ -199,31 +204,38 @@ def _epochs(run: Run, worker: Worker) -> dict[str, Callable[[], None]]:
     assert isinstance(task, NodeTask)
     model = first_model(run, worker, task)
     optimizer = run.optimizer.build(model.parameters())
-    synchronizer = run.gradient.open(model, optimizer, worker.group).__enter__()  # for the life of the process
-    topology, number = task.topology, itertools.count()
-    recording, direct = RecordingLink(DirectLink(worker.group)), DirectLink(worker.group)
+    group = worker.group
+    synchronizer = run.gradient.open(model, optimizer, group).__enter__()  # for the life of the process
+    topology, numbers = task.topology, {kind: itertools.count() for kind in KINDS}
+    recording, direct = RecordingLink(DirectLink(group)), DirectLink(group)
     wires = {
         "both": Wire(plan=topology.plan, exchange=Exact().open(topology.plan, recording)),
         "computing": Wire(plan=topology.plan, exchange=Exact().open(topology.plan, SilentLink())),
+        "pipelined": Wire(plan=topology.plan, exchange=Pipelined().open(topology.plan, DirectLink(group))),
     }
 
     def train(kind: str, module: torch.nn.Module) -> None:
         module.zero_grad(set_to_none=True)
-        epoch = next(number)
+        epoch = next(numbers[kind])
         for batch in task.batches(epoch, 0):
             wires[kind].exchange.begin(Step(epoch=epoch, number=0, key=task.key))
             blocks = topology.layers([block.key for block in batch.blocks], wires[kind])
             task.loss(module, dataclasses.replace(batch, blocks=blocks)).backward()  # type: ignore[no-untyped-call]
 
-    def both() -> None:
-        train("both", synchronizer.module)
+    def whole(kind: str) -> None:
+        train(kind, synchronizer.module)
         synchronizer.step()
 
     def transfer() -> None:
         for message in recording.messages:
             direct.send(message.rows, message.route, message.lane).wait()
 
-    return {"both": both, "computing": lambda: train("computing", model), "transfer": transfer}
+    return {
+        "both": lambda: whole("both"),
+        "computing": lambda: train("computing", model),
+        "transfer": transfer,
+        "pipelined": lambda: whole("pipelined"),
+    }
 
 
 def render(rows_path: Path, document: Path) -> None:
@@ -232,13 +244,17 @@ def render(rows_path: Path, document: Path) -> None:
     for row in harness.read(rows_path):
         seconds = row["seconds"]
         longer = [max(pair) for pair in zip(seconds["computing"], seconds["transfer"], strict=True)]
-        ratios = [both / other for both, other in zip(seconds["both"], longer, strict=True)]
-        cells = [_spread(seconds[kind]) for kind in ("computing", "transfer", "both")]
+        where = [row.get("graph", "planted"), str(row.get("hidden", 128)), row["rate"], f"{row['bytes'] / 1e6:.0f}"]
+        alone = [_spread(seconds[kind]) for kind in ("computing", "transfer")]
+        trained = []
+        for kind in ("both", "pipelined"):
+            ratios = [taken / other for taken, other in zip(seconds.get(kind, []), longer, strict=kind in seconds)]
+            trained += [_spread(seconds[kind]), _spread(ratios), _hidden(seconds, kind)] if ratios else [""] * 3
         cpu = [_spread(row["cpu_seconds"][kind]) for kind in ("computing", "transfer", "both")]
-        where = [row.get("graph", "planted"), str(row.get("hidden", 128)), row["rate"]]
         kernel = _spread(row["kernel_seconds"]["both"]) if "kernel_seconds" in row else ""
-        body.append([*where, f"{row['bytes'] / 1e6:.0f}", *cells, _spread(ratios), *cpu, kernel, f"{row['load']:.1f}"])
-    headers = ["graph", "width", "rate", "MB", "computing", "transfer", "both", "over the longer"]
+        body.append([*where, *alone, *trained, *cpu, kernel, f"{row['load']:.1f}"])
+    headers = ["graph", "width", "rate", "MB", "computing", "transfer"]
+    headers += ["both", "over the longer", "hidden", "pipelined", "over the longer", "hidden"]
     headers += ["CPU, computing", "CPU, transfer", "CPU, both", "of it the kernel's", "load"]
     document.parent.mkdir(parents=True, exist_ok=True)
     document.write_text(_INTRODUCTION + harness.markdown(headers, body))
@@ -249,6 +265,12 @@ def _spread(values: list[float]) -> str:
     return f"{middle:.2f} ({low:.2f}-{high:.2f})"
 
 
+def _hidden(seconds: dict[str, list[float]], kind: str) -> str:
+    """The share of the transfer that epochs of a kind are not longer by than computing."""
+    rounds = zip(seconds[kind], seconds["computing"], seconds["transfer"], strict=True)
+    return f"{statistics.median(1 - (taken - computing) / transfer for taken, computing, transfer in rounds):.0%}"
+
+
 _INTRODUCTION = f"""# Computing while rows are under way
 
 Rendered by `python -m benchmarks.overlap` from `benchmarks/rows/overlap.jsonl`: full-graph training of a GCN of
@@ -256,9 +278,11 @@ Rendered by `python -m benchmarks.overlap` from `benchmarks/rows/overlap.jsonl`:
 shaped link). *graph*: the Debian graph; the planted one (200 thousand nodes, 4 million edges), where six nodes of ten
 have a neighbour on the other host; the same with 98 % of the edges inside blocks (60 % before), *clustered*. *MB*: what
 a worker sends of the halo in an epoch. *computing*, *transfer*, *both*: seconds of an epoch without the exchange, of
-the exchange alone, and of training. *over the longer*: both, over the longer of the two of the same round. On the
-planted graph rows are computed in one piece. *CPU*: seconds of both workers' processors, those of the emulated link,
-which the kernel is charged with, among them. *load*: other work on the machine. Median and quartiles.
+the exchange alone, and of training, *pipelined* that with rows of the step before. *over the longer*: than either of
+the first two, in the same round. *hidden*: the share of the transfer by which an epoch is not longer than computing
+alone. On the planted graph rows are computed in one piece. *CPU*: seconds of both workers' processors, those of the
+emulated link, which the kernel is charged with, among them (not those of pipelined). *load*: other work on the machine.
+Median and quartiles.
 
 """
 
