@@ -104,6 +104,21 @@ def test_the_loss_is_a_plain_loops(smoothing: float) -> None:
     assert model.eval()(batch).equal(unsmoothed(batch))  # what is measured is not smoothed
 
 
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_rows_that_are_wanted_are_those_of_all(norm: str) -> None:
+    model, batch = network(dropout=0.3, norm=norm), pair_batch()
+    hidden = hidden_words(batch.key.fold(2), batch, fewest=0)
+    assert len(set(hidden.sum(dim=1).tolist())) > 2  # some sentences have more than others, some have none
+    canvas = batch.target.masked_fill(hidden, MASK)
+    wanted, everything = model._run(batch, canvas, hidden)[1], model._run(batch, canvas)[1][hidden]
+    torch.testing.assert_close(wanted, everything, rtol=1e-12, atol=1e-13)
+    gradients = [
+        torch.autograd.grad(rows.square().sum(), list(model.body.parameters())) for rows in (wanted, everything)
+    ]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+    assert model._run(batch, canvas, torch.zeros_like(hidden))[1].shape == (0, 16)
+
+
 @pytest.mark.parametrize("update", [3, 900])
 def test_a_prior_is_mixed_in_where_words_are_predicted(update: int) -> None:
     model, batch = network(dropout=0.0, updates=1000), with_prior(pair_batch(), VOCABULARY, update=update)

@@ -42,6 +42,41 @@ class Memory:
         )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """Some places of n sentences, k in all: those whose rows are wanted, where no others are computed."""
+
+    places: Tensor
+    """Of all places, sentence by sentence: int64 [k], ascending."""
+    spots: Tensor
+    """Where each is if the sentences have the same number of places, the most that one has: int64 [k]."""
+    shape: tuple[int, int]
+    """Sentences, and the most places of one."""
+
+    @classmethod
+    def of(cls, wanted: Tensor) -> "Asked":
+        """The places that are `wanted`: bool [n, L]."""
+        sentences, counts = len(wanted), wanted.sum(dim=1)
+        most = int(counts.max()) if sentences else 0
+        spots = torch.arange(most, device=wanted.device) < counts[:, None]
+        flat = (mask.flatten().nonzero().squeeze(1) for mask in (wanted, spots))
+        return cls(places=next(flat), spots=next(flat), shape=(sentences, most))
+
+    def take(self, x: Tensor) -> Tensor:
+        """[n, L, width] -> the rows of these places, [k, width]."""
+        return x.flatten(0, 1).index_select(0, self.places)
+
+    def apart(self, rows: Tensor) -> Tensor:
+        """[k, width] -> sentence by sentence, zeros behind: [n, most, width]."""
+        sentences, most = self.shape
+        held = rows.new_zeros(sentences * most, rows.shape[1]).index_copy(0, self.spots, rows)
+        return held.view(sentences, most, rows.shape[1])
+
+    def together(self, x: Tensor) -> Tensor:
+        """[n, most, width] -> [k, width]: undoes `apart`."""
+        return x.flatten(0, 1).index_select(0, self.spots)
+
+
 class MultiHeadAttention(nn.Module):
     """Attention of `heads` heads, each over its own projection of queries, keys and values."""
 
@@ -65,14 +100,18 @@ class MultiHeadAttention(nn.Module):
         keys, values = self.keys_and_values(x).chunk(2, dim=-1)
         return Memory(keys=self._by_head(keys), values=self._by_head(values), allowed=allowed)
 
-    def forward(self, x: Tensor, memory: Memory, *, causal: bool = False) -> Tensor:
-        """[n, Q, width] -> [n, Q, width]. `causal`: query q looks at the first q + 1 positions alone."""
+    def forward(self, x: Tensor, memory: Memory, *, causal: bool = False, asked: Asked | None = None) -> Tensor:
+        """[n, Q, width] -> [n, Q, width]; where some places are `asked`, their rows alone: [k, width] -> [k, width].
+
+        `causal`: query q looks at the first q + 1 positions alone."""
+        queries = self.query(x) if asked is None else asked.apart(self.query(x))
         out = scaled_dot_product_attention(
-            self._by_head(self.query(x)), memory.keys, memory.values, attn_mask=memory.allowed, is_causal=causal
+            self._by_head(queries), memory.keys, memory.values, attn_mask=memory.allowed, is_causal=causal
         )
-        projected: Tensor = self.output(out.transpose(1, 2).flatten(2))
+        looked = out.transpose(1, 2).flatten(2)
+        projected: Tensor = self.output(looked if asked is None else asked.together(looked))
         return projected
 
     def _by_head(self, x: Tensor) -> Tensor:
         """[n, L, width] -> [n, heads, L, width / heads]."""
-        return x.view(*x.shape[:-1], self.heads, -1).transpose(1, 2)
+        return x.view(*x.shape[:-1], self.heads, x.shape[-1] // self.heads).transpose(1, 2)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from framework.errors import InputError
 from framework.kernels.dropout import dropout, relu_dropout
-from framework.models.translation.attention import Memory, MultiHeadAttention
+from framework.models.translation.attention import Asked, Memory, MultiHeadAttention
 from framework.random import Key
 
 Norm = Literal["pre", "post"]
@@ -47,17 +47,21 @@ class KeyedDropout:
         """Of the same rows, for the purpose `words`."""
         return self if self.key is None else dataclasses.replace(self, key=self.key.fold(*words))
 
+    def of_asked(self, asked: Asked) -> "KeyedDropout":
+        """Of some of the rows."""
+        return self if self.rows is None else dataclasses.replace(self, rows=self.rows[asked.places])
+
     def __call__(self, x: Tensor) -> Tensor:
-        """`x` [n, L, width] with elements dropped."""
+        """`x`, [n, L, width] or [rows, width], with elements dropped."""
         if self.key is None or self.rows is None:
             return x
-        return dropout(x.flatten(0, 1), self.share, self.key, self.rows).view_as(x)
+        return dropout(x.flatten(0, -2), self.share, self.key, self.rows).view_as(x)
 
     def after_relu(self, x: Tensor) -> Tensor:
-        """ReLU of `x` [n, L, width] with elements dropped, in one pass."""
+        """ReLU of `x`, likewise, with elements dropped, in one pass."""
         if self.key is None or self.rows is None:
             return torch.relu(x)
-        return relu_dropout(x.flatten(0, 1), self.share, self.key, self.rows).view_as(x)
+        return relu_dropout(x.flatten(0, -2), self.share, self.key, self.rows).view_as(x)
 
 
 KEPT = KeyedDropout(share=0.0)
@@ -134,7 +138,7 @@ class FeedForward(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor, drop: KeyedDropout) -> Tensor:
-        """[n, L, width] -> the same shape."""
+        """[..., width] -> the same shape."""
         out: Tensor = self.second(drop.after_relu(self.first(x)))
         return out
 
@@ -146,12 +150,14 @@ class Residual(nn.Module):
         super().__init__()
         self.norm, self.before = nn.LayerNorm(width), norm == "pre"
 
-    def forward(self, x: Tensor, function: Callable[[Tensor], Tensor], drop: KeyedDropout) -> Tensor:
-        """[n, L, width] -> the same shape; what `function` gives is dropped out before it is added."""
-        if self.before:
-            return x + drop(function(self.norm(x)))
-        normalized: Tensor = self.norm(x + drop(function(x)))
-        return normalized
+    def forward(
+        self, x: Tensor, function: Callable[[Tensor], Tensor], drop: KeyedDropout, asked: Asked | None = None
+    ) -> Tensor:
+        """[..., width] -> the same shape; what `function` gives is dropped out before it is added. Where some places
+        are `asked`, it gives their rows alone: [n, L, width] -> [k, width]."""
+        given = function(self.norm(x) if self.before else x)
+        out = (x if asked is None else asked.take(x)) + drop(given)
+        return out if self.before else self.norm(out)
 
 
 class EncoderLayer(nn.Module):
@@ -183,16 +189,26 @@ class DecoderLayer(nn.Module):
         self.feed_forward = FeedForward(width, inner)
         self.residuals = nn.ModuleList(Residual(width, norm) for _ in range(3))
 
-    def forward(self, x: Tensor, source: Memory, allowed: Tensor | None, drop: KeyedDropout) -> Tensor:
-        """Whole sentences [n, L, width] -> the same shape. `allowed` bool [n, 1, 1, L]: where every position looks;
-        None: every position looks back alone."""
+    def forward(
+        self, x: Tensor, source: Memory, allowed: Tensor | None, drop: KeyedDropout, asked: Asked | None = None
+    ) -> Tensor:
+        """Whole sentences [n, L, width] -> the same shape, or the rows of the places that are `asked`, [k, width].
+
+        `allowed` bool [n, 1, 1, L]: where every position looks; None: every position looks back alone."""
 
         def attend(rows: Tensor) -> Tensor:
-            attended: Tensor = self.attention(rows, self.attention.remember(rows, allowed), causal=allowed is None)
+            memory = self.attention.remember(rows, allowed)
+            wanted = rows if asked is None else asked.take(rows)
+            attended: Tensor = self.attention(wanted, memory, causal=allowed is None, asked=asked)
             return attended
 
-        x = self.residuals[0](x, attend, drop.under(_SELF))
-        x = self.residuals[1](x, lambda rows: self.source_attention(rows, source), drop.under(_CROSS))
+        def look(rows: Tensor) -> Tensor:
+            looked: Tensor = self.source_attention(rows, source, asked=asked)
+            return looked
+
+        drop = drop if asked is None else drop.of_asked(asked)
+        x = self.residuals[0](x, attend, drop.under(_SELF), asked)
+        x = self.residuals[1](x, look, drop.under(_CROSS))
         out: Tensor = self.residuals[2](x, lambda rows: self.feed_forward(rows, drop.under(_INNER)), drop.under(_OUTER))
         return out
 
@@ -289,14 +305,22 @@ class EncoderDecoder(nn.Module):
         return [layer.source_attention.remember(encoded, allowed) for layer in self.decoder]  # type: ignore[operator, union-attr]
 
     def decode(
-        self, target: Tensor, sources: Sequence[Memory], allowed: Tensor | None = None, drop: KeyedDropout = KEPT
+        self,
+        target: Tensor,
+        sources: Sequence[Memory],
+        allowed: Tensor | None = None,
+        drop: KeyedDropout = KEPT,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """Target tokens int64 [n, T] -> [n, T, width], to be given to `embedding.scores`.
+        """Target tokens int64 [n, T] -> [n, T, width], to be given to `embedding.scores`; of the places that are
+        `wanted` (bool [n, T]) alone, where given: [k, width]. The last layer has no need of the others' rows.
 
-        `allowed`, as `visible` gives it: every position looks at all of those. None: it looks back alone."""
-        x = drop.under(_INPUT)(self.embedding(target))
+        `allowed`, as `visible` gives it: every position looks at all of those. None: it looks back alone, and all are
+        wanted."""
+        x, last = drop.under(_INPUT)(self.embedding(target)), len(self.decoder) - 1
         for depth, (layer, source) in enumerate(zip(self.decoder, sources, strict=True)):
-            x = layer(x, source, allowed, drop.under(1 + depth))
+            asked = Asked.of(wanted) if wanted is not None and depth == last else None
+            x = layer(x, source, allowed, drop.under(1 + depth), asked)
         decoded: Tensor = self.decoder_norm(x)
         return decoded
 

@@ -157,9 +157,9 @@ class LevenshteinNetwork(nn.Module):
     def _deletion_loss(self, batch: PairBatch, memories: Sequence[Memory], filled: Canvas) -> Tensor:
         """Sum over the words of filled canvases, which go unless they are in the target."""
         kept, _ = common_words(filled.tokens[:, 1:], filled.words, batch.target, batch.target_lengths - 1)
-        decoded = self._decoded(filled, memories, self._drop(batch, filled, _DELETING))
+        decoded = self._decoded(filled, memories, self._drop(batch, filled, _DELETING), filled.inner)
         gone = ~pad(kept, (1, 0))[filled.inner]
-        return self._loss(self.deletion(decoded[filled.inner]), gone.long(), 0.0)
+        return self._loss(self.deletion(decoded), gone.long(), 0.0)
 
     def _loss(self, scores: Tensor, classes: Tensor, smoothing: float) -> Tensor:
         """Sum of the cross-entropies of classes int64 [k], smoothed in training, by scores [k, C]."""
@@ -185,11 +185,19 @@ class LevenshteinNetwork(nn.Module):
 
     def _word_scores(self, canvas: Canvas, memories: Sequence[Memory], drop: KeyedDropout = KEPT) -> Tensor:
         """Scores of all tokens, before the softmax, for the k placeholders: [k, vocabulary]."""
-        return self.body.embedding.scores(self._decoded(canvas, memories, drop)[canvas.placeholders])
+        return self.body.embedding.scores(self._decoded(canvas, memories, drop, canvas.placeholders))
 
-    def _decoded(self, canvas: Canvas, memories: Sequence[Memory], drop: KeyedDropout = KEPT) -> Tensor:
-        """[n, C, width], whose every token looks at all others of its canvas and at its source."""
-        return self.body.decode(canvas.tokens, memories, visible(canvas.lengths, canvas.tokens.shape[1]), drop)
+    def _decoded(
+        self,
+        canvas: Canvas,
+        memories: Sequence[Memory],
+        drop: KeyedDropout = KEPT,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """[n, C, width], whose every token looks at all others of its canvas and at its source; of the tokens that are
+        `wanted` (bool [n, C]) alone, where given: [k, width]."""
+        seen = visible(canvas.lengths, canvas.tokens.shape[1])
+        return self.body.decode(canvas.tokens, memories, seen, drop, wanted)
 
     def _drop(self, batch: PairBatch, canvas: Canvas, purpose: int) -> KeyedDropout:
         """The dropout of canvases of a batch's targets, in training."""

@@ -99,8 +99,8 @@ class MaskedNetwork(nn.Module):
         hiding = batch.key.fold(_HIDING)
         hidden = hidden_words(hiding, batch, fewest=1)
         predicted = hidden_of_everyone(hiding, batch, fewest=1).clamp(min=1)
-        encoded, decoded = self._run(batch, batch.target.masked_fill(hidden, MASK))
-        scores, gold = self.body.embedding.scores(decoded[hidden]), batch.target[hidden]
+        encoded, decoded = self._run(batch, batch.target.masked_fill(hidden, MASK), hidden)
+        scores, gold = self.body.embedding.scores(decoded), batch.target[hidden]
         smoothing = self.settings.label_smoothing if self.training else 0.0
         words = cross_entropy(scores, gold, reduction="sum", label_smoothing=smoothing) / predicted
         lengths = (batch.target_lengths - 1).clamp(max=self.settings.longest - 1)
@@ -132,11 +132,12 @@ class MaskedNetwork(nn.Module):
             tokens=tokens.masked_fill(~within(lengths, tokens.shape[1]), PAD), lengths=lengths, scores=scores[best]
         )
 
-    def _run(self, batch: PairBatch, canvas: Tensor) -> tuple[Tensor, Tensor]:
-        """Encoded source [n, S, width] and decoded canvases [n, T, width], in training with dropout."""
+    def _run(self, batch: PairBatch, canvas: Tensor, wanted: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Encoded source [n, S, width] and decoded canvases, those `wanted` or all; in training with dropout."""
         encoded, memories = encoded_source(self.body, batch)
         drop = self.body.drops(batch.key, TARGET, batch.samples, canvas.shape[1])
-        return encoded, self.body.decode(canvas, memories, visible(batch.target_lengths, canvas.shape[1]), drop)
+        seen = visible(batch.target_lengths, canvas.shape[1])
+        return encoded, self.body.decode(canvas, memories, seen, drop, wanted)
 
     def _length_scores(self, encoded: Tensor, lengths: Tensor) -> Tensor:
         """Scores of target lengths, by the mean over the source's tokens: [n, longest]."""
@@ -148,7 +149,7 @@ class MaskedNetwork(nn.Module):
         """The likeliest words of canvases of `words` (int64 [m]) words, whose sources are `memories`."""
 
         def predict(canvas: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
-            decoded = self.body.decode(canvas, memories, visible(words + 1, canvas.shape[1]))
-            return likeliest(self.body.embedding.scores(decoded[masked]))
+            decoded = self.body.decode(canvas, memories, visible(words + 1, canvas.shape[1]), wanted=masked)
+            return likeliest(self.body.embedding.scores(decoded))
 
         return predict
