@@ -106,7 +106,7 @@ def pipeline() -> Pipeline:
     """A teacher and a student of a few weights: every step of a distillation, for none to be good at."""
     size = {"width": 16, "heads": 2, "inner": 32, "encoder_layers": 1, "decoder_layers": 1, "dropout": 0.1}
     workload = Translation(data=Rhymes(), model=Transformer(**size, beam=2), vocabulary=60, batch_tokens=400)
-    student = CMLM(**size, passes=2, length_beam=2, longest=64, updates=20)
+    student = CMLM(**size, passes=2, length_beam=2, longest=64)
     teacher = Run(workload=workload, epochs=1, monitor="validation_loss")
     return distillation(teacher, dataclasses.replace(teacher, workload=dataclasses.replace(workload, model=student)))
 

@@ -22,7 +22,7 @@ def sentences(lengths: Tensor, vocabulary: int, seed: int) -> Tensor:
     return tokens.masked_fill(place >= lengths[:, None], PAD)
 
 
-def pair_batch(pairs: int = 7, vocabulary: int = 23, *, seed: int = 0, update: int = 3) -> PairBatch:
+def pair_batch(pairs: int = 7, vocabulary: int = 23, *, seed: int = 0) -> PairBatch:
     """A whole global batch."""
     draws = torch.Generator().manual_seed(seed)
     source_lengths, target_lengths = torch.randint(1, 9, (2, pairs), generator=draws)
@@ -34,7 +34,6 @@ def pair_batch(pairs: int = 7, vocabulary: int = 23, *, seed: int = 0, update: i
         target=sentences(target_lengths, vocabulary, seed + 2),
         target_lengths=target_lengths,
         key=Key.root(seed).fold(9),
-        update=update,
         everyone=torch.stack([samples, source_lengths, target_lengths], dim=1),
     )
 
@@ -50,13 +49,13 @@ def share(batch: PairBatch, rows: Tensor) -> PairBatch:
         target=batch.target[rows, :target],
         target_lengths=batch.target_lengths[rows],
         key=batch.key,
-        update=batch.update,
         everyone=batch.everyone,
         prior=None if batch.prior is None else batch.prior.take(places),
+        prior_weight=batch.prior_weight,
     )
 
 
-def with_prior(batch: PairBatch, vocabulary: int = 23, *, update: int) -> PairBatch:
+def with_prior(batch: PairBatch, vocabulary: int = 23, *, weight: float = 0.6) -> PairBatch:
     """The batch with two or three tokens known of some of its target places, and nothing of the others."""
     draws = torch.Generator().manual_seed(1)
     dense = torch.rand(batch.target.numel(), vocabulary, generator=draws, dtype=torch.float64)
@@ -67,7 +66,7 @@ def with_prior(batch: PairBatch, vocabulary: int = 23, *, update: int) -> PairBa
     rows, tokens = kept.nonzero().unbind(1)
     indptr = torch.nn.functional.pad(kept.sum(dim=1).cumsum(0), (1, 0))
     prior = SparseRows(indptr=indptr, tokens=tokens.int(), weights=weights[rows, tokens])
-    return dataclasses.replace(batch, prior=prior, update=update)
+    return dataclasses.replace(batch, prior=prior, prior_weight=weight)
 
 
 def padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:

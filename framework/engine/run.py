@@ -110,7 +110,9 @@ class Staged(Protocol):
 
 @runtime_checkable
 class Workload(Protocol):
-    """What is learned: a data set, a model and a loss. A plug-in: its fields are its configuration."""
+    """What is learned: a data set, a model and a loss. A plug-in: its fields are its configuration.
+
+    One whose steps depend on how many epochs there will be has a true `horizon`: it goes on with no other number."""
 
     def prepare(self, root: Path, mapper: Mapper, watch: Callable[[Event], None]) -> Prepared:
         """Raw data -> folders of ready data beneath `root`; at once where it is there already."""
@@ -215,7 +217,8 @@ class Run:
         """This run as its checkpoints know it: what may not change when it is resumed.
 
         The number of epochs may, as long as nothing that was done depends on it: then it is zero here."""
-        depends = self.schedule.horizon or self.patience is not None or self.keep == "best"
+        depends = self.schedule.horizon or getattr(self.workload, "horizon", False)
+        depends = depends or self.patience is not None or self.keep == "best"
         return self if depends else dataclasses.replace(self, epochs=0)
 
 

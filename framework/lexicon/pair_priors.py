@@ -5,6 +5,7 @@ from, whose targets a teacher wrote, are linked by that model; the links and the
 """
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,8 @@ from framework.store.product import ProductFolder
 
 VERSION = 1
 """Of what is written: raised whenever it changes, so that older folders are made again."""
+FEWEST_UPDATES = 3
+"""With fewer the logarithms of `prior_weight` are not positive."""
 ALIGNER, LINKS, ROWS = "aligner", "links", "rows"
 """What lies in the folders of products: the model of an aligner, links of pairs, the rows of a prior."""
 _COLUMNS = tuple(field.name for field in dataclasses.fields(SparseRows))
@@ -74,6 +77,16 @@ class PairPriors:
 
         `source`: their source tokens, int64 [n, S]."""
         return position_priors(self.prior, source, self.links.take(samples.numpy()), width)
+
+
+def prior_weight(update: int, updates: int) -> float:
+    """The weight of a prior in global update number `update`, from 0, of a run of `updates` (Ding et al., ICLR 2021).
+
+    log(I / (2 (i + 1))) / log(I / 2) for i up to I / 2, of I `updates` and i `update`; never below 0. A run of fewer
+    than FEWEST_UPDATES has no such weights, and none."""
+    if updates < FEWEST_UPDATES:
+        return 0.0
+    return max(0.0, math.log(updates / (2 * (update + 1))) / math.log(updates / 2))
 
 
 def prepare_pair_priors(

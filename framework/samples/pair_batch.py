@@ -30,13 +30,13 @@ class PairBatch:
     """Tokens of every target sentence, EOS counted: int64 [n]."""
     key: Key
     """What the draws of this step are keyed by."""
-    update: int
-    """The number of this update of the whole run, from 0: a function of the place in the run alone."""
     everyone: Tensor
     """Number, source length and target length of every pair of the global batch, so that a model can count what all
     workers predict: int64 [g, 3]."""
     prior: SparseRows | None = None
     """What is known of every target position beforehand, in the order of `target` flattened: n * T rows."""
+    prior_weight: float = 0.0
+    """How much of the loss the prior's term is in this update: a function of the place in the run alone."""
 
     @property
     def size(self) -> int:

@@ -151,7 +151,7 @@ class PairReader:
         """Number, source length and target length of pairs int64 [n]: int64 [n, 3]."""
         return torch.stack([samples, self.source_lengths[samples], self.target_lengths[samples]], dim=1)
 
-    def batch(self, samples: Tensor, everyone: Tensor, *, key: Key, update: int) -> PairBatch:
+    def batch(self, samples: Tensor, everyone: Tensor, *, key: Key) -> PairBatch:
         """The pairs `samples` (int64 [n]) as a share of a global batch of `everyone`, as `lengths` gives it."""
         source, source_lengths = self.tokens("source", samples)
         target, target_lengths = self.tokens("target", samples)
@@ -162,7 +162,6 @@ class PairReader:
             target=target,
             target_lengths=target_lengths,
             key=key,
-            update=update,
             everyone=everyone,
         )
 

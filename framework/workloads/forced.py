@@ -110,5 +110,5 @@ def forced(
 
 
 def _piece(samples: Tensor, reader: PairReader, links: Links) -> ForcedPiece:
-    batch = reader.batch(samples, reader.lengths(samples), key=Key.root(0), update=0)  # nothing is drawn
+    batch = reader.batch(samples, reader.lengths(samples), key=Key.root(0))  # nothing is drawn
     return ForcedPiece(batch=batch, links=links.take(samples.numpy()))

@@ -24,7 +24,7 @@ from framework.data.dataset import TRAIN
 from framework.data.pair_sets import PairSet
 from framework.engine.run import Event, Mapper, Prepared, Run, Worker
 from framework.errors import InputError
-from framework.lexicon.pair_priors import PairPriors, prepare_pair_priors
+from framework.lexicon.pair_priors import FEWEST_UPDATES, PairPriors, prepare_pair_priors, prior_weight
 from framework.made import Made
 from framework.models.translation.translator import TranslationModel, Translator
 from framework.prepare.pairs import prepare_pairs
@@ -33,6 +33,7 @@ from framework.registry import WORKLOADS
 from framework.samples.pair_batch import PairBatch
 from framework.samples.pairs import PairReader, PairStore
 from framework.workloads.bleu import bleu, bleu_signature, bleu_sums
+from framework.workloads.precision import Precision, computing_in, require_precision
 from framework.workloads.samples import SHUFFLING, SPLITS, STEPPING, evaluating, parts_to_verify
 
 PRIOR = "prior"
@@ -55,8 +56,13 @@ class Translation:
     """Tokens of either side of a global batch, padding counted, at most; a longer pair is a batch of its own."""
     longest: int = 128
     """Tokens of a sentence, above which a pair is not trained on."""
+    precision: Precision = "float32"
+    """What linear maps compute in while the network learns: `bfloat16` where the device has it, weights and losses as
+    `--dtype` says. It translates in the latter."""
     prior: Made | None = None
     """The step that says what is known of target words beforehand, for models that learn from that. None: nothing."""
+    prior_updates: int | None = None
+    """Updates over the first half of which the prior fades. None: those of the run."""
     bleu: tuple[Literal["validation", "test"], ...] = ("validation", "test")
     """Splits that are translated for BLEU in every evaluation; --evaluate-every says how often that is."""
     evaluation_tokens: int = placement(4096)
@@ -68,6 +74,15 @@ class Translation:
                 raise InputError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}; expected a whole number of at least 1."
                 )
+        if self.prior_updates is not None and self.prior_updates < FEWEST_UPDATES:
+            raise InputError(
+                f"--prior-updates is {self.prior_updates}; expected a whole number of at least {FEWEST_UPDATES}."
+            )
+
+    @property
+    def horizon(self) -> bool:
+        """Whether an update depends on how many epochs there will be: a prior may fade with the run."""
+        return self.prior is not None and self.prior_updates is None
 
     def prepare(self, root: Path, mapper: Mapper, watch: Callable[[Event], None]) -> Prepared:
         """Learns the vocabulary, writes the pairs as a store of tokens, and links them where there is a prior."""
@@ -108,6 +123,7 @@ class TranslationTask:
 
     def __init__(self, workload: Translation, run: Run, worker: Worker) -> None:
         self.workload, self.device, self.group = workload, worker.device, worker.group
+        require_precision(workload.precision, self.device, getattr(torch, run.dtype))
         self.key = Key.root(run.seed)
         self.store = PairStore.open(worker.prepared.path)
         for part in parts_to_verify(self.store.parts, self.group):
@@ -115,6 +131,7 @@ class TranslationTask:
         self.reader = PairReader(self.store)
         self.priors = self._opened_priors(worker) if workload.prior is not None else None
         self.cut = self._global_batches()
+        self.updates = workload.prior_updates or run.epochs * len(self.cut)
 
     def model(self) -> nn.Module:
         """The network, for the store's vocabulary."""
@@ -132,10 +149,11 @@ class TranslationTask:
         """This worker's share of a global batch of samples, which are in the order of their lengths."""
         mine = batch[self.group.rank :: self.group.size]
         held = mine if len(mine) else batch[:1]
-        pairs = self.reader.batch(held, self.reader.lengths(batch), key=key, update=update)
-        if self.priors is not None:
+        pairs = self.reader.batch(held, self.reader.lengths(batch), key=key)
+        weight = 0.0 if self.priors is None else prior_weight(update, self.updates)
+        if self.priors is not None and weight > 0:
             prior = self.priors.rows(held, pairs.source, pairs.target.shape[1])
-            pairs = dataclasses.replace(pairs, prior=prior)
+            pairs = dataclasses.replace(pairs, prior=prior, prior_weight=weight)
         return ShareOfPairs(pairs=pairs.to(self.device), counted=len(mine) > 0)
 
     def _opened_priors(self, worker: Worker) -> PairPriors:
@@ -217,7 +235,7 @@ class TranslationTask:
         everyone, key = self.reader.lengths(samples).to(self.device), self.key.fold(MEASURING)
         total = torch.zeros(1, dtype=torch.float64)
         for piece in self._pieces(samples):
-            batch = self.reader.batch(piece, everyone, key=key, update=0).to(self.device)
+            batch = self.reader.batch(piece, everyone, key=key).to(self.device)
             total += float(self._loss(model, batch))
         return float(self.group.all_reduce(total, "state"))
 
@@ -248,7 +266,8 @@ class TranslationTask:
 
     def _loss(self, model: nn.Module, pairs: PairBatch) -> Tensor:
         """A network's answer. Raises InputError where it is not one number."""
-        loss = model(pairs)
+        with computing_in(self.workload.precision, self.device):
+            loss = model(pairs)
         if not isinstance(loss, Tensor) or loss.dim():
             name = plugin_name(type(self.workload.model)).rpartition(":")[2]
             given = tuple(loss.shape) if isinstance(loss, Tensor) else f"a {type(loss).__name__}"

@@ -13,10 +13,12 @@ from framework.kernels.csr import offsets
 from framework.kernels.sparse_rows import SparseRows
 from framework.lexicon.bitext import Bitext, Sentences
 from framework.lexicon.links import Links
+from framework.lexicon.pair_priors import prior_weight
 from framework.lexicon.prior import Flattening, TypeCounts, count_links, flattened, mean_of, position_priors
 
 THREE = TypeCounts(vocabulary=100, keys=np.array([705, 720, 730]), counts=np.array([0.3, 0.6, 0.1]))
 """t(20 | 7) = .6, t(5 | 7) = .3, t(30 | 7) = .1."""
+PUBLISHED = {0: 1.0, 100: 0.613, 1_000: 0.420, 10_000: 0.227, 50_000: 0.092, 100_000: 0.034, 150_000: 0.0, 200_000: 0.0}
 
 
 def row(prior: SparseRows, number: int) -> dict[int, float]:
@@ -169,3 +171,16 @@ def test_32768_types_take_no_more_than_16_megabytes():
 def test_what_cannot_be_is_named(wrong, message):
     with pytest.raises(InputError, match=message):
         Flattening(**wrong)
+
+
+@pytest.mark.parametrize(("update", "weight"), PUBLISHED.items())
+def test_a_prior_fades_as_published(update: int, weight: float) -> None:
+    assert prior_weight(update, 300_000) == pytest.approx(weight, abs=5e-4)
+
+
+def test_a_prior_weighs_little_on_average() -> None:
+    assert prior_weight(0, 2) == 0  # too short a run
+    weights = [prior_weight(update, 300_000) for update in range(150_000)]
+    assert sum(weights) / len(weights) == pytest.approx(0.084, abs=5e-4)
+    assert min(weights) >= 0
+    assert weights == sorted(weights, reverse=True)

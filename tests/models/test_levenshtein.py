@@ -13,7 +13,6 @@ from framework.models.translation.edits import common_words
 from framework.models.translation.hiding import hidden_words
 from framework.models.translation.layers import visible, within
 from framework.models.translation.levenshtein import Levenshtein, LevenshteinNetwork
-from framework.models.translation.students import prior_weight
 from framework.samples.pair_batch import PairBatch
 from framework.samples.vocabulary import BOS, EOS, MASK, PAD, UNKNOWN
 
@@ -134,17 +133,17 @@ def test_smoothing_is_of_words_and_numbers() -> None:
 
 
 def test_a_prior_is_of_the_words_that_are_filled_in() -> None:
-    model, batch = network(**UNSMOOTHED, updates=1000), with_prior(pair_batch(), VOCABULARY, update=3)
+    model, batch = network(**UNSMOOTHED), with_prior(pair_batch(), VOCABULARY)
     assert batch.prior is not None
     told = told_plainly(model, batch)
     dense = batch.prior.dense(VOCABULARY)[told.places]
     divergence = (torch.special.xlogy(dense, dense) - dense * torch.stack(told.filling)).sum(dim=1).mean()
-    weight = prior_weight(3, 1000)
+    weight = batch.prior_weight
     torch.testing.assert_close(model(batch), (1 - weight) * told.loss() + weight * divergence, rtol=1e-12, atol=0)
 
 
 def test_shares_add_up_with_dropout_and_a_prior() -> None:
-    model, batch = network(dropout=0.4), with_prior(pair_batch(), VOCABULARY, update=3)
+    model, batch = network(dropout=0.4), with_prior(pair_batch(), VOCABULARY)
 
     def told(shares: list[PairBatch]) -> list[Tensor]:
         model.zero_grad()
@@ -212,7 +211,6 @@ def test_forced_probabilities_see_nothing_of_the_target() -> None:
 def test_what_cannot_be_is_refused() -> None:
     for fields, text in (
         ({"iterations": 0}, r"--model\.iterations is 0"),
-        ({"updates": 2}, r"--model\.updates is 2; expected a whole number of at least 3"),
         ({"longest": 2}, r"--model\.longest is 2; expected at least 3"),
         ({"opening_smoothing": 1.0}, r"--model\.opening-smoothing is 1\.0"),
     ):

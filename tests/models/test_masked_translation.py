@@ -14,13 +14,11 @@ from framework.models.translation.hiding import hidden_of_everyone, hidden_words
 from framework.models.translation.layers import visible, within
 from framework.models.translation.mask_predict import mask_predict, masked_canvas
 from framework.models.translation.masked import CMLM, MaskedNetwork
-from framework.models.translation.students import prior_weight
 from framework.random import Key
 from framework.samples.pair_batch import PairBatch
 from framework.samples.vocabulary import BOS, EOS, MASK, PAD, UNKNOWN
 
 VOCABULARY = 23
-PUBLISHED = {0: 1.0, 100: 0.613, 1_000: 0.420, 10_000: 0.227, 50_000: 0.092, 100_000: 0.034, 150_000: 0.0, 200_000: 0.0}
 
 
 def network(seed: int = 0, **fields: Any) -> MaskedNetwork:
@@ -30,18 +28,6 @@ def network(seed: int = 0, **fields: Any) -> MaskedNetwork:
     built = CMLM(**{**sizes, "deviation": 0.4, **fields}).build(VOCABULARY)
     assert isinstance(built, MaskedNetwork)
     return built.double()
-
-
-@pytest.mark.parametrize(("update", "weight"), PUBLISHED.items())
-def test_a_prior_fades_as_published(update: int, weight: float) -> None:
-    assert prior_weight(update, 300_000) == pytest.approx(weight, abs=5e-4)
-
-
-def test_a_prior_weighs_little_on_average() -> None:
-    weights = [prior_weight(update, 300_000) for update in range(150_000)]
-    assert sum(weights) / len(weights) == pytest.approx(0.084, abs=5e-4)
-    assert min(weights) >= 0
-    assert weights == sorted(weights, reverse=True)
 
 
 @pytest.mark.parametrize("fewest", [0, 1])
@@ -119,9 +105,9 @@ def test_rows_that_are_wanted_are_those_of_all(norm: str) -> None:
     assert model._run(batch, canvas, torch.zeros_like(hidden))[1].shape == (0, 16)
 
 
-@pytest.mark.parametrize("update", [3, 900])
-def test_a_prior_is_mixed_in_where_words_are_predicted(update: int) -> None:
-    model, batch = network(dropout=0.0, updates=1000), with_prior(pair_batch(), VOCABULARY, update=update)
+@pytest.mark.parametrize("weight", [0.6, 0.0])
+def test_a_prior_is_mixed_in_where_words_are_predicted(weight: float) -> None:
+    model, batch = network(dropout=0.0), with_prior(pair_batch(), VOCABULARY, weight=weight)
     assert batch.prior is not None
     plain = dataclasses.replace(batch, prior=None)
     hidden = hidden_words(batch.key.fold(2), batch, fewest=1)
@@ -132,15 +118,14 @@ def test_a_prior_is_mixed_in_where_words_are_predicted(update: int) -> None:
     told = model.body.embedding.scores(decoded).log_softmax(dim=-1).flatten(0, 1)
     dense = batch.prior.dense(VOCABULARY)
     divergence = (torch.special.xlogy(dense, dense) - dense * told).sum(dim=1)[hidden.flatten()].sum() / hidden.sum()
-    weight = prior_weight(update, 1000)
     expected = (1 - weight) * model(plain) + weight * divergence
     torch.testing.assert_close(model(batch), expected, rtol=1e-12, atol=0)
-    assert (update > 500) == torch.equal(model(batch), model(plain))  # faded by half of the run
+    assert (weight == 0) == torch.equal(model(batch), model(plain))
     assert torch.equal(model.eval()(batch), model(plain))  # what is measured has no prior
 
 
 def test_shares_add_up_with_dropout_and_a_prior() -> None:
-    model, batch = network(dropout=0.4), with_prior(pair_batch(), VOCABULARY, update=3)
+    model, batch = network(dropout=0.4), with_prior(pair_batch(), VOCABULARY)
 
     def told(shares: list[PairBatch]) -> list[Tensor]:
         model.zero_grad()
@@ -234,7 +219,6 @@ def test_forced_probabilities_see_nothing_of_the_target() -> None:
 def test_what_cannot_be_is_refused() -> None:
     for fields, text in (
         ({"passes": 0}, r"--model\.passes is 0"),
-        ({"updates": 2}, r"--model\.updates is 2; expected a whole number of at least 3"),
         ({"longest": 5}, r"--model\.longest is 5; expected more than --model\.length-beam, 5"),
         ({"length_weight": -0.1}, r"--model\.length-weight is -0\.1"),
         ({"dropout": 1.0}, r"--model\.dropout is 1\.0"),

@@ -137,7 +137,6 @@ def scored(model: TransformerNetwork, source: Tensor, written: tuple[int, ...]) 
         target=target,
         target_lengths=lengths,
         key=pair_batch().key,
-        update=0,
         everyone=torch.tensor([[0, len(source), target.shape[1]]]),
     )
     with torch.no_grad():

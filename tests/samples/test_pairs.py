@@ -98,7 +98,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
             assert (row[length:] == PAD).all()
     assert reader.split.tolist() == raw.split.tolist()
     samples = torch.tensor([40, 2, 17])
-    batch = reader.batch(samples, reader.lengths(everyone), key=Key.root(1), update=5)
+    batch = reader.batch(samples, reader.lengths(everyone), key=Key.root(1))
     assert batch.size == 60
     assert batch.everyone[samples].equal(torch.stack([samples, batch.source_lengths, batch.target_lengths], dim=1))
     assert batch.target.shape == (3, int(batch.target_lengths.max()))

@@ -108,7 +108,7 @@ def predictions(student: Made, store: PairStore, samples: torch.Tensor) -> dict[
     found = {}
     for number in samples.tolist():
         one = torch.tensor([number])
-        batch = reader.batch(one, reader.lengths(one), key=Key.root(1), update=0)
+        batch = reader.batch(one, reader.lengths(one), key=Key.root(1))
         with torch.inference_mode():
             found[number] = network.forced(batch)[0].exp().double()
     return found

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from node_runs import same_metrics
+from sentences import SMALL as TEACHER
 from sentences import Backwards, sentence_run
 from shapes import told_by_workers
 
@@ -14,6 +16,7 @@ from framework.config import decode, encode
 from framework.engine.optimize import Adam, InverseSquareRoot
 from framework.engine.pipeline import Product
 from framework.engine.run import Run
+from framework.errors import InputError
 from framework.lexicon.aligner import HmmAligner
 from framework.lexicon.directed import Passes
 from framework.made import Made
@@ -27,8 +30,8 @@ from launch.start import start
 
 SIZES: dict[str, Any] = {"heads": 2, "encoder_layers": 1, "longest": 32, "deviation": 0.1}
 SMALL: dict[str, TranslationModel] = {
-    "cmlm": CMLM(width=16, inner=24, decoder_layers=1, length_beam=2, passes=2, updates=40, **SIZES),
-    "levenshtein": Levenshtein(width=16, inner=24, decoder_layers=1, most=8, iterations=2, updates=40, **SIZES),
+    "cmlm": CMLM(width=16, inner=24, decoder_layers=1, length_beam=2, passes=2, **SIZES),
+    "levenshtein": Levenshtein(width=16, inner=24, decoder_layers=1, most=8, iterations=2, **SIZES),
 }
 
 
@@ -59,7 +62,14 @@ def runs_of(folder: Path, workers: int) -> dict[str, Run]:
     prior = prior_of(sentence_run(folder / "raw"), folder / "steps")
     runs: dict[str, Run] = {}
     for name, model in SMALL.items():
-        settings = {"model": model, "prior": prior, "epochs": 2, "bleu": ("test",), "evaluate_every": 0}
+        settings = {
+            "model": model,
+            "prior": prior,
+            "epochs": 2,
+            "bleu": ("test",),
+            "evaluate_every": 0,
+            "prior_updates": 40,
+        }
         whole = sentence_run(folder / name, **settings, workers=workers)
         stopped = dataclasses.replace(whole, out=str(folder / f"{name}-stopped"), epochs=1)
         runs |= {name: whole, f"{name}-stopped": stopped, f"{name}-resumed": dataclasses.replace(stopped, epochs=2)}
@@ -117,3 +127,20 @@ def test_sentences_are_learned_backwards(tmp_path: Path, name: str) -> None:
         evaluate_every=0,
     )
     assert start(run, ignore)["metrics"]["test_bleu"] > 90
+
+
+@pytest.mark.parametrize("model", [*SMALL.values(), TEACHER], ids=lambda model: type(model).__name__)
+def test_half_precision_where_the_device_has_it(tmp_path: Path, model: TranslationModel) -> None:
+    settings: dict[str, Any] = {"model": model, "bleu": ("test",), "epochs": 2}
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        with pytest.raises(InputError, match="this cpu has no arithmetic for"):
+            start(sentence_run(tmp_path / "run", precision="bfloat16", dtype="float32", **settings), ignore)
+        return
+    reports = [
+        start(sentence_run(tmp_path / name, precision=name, dtype="float32", **settings), ignore)
+        for name in ("bfloat16", "float32")
+    ]
+    assert reports[0]["loss"] == pytest.approx(reports[1]["loss"], rel=0.02)
+    assert reports[0]["loss"] != reports[1]["loss"]
+    with pytest.raises(InputError, match="float64; expected float32 beside it"):
+        start(sentence_run(tmp_path / "run", precision="bfloat16", **settings), ignore)

@@ -151,7 +151,7 @@ def test_the_loss_of_a_split_is_that_of_all_its_pairs(tmp_path: Path) -> None:
     assert sorted(metrics) == ["test_loss", "validation_loss"]
     for name, value in (("validation", VALIDATION), ("test", TEST)):
         samples = torch.nonzero(task.reader.split == value).squeeze(1)
-        batch = task.reader.batch(samples, task.reader.lengths(samples), key=Key.root(0).fold(MEASURING), update=0)
+        batch = task.reader.batch(samples, task.reader.lengths(samples), key=Key.root(0).fold(MEASURING))
         with torch.no_grad():
             scores, gold = model.eval().forced(batch)
         expected = nn.functional.cross_entropy(scores, gold)

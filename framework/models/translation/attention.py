@@ -105,13 +105,21 @@ class MultiHeadAttention(nn.Module):
 
         `causal`: query q looks at the first q + 1 positions alone."""
         queries = self.query(x) if asked is None else asked.apart(self.query(x))
-        out = scaled_dot_product_attention(
-            self._by_head(queries), memory.keys, memory.values, attn_mask=memory.allowed, is_causal=causal
-        )
-        looked = out.transpose(1, 2).flatten(2)
+        looked = _attended(self._by_head(queries), memory, causal).transpose(1, 2).flatten(2)
         projected: Tensor = self.output(looked if asked is None else asked.together(looked))
         return projected
 
     def _by_head(self, x: Tensor) -> Tensor:
         """[n, L, width] -> [n, heads, L, width / heads]."""
         return x.view(*x.shape[:-1], self.heads, x.shape[-1] // self.heads).transpose(1, 2)
+
+
+def _attended(queries: Tensor, memory: Memory, causal: bool) -> Tensor:
+    """What queries [n, heads, Q, columns] find in a memory: the same shape."""
+    keys, values = memory.keys, memory.values
+    if queries.device.type == "cpu" and queries.dtype == torch.bfloat16:
+        # On CPUs torch's kernel takes three times as long in bfloat16 for sentences of a few dozen words.
+        queries, keys, values = queries.float(), keys.float(), values.float()
+        with torch.autocast("cpu", enabled=False):
+            return scaled_dot_product_attention(queries, keys, values, attn_mask=memory.allowed, is_causal=causal)
+    return scaled_dot_product_attention(queries, keys, values, attn_mask=memory.allowed, is_causal=causal)

@@ -52,16 +52,21 @@ class KeyedDropout:
         return self if self.rows is None else dataclasses.replace(self, rows=self.rows[asked.places])
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`x`, [n, L, width] or [rows, width], with elements dropped."""
+        """`x`, [n, L, width] or [rows, width], with elements dropped; of bfloat16, as float32."""
         if self.key is None or self.rows is None:
             return x
-        return dropout(x.flatten(0, -2), self.share, self.key, self.rows).view_as(x)
+        return dropout(_rows(x), self.share, self.key, self.rows).view_as(x)
 
     def after_relu(self, x: Tensor) -> Tensor:
         """ReLU of `x`, likewise, with elements dropped, in one pass."""
         if self.key is None or self.rows is None:
             return torch.relu(x)
-        return relu_dropout(x.flatten(0, -2), self.share, self.key, self.rows).view_as(x)
+        return relu_dropout(_rows(x), self.share, self.key, self.rows).view_as(x)
+
+
+def _rows(x: Tensor) -> Tensor:
+    rows = x.flatten(0, -2)
+    return rows.float() if rows.dtype == torch.bfloat16 else rows
 
 
 KEPT = KeyedDropout(share=0.0)
@@ -112,8 +117,8 @@ class TokenEmbedding(nn.Module):
         return nn.functional.embedding(tokens, self.weight) * math.sqrt(width) + places
 
     def scores(self, x: Tensor) -> Tensor:
-        """[..., width] -> scores of all tokens, before the softmax: [..., vocabulary]."""
-        return nn.functional.linear(x, self.weight)
+        """[..., width] -> scores of all tokens, before the softmax: [..., vocabulary], in the type of `x`."""
+        return nn.functional.linear(x, self.weight).to(x.dtype)
 
 
 def sinusoids(first: int, end: int, like: Tensor) -> Tensor:

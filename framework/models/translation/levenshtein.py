@@ -27,7 +27,7 @@ from framework.models.translation.layers import (
     visible,
     within,
 )
-from framework.models.translation.students import draw_weights, encoded_source, likeliest, require_updates, with_prior
+from framework.models.translation.students import draw_weights, encoded_source, likeliest, with_prior
 from framework.models.translation.translator import Translations
 from framework.registry import TRANSLATORS
 from framework.samples.pair_batch import PairBatch
@@ -66,8 +66,6 @@ class Levenshtein:
     """Share of a word's probability that is to be spread over all tokens, in training."""
     opening_smoothing: float = 0.01
     """Share of the probability of a number of new words that is to be spread over all numbers, in training."""
-    updates: int = 300_000
-    """Updates of the whole run, over the first half of which a prior fades."""
     iterations: int = 10
     """Rounds of deletion, insertion and filling in translating, unless a sentence stays as it is before that."""
     end_penalty: float = 0.0
@@ -76,7 +74,6 @@ class Levenshtein:
     def __post_init__(self) -> None:
         require_widths(self, "width", "heads", "inner", "encoder_layers", "decoder_layers", "most", "iterations")
         require_shares(self, "dropout", "label_smoothing", "opening_smoothing")
-        require_updates(self.updates)
         if self.longest < 3:
             raise InputError(f"--model.longest is {self.longest}; expected at least 3: a word, its beginning and end.")
 
@@ -113,7 +110,7 @@ class LevenshteinNetwork(nn.Module):
         gaps = words - predicted + batch.size  # a draft has one more than it has words
         words, predicted = words.clamp(min=1), predicted.clamp(min=1)
         loss = opening / gaps + filling / predicted + deletion / words
-        return with_prior(loss, scores, hidden, predicted, batch, self.settings.updates) if self.training else loss
+        return with_prior(loss, scores, hidden, predicted, batch) if self.training else loss
 
     def forced(self, batch: PairBatch) -> Tensor:
         """Log-probabilities of all tokens at every place of the targets, of which only the lengths are told:
@@ -163,6 +160,7 @@ class LevenshteinNetwork(nn.Module):
 
     def _loss(self, scores: Tensor, classes: Tensor, smoothing: float) -> Tensor:
         """Sum of the cross-entropies of classes int64 [k], smoothed in training, by scores [k, C]."""
+        scores = scores.to(self.opening.weight.dtype)  # of bfloat16 a sum would have few digits
         return cross_entropy(scores, classes, reduction="sum", label_smoothing=smoothing if self.training else 0.0)
 
     def _revised(self, canvas: Canvas, memories: Sequence[Memory], limits: Tensor) -> Canvas:

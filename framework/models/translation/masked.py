@@ -22,7 +22,6 @@ from framework.models.translation.students import (
     draw_weights,
     encoded_source,
     likeliest,
-    require_updates,
     with_prior,
 )
 from framework.models.translation.translator import Translations
@@ -62,8 +61,6 @@ class CMLM:
     """Share of the probability that is to be spread over all tokens, in training."""
     length_weight: float = 0.1
     """Weight of the length's loss beside the words'."""
-    updates: int = 300_000
-    """Updates of the whole run, over the first half of which a prior fades."""
     passes: int = 10
     """Calls of the decoder in translating. 1: all words at once, each the likeliest."""
     length_beam: int = 5
@@ -72,7 +69,6 @@ class CMLM:
     def __post_init__(self) -> None:
         require_widths(self, "width", "heads", "inner", "encoder_layers", "decoder_layers", "passes", "length_beam")
         require_shares(self, "dropout", "label_smoothing")
-        require_updates(self.updates)
         if self.longest <= self.length_beam:
             raise InputError(
                 f"--model.longest is {self.longest}; expected more than --model.length-beam, {self.length_beam}."
@@ -106,7 +102,7 @@ class MaskedNetwork(nn.Module):
         lengths = (batch.target_lengths - 1).clamp(max=self.settings.longest - 1)
         length = cross_entropy(self._length_scores(encoded, batch.source_lengths), lengths, reduction="sum")
         loss = words + self.settings.length_weight * length / batch.size
-        return with_prior(loss, scores, hidden, predicted, batch, self.settings.updates) if self.training else loss
+        return with_prior(loss, scores, hidden, predicted, batch) if self.training else loss
 
     def forced(self, batch: PairBatch) -> Tensor:
         """Log-probabilities of all tokens at every place of the targets, of which only the lengths are told:
@@ -143,7 +139,7 @@ class MaskedNetwork(nn.Module):
         """Scores of target lengths, by the mean over the source's tokens: [n, longest]."""
         taken = within(lengths, encoded.shape[1])[:, :, None]
         scores: Tensor = self.length((encoded * taken).sum(dim=1) / lengths[:, None])
-        return scores
+        return scores.to(encoded.dtype)
 
     def _predictor(self, memories: Sequence[Memory], words: Tensor) -> Predict:
         """The likeliest words of canvases of `words` (int64 [m]) words, whose sources are `memories`."""

@@ -14,39 +14,21 @@ import math
 import torch
 from torch import Tensor, nn
 
-from framework.errors import InputError
 from framework.kernels.sparse_rows import sparse_kl
 from framework.models.translation.attention import Memory
 from framework.models.translation.layers import SOURCE, EncoderDecoder, visible
 from framework.samples.pair_batch import PairBatch
 from framework.samples.vocabulary import BOS, EOS, MASK, PAD, UNKNOWN
 
-FEWEST_UPDATES = 3  # with fewer the logarithms of `prior_weight` are not positive
 _NEVER_WRITTEN = (PAD, BOS, EOS, UNKNOWN, MASK)
 
 
-def prior_weight(update: int, updates: int) -> float:
-    """The weight of a prior in global update number `update`, from 0, of a run of `updates` (Ding et al., ICLR 2021).
-
-    log(I / (2 (i + 1))) / log(I / 2) for i up to I / 2, of I `updates` and i `update`; never below 0."""
-    return max(0.0, math.log(updates / (2 * (update + 1))) / math.log(updates / 2))
-
-
-def require_updates(updates: int) -> None:
-    """Raises InputError for a number of updates over which a prior cannot fade."""
-    if updates < FEWEST_UPDATES:
-        raise InputError(f"--model.updates is {updates}; expected a whole number of at least {FEWEST_UPDATES}.")
-
-
-def with_prior(
-    loss: Tensor, scores: Tensor, hidden: Tensor, predicted: Tensor, batch: PairBatch, updates: int
-) -> Tensor:
+def with_prior(loss: Tensor, scores: Tensor, hidden: Tensor, predicted: Tensor, batch: PairBatch) -> Tensor:
     """This share of a global batch's loss in training, with its prior's term where the batch has a prior.
 
     `loss`: the student's own; `scores` [k, V], before the softmax, of the words that are predicted here, which are the
-    `hidden` ones (bool [n, T]) of the targets; `predicted`: how many the global batch predicts; `updates`: of the
-    whole run."""
-    weight = 0.0 if batch.prior is None else prior_weight(batch.update, updates)
+    `hidden` ones (bool [n, T]) of the targets; `predicted`: how many the global batch predicts."""
+    weight = batch.prior_weight
     if batch.prior is None or weight == 0:
         return loss
     prior = batch.prior.take(hidden.flatten().nonzero().squeeze(1))

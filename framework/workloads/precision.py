@@ -1,0 +1,30 @@
+"""What networks compute in while they learn: float32, or bfloat16 where the device has arithmetic for it.
+
+Weights, what optimisers keep, sums over workers and losses have the digits that --dtype says, whatever products of
+matrices are computed in (Micikevicius et al., "Mixed precision training", ICLR 2018); bfloat16 has float32's range, so
+that losses need no scale.
+"""
+
+from typing import Literal
+
+import torch
+
+from framework.errors import InputError
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def computing_in(precision: Precision, device: torch.device) -> torch.autocast:
+    """A context in which linear maps and convolutions on `device` compute in that."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def require_precision(precision: Precision, device: torch.device, dtype: torch.dtype) -> None:
+    """Raises InputError where a device has no arithmetic of bfloat16, or a run wants more digits than float32 has."""
+    if precision != "bfloat16":
+        return
+    if dtype != torch.float32:
+        raise InputError("--precision is bfloat16 and --dtype float64; expected float32 beside it.")
+    on_cpu = device.type == "cpu"
+    if not (torch.ops.mkldnn._is_mkldnn_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported()):
+        raise InputError(f"--precision is bfloat16, which this {device.type} has no arithmetic for; take float32.")
