@@ -280,7 +280,8 @@ have a neighbour on the other host; the same with 98 % of the edges inside block
 a worker sends of the halo in an epoch. *computing*, *transfer*, *both*: seconds of an epoch without the exchange, of
 the exchange alone, and of training, *pipelined* that with rows of the step before. *over the longer*: than either of
 the first two, in the same round. *hidden*: the share of the transfer by which an epoch is not longer than computing
-alone. On the planted graph rows are computed in one piece. *CPU*: seconds of both workers' processors, those of the
+alone; what an exact epoch cannot hide is of the forward pass, which has a third of the computing but half of the rows.
+On the planted graph rows are computed in one piece. *CPU*: seconds of both workers' processors, those of the
 emulated link, which the kernel is charged with, among them (not those of pipelined). *load*: other work on the machine.
 Median and quartiles.
 

@@ -70,7 +70,6 @@ def student_of(teacher: Run, *, epochs: int, updates: int) -> Run:
         encoder_layers=size.encoder_layers + moved,
         decoder_layers=size.decoder_layers - moved,
         dropout=size.dropout,
-        updates=updates,
         length_beam=1,
     )
     return dataclasses.replace(
