@@ -1,11 +1,12 @@
 """Translation all at once: students on raw pairs, on a teacher's, and with a prior; how they choose words, how fast.
 
-Run: python -m benchmarks.nat [--set multi30k] [--seeds 3] [--workers 1] [--folder build/nat]
+Run: python -m benchmarks.nat [--set multi30k] [--seeds 3] [--workers 1] [--precision bfloat16] [--folder build/nat]
 
 Assumptions: one pipeline has all steps: the teacher, of one seed, its translations, the alignment and the priors, and
 for every seed a student of each kind. What is there is found again, what was cut is resumed, rows that are there are
-not measured again: the same command goes on where it stopped. The data is that of the recipes. Decoding is timed with
-one thread, models in turns.
+not measured again: the same command goes on where it stopped. The data is that of the recipes. A row is of its recipes
+as they were: one of other settings is neither shown nor taken for a new one. Decoding is timed with one thread, models
+in turns.
 """
 
 import argparse
@@ -23,13 +24,16 @@ from benchmarks import harness
 from framework.engine.folder import read_run
 from framework.engine.pipeline import Pipeline, Product, uses
 from framework.engine.run import Event, Run
+from framework.lexicon.prior import Flattening
 from framework.made import Made
 from framework.models.translation.translator import Translations
 from framework.samples.pairs import PairReader, PairStore
 from framework.workloads.align import Align
 from framework.workloads.decode import SPLITS, Decode, one_thread, translating_of
 from framework.workloads.lexical_choice import LexicalChoice
+from framework.workloads.precision import Precision
 from framework.workloads.prior import Prior
+from framework.workloads.translation import Translation
 from launch.progress import showing
 from launch.recipes.pipelines import student_en_de, student_multi30k, taught
 from launch.recipes.translation import teacher_en_de, teacher_multi30k
@@ -42,8 +46,9 @@ SETS: dict[str, tuple[Callable[[], Run], Callable[[], Run]]] = {
     "en-de": (teacher_en_de, student_en_de),
 }
 """A teacher and a student on raw pairs, by the name of their data."""
-SYSTEMS = ("teacher", "raw", "kd", "kd-prior", "kd-both")
-"""kd-prior: the prior is what the alignment says; kd-both: the mean of that and what the raw student of seed 0 says."""
+SYSTEMS = ("teacher", "raw", "kd", "kd-prior", "kd-power", "kd-both")
+"""kd-prior: the prior is what the alignment says; kd-power: the same flattened by a power, which is less flat; kd-both:
+the mean of the first and what the raw student of seed 0 says."""
 FREQUENCIES = ("H", "M", "L")
 BATCHES = (1, 16, 64)  # sentences that are decoded together where decoding is timed
 
@@ -56,6 +61,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="students of each kind")
     parser.add_argument("--rounds", type=int, default=5, help="how often decoding is timed")
     parser.add_argument("--workers", type=int, default=1, help="of every run")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of learning")
     parser.add_argument("--folder", type=Path, default=Path("build") / "nat", help="runs and prepared data")
     parser.add_argument("--out", type=Path, default=ROWS, help="the rows")
     parser.add_argument("--render", type=Path, default=DOCUMENT, help="the tables")
@@ -63,24 +69,43 @@ def main() -> None:
     shared = Shared(
         workers=options.workers, out=str(options.folder / options.set), store=str(options.folder / "stores")
     )
-    teacher, student = (recipe() for recipe in SETS[options.set])
-    pipeline = all_steps(teacher, student, options.seeds)
+    pipeline = pipeline_of(options.set, options.precision, options.seeds)
+    where = {"set": options.set, "precision": options.precision}
     with showing(script=False) as show:
         for system in options.systems:
             for seed in range(options.seeds if system != "teacher" else 1):
-                measure(pipeline, shared, {"set": options.set, "system": system, "seed": seed}, options.out, show)
+                measure(pipeline, shared, {**where, "system": system, "seed": seed}, options.out, show)
         models = ("teacher", "kd-0") if "kd" in options.systems else ()
         report = walk(needed(pipeline, "kd-0"), shared, None, show) if models else {"steps": {}}
     for repeat in range(options.rounds):
         for batch in BATCHES:
             for model in models:
                 told = report["steps"][model]
-                where = {"set": options.set, "kind": "speed", "model": model, "batch": batch, "repeat": repeat}
-                if not _known(options.out, where):
+                row = {**where, "kind": "speed", "model": model, "batch": batch, "repeat": repeat}
+                row["settings"] = settings(pipeline, row)
+                if not _known(options.out, row):
                     timed = time_decoding(Path(told["path"]), batch)
                     environment = harness.environment(seed=0, run_digest=told["digest"], data_digest="")
-                    harness.append(options.out, {**environment, **where, **timed})
+                    harness.append(options.out, {**environment, **row, **timed})
     render(options.out, options.render)
+
+
+def pipeline_of(name: str, precision: Precision, seeds: int) -> Pipeline:
+    """Everything that the tables of a set need, its models learning in that precision."""
+
+    def computing(run: Run) -> Run:
+        assert isinstance(run.workload, Translation)
+        return dataclasses.replace(run, workload=dataclasses.replace(run.workload, precision=precision))
+
+    teacher, student = (computing(recipe()) for recipe in SETS[name])
+    return all_steps(teacher, student, seeds)
+
+
+def settings(pipeline: Pipeline, row: harness.Row) -> str:
+    """A digest of all steps that a row depends on, as they are now."""
+    if row["kind"] == "speed":
+        return needed(pipeline, row["model"]).digest()
+    return needed(pipeline, f"choice-{row['system']}-{row['seed']}").digest()
 
 
 def all_steps(teacher: Run, student: Run, seeds: int) -> Pipeline:
@@ -92,11 +117,13 @@ def all_steps(teacher: Run, student: Run, seeds: int) -> Pipeline:
         "choice-teacher-0": LexicalChoice(model=taught_by, align=align, probabilities=False),
         "decode": Decode(model=taught_by),
         "prior": Prior(align=align),
+        "prior-power": Prior(align=align, flattening=Flattening(form="power")),
     }
     students = {
         "raw": student,
         "kd": taught(student, prior=None),
         "kd-prior": taught(student, prior=Made(step="prior")),
+        "kd-power": taught(student, prior=Made(step="prior-power")),
         "kd-both": taught(student, prior=Made(step="prior-both")),
     }
     for kind, run in students.items():
@@ -121,7 +148,9 @@ def needed(pipeline: Pipeline, last: str) -> Pipeline:
 
 def measure(pipeline: Pipeline, shared: Shared, where: harness.Row, out: Path, show: Callable[[Event], None]) -> None:
     """The row of a system and a seed, unless it is there: walks to the step that says how words are chosen."""
-    if _known(out, {**where, "kind": "quality"}):
+    where = {**where, "kind": "quality"}
+    where["settings"] = settings(pipeline, where)
+    if _known(out, where):
         return
     system, seed = where["system"], where["seed"]
     name, choice = "teacher" if system == "teacher" else f"{system}-{seed}", f"choice-{system}-{seed}"
@@ -130,7 +159,6 @@ def measure(pipeline: Pipeline, shared: Shared, where: harness.Row, out: Path, s
     row = {
         **environment,
         **where,
-        "kind": "quality",
         "metrics": steps[name]["metrics"],
         "choice": steps[choice]["facts"],
     }
@@ -163,15 +191,21 @@ def _known(out: Path, where: harness.Row) -> bool:
 
 
 def render(rows_path: Path, document: Path) -> None:
-    """Write the tables of the rows at `rows_path`."""
-    rows = harness.read(rows_path)
+    """Write the tables of those rows at `rows_path` that are of the recipes as they are."""
     text = [_INTRODUCTION]
-    for (name,), of_set in harness.grouped(rows, "set").items():
+    for (name, precision), of_set in harness.grouped(harness.read(rows_path), "set", "precision").items():
+        of_set = _current(name, precision, of_set)
         quality = [row for row in of_set if row["kind"] == "quality"]
         speed = [row for row in of_set if row["kind"] == "speed"]
-        text += [f"## {name}\n\n", _quality(quality), "\n", _speed(speed)]
+        text += [f"## {name}, learned in {precision}\n\n", _quality(quality), "\n", _speed(speed)]
     document.parent.mkdir(parents=True, exist_ok=True)
     document.write_text("".join(text))
+
+
+def _current(name: str, precision: Precision, rows: Sequence[harness.Row]) -> list[harness.Row]:
+    seeds = 1 + max((row["seed"] for row in rows if row["kind"] == "quality"), default=0)
+    pipeline = pipeline_of(name, precision, seeds)
+    return [row for row in rows if row["settings"] == settings(pipeline, row)]
 
 
 def _quality(rows: Sequence[harness.Row]) -> str:
@@ -220,8 +254,9 @@ _INTRODUCTION = """# Translation all at once, from a teacher and a prior
 
 Rendered by `python -m benchmarks.nat` from `benchmarks/rows/nat.jsonl`: English to German, the recipes of the
 [guide](../guides/translate.md). *raw*: CMLM on raw pairs; *kd*: on the teacher's translations; *kd-prior*: with a prior
-from the alignment of the raw pairs; *kd-both*: with the mean of that and of what a raw student says. Mean and standard
-deviation over seeds of the student; there is one teacher, and one prior of each kind.
+from the alignment of the raw pairs; *kd-power*: with that flattened by a power instead of a softmax; *kd-both*: with
+the mean of the first and of what a raw student says. Mean and standard deviation over seeds of the student; there is
+one teacher, and one prior of each kind.
 
 *BLEU*: of the test sentences, by sacrebleu, detokenised, at the best validation BLEU; students make ten passes, the
 teacher has a beam of five. *AoLC*: accuracy of lexical choice, percent; *prob*: the probability of the reference's word

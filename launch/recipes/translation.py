@@ -1,7 +1,7 @@
 """Recipes of translation from left to right: the teachers, English to German."""
 
 from framework.data.parallel_text import ParallelText, TabSeparated
-from framework.engine.optimize import Adam, InverseSquareRoot
+from framework.engine.optimize import Adam, Cosine
 from framework.engine.run import Run
 from framework.models.translation.transformer import Transformer
 from framework.registry import RECIPES
@@ -17,7 +17,7 @@ def teacher_multi30k() -> Run:
         vocabulary=6000,
         batch_tokens=2048,
     )
-    return _run(workload, epochs=24, warmup=1000)
+    return _run(workload, epochs=24)
 
 
 @RECIPES.register("transformer-en-de")
@@ -29,16 +29,16 @@ def teacher_en_de() -> Run:
         vocabulary=12000,
         batch_tokens=4096,
     )
-    return _run(workload, epochs=16, warmup=2000)
+    return _run(workload, epochs=16)
 
 
-def _run(workload: Translation, *, epochs: int, warmup: int) -> Run:
+def _run(workload: Translation, *, epochs: int) -> Run:
     return Run(
         workload=workload,
         epochs=epochs,
         optimizer=Adam(lr=1.5e-3, betas=(0.9, 0.98)),
-        schedule=InverseSquareRoot(warmup=warmup),
-        evaluate_every=2,
+        schedule=Cosine(warmup=2),
+        evaluate_every=3,
         monitor="validation_bleu",
         keep="best",
     )

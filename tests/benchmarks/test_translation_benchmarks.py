@@ -74,3 +74,9 @@ def test_the_table_of_students_is_made_by_one_command_that_can_be_stopped(
     text = table.read_text()
     for shown in ("| teacher | 1 |", "| kd | 1 |", "AoLC-hit, L", "64 of 15"):
         assert shown in text
+    other = dataclasses.replace(student, epochs=student.epochs + 1)
+    monkeypatch.setitem(nat.SETS, "multi30k", (lambda: teacher, lambda: other))
+    nat.render(rows, table)
+    text = table.read_text()
+    assert "| teacher | 1 |" in text
+    assert "| kd | 1 |" not in text  # of the recipe as it was
