@@ -35,6 +35,14 @@ class Product(Protocol):
         `work` is a folder that outlives a kill: whoever is started again finds there what was finished."""
 
 
+@runtime_checkable
+class Agreeing(Protocol):
+    """A product, or a run's workload, that has to agree with the steps that it uses."""
+
+    def agree(self, steps: Mapping[str, Run | Product]) -> None:
+        """Raises InputError where what `steps`, all by name, will have made is not what this one can use."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pipeline:
     """Steps by name, in the order in which they are walked."""
@@ -43,7 +51,7 @@ class Pipeline:
     """Each may use what those before it made."""
 
     def __post_init__(self) -> None:
-        """Refuses names that cannot be flags, and steps that use what is not made before them."""
+        """Refuses names that cannot be flags, and steps that use what is not made before them or not for them."""
         if not self.steps:
             raise InputError("a pipeline has no steps; expected at least one.")
         names = list(self.steps)
@@ -56,6 +64,13 @@ class Pipeline:
                 raise InputError(f"step '{name}' is a {type(step).__name__}; expected a Run, or a product with make().")
             for used in uses(step):
                 _require_earlier(used, name, names, place)
+        for name, step in self.steps.items():
+            value = step.workload if isinstance(step, Run) else step
+            if isinstance(value, Agreeing):
+                try:
+                    value.agree(self.steps)
+                except InputError as error:
+                    raise InputError(f"step '{name}': {error}") from error
 
     def digest(self) -> str:
         """SHA-256 over everything that the results depend on."""

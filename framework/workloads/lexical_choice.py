@@ -8,7 +8,7 @@ references beside themselves, so that it knows that equal words go together.
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from framework.lexicon.pair_priors import require_vocabulary
 from framework.lexicon.stored import bitext_of
 from framework.made import Made
 from framework.samples.pairs import PairReader
+from framework.workloads.agreement import require_same_pairs
 from framework.workloads.align import Alignment, learned_from, told
 from framework.workloads.decode import SPLITS, Translating, pieces, source_piece, translating_of
 from framework.workloads.forced import Forcing, OfReferences, cut, forced
@@ -53,6 +54,10 @@ class LexicalChoice:
     def __post_init__(self) -> None:
         if self.piece_tokens < 1:
             raise InputError(f"piece-tokens is {self.piece_tokens}; expected a whole number of at least 1.")
+
+    def agree(self, steps: Mapping[str, Any]) -> None:
+        """Refuses an alignment of other pairs than the model learned from, or of another vocabulary."""
+        require_same_pairs(self, {"model": self.model}, steps)
 
     def make(self, folder: Path, work: Path, mapper: Mapper, watch: Callable[[Event], None]) -> dict[str, Any]:
         """Writes the measures as JSON, which are the facts as well."""

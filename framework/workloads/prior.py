@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from framework.lexicon.prior import Flattening, TypeCounts, flattened, heaviest,
 from framework.made import Made
 from framework.samples.pairs import PairReader
 from framework.store.folder import once
+from framework.workloads.agreement import require_same_pairs
 from framework.workloads.align import Alignment, learned_from, told
 from framework.workloads.decode import translating_of
 from framework.workloads.forced import Forcing, LinkedTypes, cut, forced
@@ -53,6 +54,10 @@ class Prior:
         for name in ("kept", "piece_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected a whole number of at least 1.")
+
+    def agree(self, steps: Mapping[str, Any]) -> None:
+        """Refuses a student of other pairs than those that were aligned, or of another vocabulary."""
+        require_same_pairs(self, {"student": self.student}, steps)
 
     def make(self, folder: Path, work: Path, mapper: Mapper, watch: Callable[[Event], None]) -> dict[str, Any]:
         """Writes the rows, and a copy of the aligner's model.

@@ -9,7 +9,7 @@ global batch divided by what that holds: so workers do not show in it.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from framework.comm.stage import stage
 from framework.config import placement, plugin_name
 from framework.data.dataset import TRAIN
+from framework.data.distilled import Distilled
 from framework.data.pair_sets import PairSet
 from framework.engine.run import Event, Mapper, Prepared, Run, Worker
 from framework.errors import InputError
@@ -32,6 +33,7 @@ from framework.random import Key, bits, shuffled
 from framework.registry import WORKLOADS
 from framework.samples.pair_batch import PairBatch
 from framework.samples.pairs import PairReader, PairStore
+from framework.workloads.agreement import require_same_pairs
 from framework.workloads.bleu import bleu, bleu_signature, bleu_sums
 from framework.workloads.precision import Precision, computing_in, require_precision
 from framework.workloads.samples import SHUFFLING, SPLITS, STEPPING, evaluating, parts_to_verify
@@ -74,6 +76,12 @@ class Translation:
                 raise InputError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}; expected a whole number of at least 1."
                 )
+        if self.prior is not None and not getattr(self.model, "learns_prior", True):
+            name = plugin_name(type(self.model)).rpartition(":")[2]
+            raise InputError(
+                f"a prior is given by step '{self.prior.step}', but --model {name} learns from none; take a model that "
+                "writes all words at once, cmlm or levenshtein."
+            )
         if self.prior_updates is not None and self.prior_updates < FEWEST_UPDATES:
             raise InputError(
                 f"--prior-updates is {self.prior_updates}; expected a whole number of at least {FEWEST_UPDATES}."
@@ -83,6 +91,12 @@ class Translation:
     def horizon(self) -> bool:
         """Whether an update depends on how many epochs there will be: a prior may fade with the run."""
         return self.prior is not None and self.prior_updates is None
+
+    def agree(self, steps: Mapping[str, Any]) -> None:
+        """Refuses translations of other pairs than these, and a prior of others or of another vocabulary."""
+        decoded = self.data.decoded if isinstance(self.data, Distilled) else None
+        require_same_pairs(self, {"data.decoded": decoded}, steps, vocabulary=False)
+        require_same_pairs(self, {"prior": self.prior}, steps)
 
     def prepare(self, root: Path, mapper: Mapper, watch: Callable[[Event], None]) -> Prepared:
         """Learns the vocabulary, writes the pairs as a store of tokens, and links them where there is a prior."""

@@ -1,6 +1,7 @@
 """The Transformer (Vaswani et al., NeurIPS 2017): writes a translation from its beginning to its end."""
 
 import dataclasses
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,8 @@ class Transformer:
     """Tokens of the longest sentence, where positions are learned."""
     label_smoothing: float = 0.1
     """Share of the probability that is to be spread over all tokens, in training."""
+    learns_prior: ClassVar[bool] = False
+    """Whether a prior is learned from: it tells of words that are written all at once."""
     beam: int = 5
     """Hypotheses of a sentence that are kept while it is translated. 1: the likeliest token at every place."""
     length_penalty: float = 1.0

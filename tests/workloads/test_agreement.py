@@ -1,0 +1,71 @@
+"""Steps that share pairs say so before the first of them is walked."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from backwards import Rhymes, pipeline
+
+from framework.data.distilled import Distilled
+from framework.engine.pipeline import Pipeline
+from framework.engine.run import Run
+from framework.errors import InputError
+from framework.models.translation.levenshtein import Levenshtein
+from framework.models.translation.transformer import Transformer
+from framework.workloads.prior import Prior
+from framework.workloads.translation import Translation
+
+
+def changed(step: str, **fields: Any) -> Pipeline:
+    """The pipeline with fields of a step, or of its workload, changed."""
+    steps = dict(pipeline().steps)
+    value = steps[step]
+    if isinstance(value, Run):
+        value = dataclasses.replace(value, workload=dataclasses.replace(value.workload, **fields))  # type: ignore[type-var]
+    else:
+        value = dataclasses.replace(value, **fields)  # type: ignore[type-var]
+    return Pipeline(steps={**steps, step: value})
+
+
+def test_what_differs_and_may_is_taken() -> None:
+    model = Levenshtein(width=16, heads=2, inner=32, encoder_layers=1, decoder_layers=1)
+    assert changed("student", model=model, batch_tokens=100).steps
+    plain = dict(changed("student", prior=None).steps)
+    student = plain["student"]
+    assert isinstance(student, Run)
+    spelled = dataclasses.replace(student, workload=dataclasses.replace(student.workload, vocabulary=50))  # type: ignore[type-var]
+    kept = [name for name in plain if name not in ("choice", "prior")]
+    assert Pipeline(steps={**{name: plain[name] for name in kept}, "student": spelled}).steps  # it spells for itself
+
+
+def test_pairs_and_vocabularies_have_to_agree() -> None:
+    with pytest.raises(
+        InputError, match=r"step 'student': prior is what step 'prior' made with a vocabulary of 70, and "
+    ):
+        changed("teacher", vocabulary=70)
+    student = pipeline().steps["student"]
+    assert isinstance(student, Run)
+    workload = student.workload
+    assert isinstance(workload, Translation)
+    assert isinstance(workload.data, Distilled)
+    other = dataclasses.replace(workload.data, of=dataclasses.replace(Rhymes(), pairs=7))
+    with pytest.raises(
+        InputError, match=r"step 'student': data\.decoded is what step 'decode' made of Rhymes\(.*; give both"
+    ):
+        changed("student", data=other)
+    with pytest.raises(InputError, match=r"step 'choice': model is what step 'student' made with a vocabulary of 50"):
+        changed("student", prior=None, vocabulary=50)
+    steps = dict(pipeline().steps)
+    steps["raw"] = changed("student", data=Rhymes(), prior=None).steps["student"]
+    steps["raw"] = dataclasses.replace(
+        steps["raw"], workload=dataclasses.replace(workload, data=Rhymes(), prior=None, vocabulary=9)
+    )
+    steps["both"] = dataclasses.replace(steps["prior"], student=dataclasses.replace(workload.data.decoded, step="raw"))
+    assert isinstance(steps["both"], Prior)
+    with pytest.raises(InputError, match=r"step 'both': student is what step 'raw' made with a vocabulary of 9"):
+        Pipeline(steps=steps)
+
+
+def test_a_prior_is_for_models_that_learn_from_it() -> None:
+    with pytest.raises(InputError, match="prior is given by step 'prior', but --model transformer learns from none"):
+        changed("student", model=Transformer(width=16, heads=2, inner=32, encoder_layers=1, decoder_layers=1))
