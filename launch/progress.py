@@ -50,8 +50,8 @@ def live(console: Console) -> Iterator[Watch]:
 
 
 class Lines:
-    """A line when a step of a pipeline or a stage of preparing begins, when a run starts or is resumed, for every
-    epoch, and for every tenth of a product's pieces."""
+    """A line when a step of a pipeline or a stage of preparing begins, when a run starts or is resumed, or was
+    finished before, for every epoch, and for every tenth of a product's pieces."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         """`say` shows a line."""
@@ -80,6 +80,11 @@ class Lines:
                 self._say(f"damaged checkpoints, set aside: {', '.join(event['checkpoints'])}")
             case "resumed":
                 self._say(f"resumed after epoch {event['epoch']}, step {event['step']}")
+            case "reused":
+                self._say(
+                    f"'{event['folder']}' was finished already: nothing was trained, and the figures are those of the "
+                    "earlier start. Give another --out to train again."
+                )
             case "stage":
                 self._say(f"stage {event['stage'] + 1} begins after epoch {event['epoch']}")
             case "epoch":

@@ -16,21 +16,23 @@ from pathlib import Path
 from typing import IO, Any
 
 from framework.config import encode
-from framework.engine.folder import CHECKPOINTS, REPORT, RUN, read_run
+from framework.engine.folder import CHECKPOINTS, PREPARED, REPORT, RUN, read_run
 from framework.engine.pipeline import Pipeline
 from framework.engine.run import Event, Run
 from framework.errors import InputError
 
 PIPELINE, LOG, BOARD = "pipeline.json", "log.jsonl", "tensorboard"
 _LOCK = ".lock"
+_OF_A_START = (RUN, PREPARED, REPORT)  # what a start writes over
+_RESULT = ("run_digest", "data_digest", "weights_digest")  # what reports of the same result have in common
 
 
 class Recorder:
     """Takes the events of a run: every one to the log, the numbers of every epoch to TensorBoard too."""
 
-    def __init__(self, folder: Path, log: IO[str]) -> None:
-        """Use `recording` instead, which opens and closes what belongs to it."""
-        self.folder, self._log = folder, log
+    def __init__(self, folder: Path, log: IO[str], before: Mapping[str, bytes]) -> None:
+        """Use `recording` instead, which opens and closes what belongs to it; `before`: the files as it found them."""
+        self.folder, self._log, self._before = folder, log, before
         self._board: Any = None
 
     def __call__(self, event: Event) -> None:
@@ -47,6 +49,20 @@ class Recorder:
     def report(self, report: Mapping[str, Any]) -> None:
         """Writes report.json, whole or not at all."""
         write_json(self.folder / REPORT, report)
+
+    def earlier_report(self, report: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The report that an earlier start wrote here of the same result. None: there is none, or it is torn."""
+        try:
+            earlier: dict[str, Any] = json.loads(self._before[REPORT])
+            same = all(earlier[name] == report[name] for name in _RESULT)
+        except (KeyError, TypeError, ValueError):
+            return None
+        return earlier if same else None
+
+    def restore(self) -> None:
+        """Puts back, as they were before this start, the files that say where the run was trained."""
+        for name, data in self._before.items():
+            _write(self.folder / name, data)
 
     def close(self) -> None:
         """Ends TensorBoard's file."""
@@ -95,12 +111,13 @@ def _recording(folder: Path, name: str, value: Run | Pipeline, check: Callable[[
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_locked(folder))
             check()
+            before = {file: (folder / file).read_bytes() for file in _OF_A_START if (folder / file).exists()}
             write_json(folder / name, encode(value))
             log = (folder / LOG).open("a")
         except OSError as error:
             text = f"the run's folder '{folder}' cannot be written: {error.strerror}. Give another --out."
             raise InputError(text) from error
-        recorder = Recorder(folder, log)
+        recorder = Recorder(folder, log, before)
         try:
             yield recorder
         finally:
@@ -129,8 +146,12 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file, whole or not at all."""
+    _write(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def _write(path: Path, data: bytes) -> None:
     torn = path.with_name(f".{path.name}.torn")
-    torn.write_text(json.dumps(value, indent=2) + "\n")
+    torn.write_bytes(data)
     torn.replace(path)
 
 

@@ -40,13 +40,46 @@ def start(
 
 
 def recorded(run: Run, show: Callable[[Event], None]) -> dict[str, Any]:
-    """As `start`, with all that is told and the report written to the run's folder. Raises as `recording`, too."""
+    """As `start`, with all that is told and the report written to the run's folder. Raises as `recording`, too.
+
+    The report says what the run `was`: made, resumed, or reused, where it was finished before and nothing was trained.
+    Then the report, and what else the folder says, stays that of the start that trained: a run's figures are those of
+    its placement, and this one's may be another."""
+    became = Became()
     with recording(run) as record:
 
         def watch(event: Event) -> None:
+            became.watch(event)
             record(event)
             show(event)
 
         report = start(run, watch, preparing=noted_data)
+        report["was"] = became.was
+        if became.was == "reused":
+            watch({"event": "reused", "folder": run.out})
+            earlier = record.earlier_report(report)
+            if earlier is not None:
+                record.restore()
+                return {**earlier, "was": became.was}
         record.report(report)
     return report
+
+
+class Became:
+    """What became of a run in one start, by its events; its workers may be started several times in it."""
+
+    def __init__(self) -> None:
+        self._was = ""
+
+    @property
+    def was(self) -> str:
+        """`made`, `resumed`, or `reused`: resumed where there was nothing left to train."""
+        return self._was or "made"
+
+    def watch(self, event: Event) -> None:
+        """Takes an event of the run."""
+        match event["event"]:
+            case "resumed" if not self._was:
+                self._was = "reused"
+            case "step" | "epoch":
+                self._was = {"": "made", "reused": "resumed"}.get(self._was, self._was)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from framework import config
-from framework.engine.folder import CHECKPOINTS, REPORT, WEIGHTS, read_json
+from framework.engine.folder import REPORT, WEIGHTS, read_json
 from framework.engine.pipeline import Pipeline, Product, product_digest, resolved, run_digest
 from framework.engine.run import Event, Launcher, Run
 from framework.errors import InputError, StoreError
@@ -118,8 +118,8 @@ class _Walker:
         report = _report_of(run, prepared.data_digest)
         if report is not None:
             return made, {"was": "reused", "metrics": report["metrics"]}
-        was = "resumed" if any((folder / CHECKPOINTS).glob("[0-9]*")) else "made"
-        return made, {"was": was, "metrics": recorded(run, self._show)["metrics"]}
+        report = recorded(run, self._show)
+        return made, {name: report[name] for name in ("was", "metrics")}
 
     def _product(self, name: str, step: Product) -> tuple[Made, Mapping[str, Any]]:
         """A product, in a folder of the store's."""

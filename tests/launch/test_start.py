@@ -1,0 +1,107 @@
+"""A run started again in its folder: what is reported when it was finished, and when it was not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch import cli
+from launch.start import Became
+
+FOLDER = Path("runs/sage-debian")
+SMALL = [
+    *("--data", "planted", "--data.nodes=300", "--data.edges=3000", "--data.blocks=6", "--data.classes=3"),
+    *("--data.features=8", "--model.hidden=8", "--batch-size=64", "--schedule=constant"),
+]
+"""A run of a second, to which epochs may be added."""
+PLACED = ("--partitioner", "range", "--parts", "2")
+OTHERWISE = ("--partitioner", "random", "--parts", "3", "--workers", "2", "--reach", "owned", "--store", "elsewhere")
+
+
+@pytest.fixture(autouse=True)
+def _at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def train(*placement: str, epochs: int = 3) -> None:
+    assert cli.main(["train", "sage-debian", *SMALL, f"--epochs={epochs}", *placement]) == 0
+
+
+def reported(capsys: pytest.CaptureFixture[str], *placement: str, epochs: int = 3) -> dict[str, Any]:
+    """The report that a start prints."""
+    capsys.readouterr()
+    train("--json", *placement, epochs=epochs)
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return report
+
+
+def written() -> dict[str, bytes]:
+    """The files that say which run the folder is of, and what it came to."""
+    return {path.name: path.read_bytes() for kind in ("json", "safetensors") for path in FOLDER.glob(f"*.{kind}")}
+
+
+def test_a_finished_run_keeps_the_report_of_the_start_that_trained_it(capsys: pytest.CaptureFixture[str]) -> None:
+    first, before = reported(capsys, *PLACED), written()
+    assert (first["partitioner"], first["parts"], first["was"]) == ("range", 2, "made")
+    assert {"run.json", "prepared.json", "report.json", "model.safetensors"} <= set(before)
+    for placement in (PLACED, OTHERWISE):
+        assert reported(capsys, *placement) == {**first, "was": "reused"}
+        assert written() == before
+    events = [json.loads(line)["event"] for line in (FOLDER / "log.jsonl").read_text().splitlines()]
+    assert events.count("epoch") == 3
+    assert events[-1] == "reused"
+    assert cli.main(["inspect", str(FOLDER), "--verify"]) == 0
+
+
+def test_people_are_told_that_nothing_was_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    train(*PLACED)
+    assert "finished already" not in capsys.readouterr().out
+    train(*OTHERWISE)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "finished already" in line] == [
+        "'runs/sage-debian' was finished already: nothing was trained, and the figures are those of the earlier start. "
+        "Give another --out to train again."
+    ]
+    assert ["partitioner", "range"] in [line.split() for line in lines]
+
+
+def test_a_finished_run_whose_report_is_lost_gets_one(capsys: pytest.CaptureFixture[str]) -> None:
+    first = reported(capsys, *PLACED)
+    (FOLDER / "report.json").write_text("{")  # torn, as by a disk that lost power
+    again = reported(capsys, *PLACED)
+    assert (again["was"], again["weights_digest"]) == ("reused", first["weights_digest"])
+    assert json.loads((FOLDER / "report.json").read_text()) == again
+
+
+def test_an_unfinished_run_goes_on_under_another_placement(capsys: pytest.CaptureFixture[str]) -> None:
+    train("--out", "whole", *PLACED)
+    train(*PLACED, epochs=2)
+    report = reported(capsys, *OTHERWISE)
+    assert (report["was"], report["partitioner"], report["parts"]) == ("resumed", "random", 3)
+    assert (report["workers"], report["epochs"]) == (2, 3)
+    whole = json.loads(Path("whole/report.json").read_text())
+    assert report["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+    assert json.loads((FOLDER / "report.json").read_text()) == report
+    assert reported(capsys, *PLACED) == {**report, "was": "reused"}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "was"),
+    [
+        ("started step epoch", "made"),
+        ("started", "made"),
+        ("started resumed", "reused"),
+        ("started resumed step", "resumed"),
+        ("started resumed epoch", "resumed"),
+        ("started step started resumed", "made"),
+        ("started resumed started resumed", "reused"),
+        ("started resumed step started resumed", "resumed"),
+    ],
+)
+def test_what_became_of_a_run_shows_in_its_events(kinds: str, was: str) -> None:
+    """A launcher may start the workers several times in one start: what they resume then was trained in it."""
+    became = Became()
+    for kind in kinds.split():
+        became.watch({"event": kind})
+    assert became.was == was
