@@ -20,7 +20,7 @@ from framework.errors import InputError, ShardyardError, is_foreign, told
 
 COMMANDS = {
     "demo": "A real graph, two partitioners compared, a network trained on two workers: three minutes.",
-    "prepare": "Partition a recipe's data and write its shards.",
+    "prepare": "Write a recipe's data as training reads it: a graph cut into shards, images and sentences as stores.",
     "train": "Train a recipe.",
     "evaluate": "Measure the trained weights of a run again.",
     "predict": "Write a run's classes or embeddings to a Parquet file.",

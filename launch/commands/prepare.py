@@ -1,4 +1,4 @@
-"""`shardyard prepare`: a recipe's data, partitioned and written as shards, without training."""
+"""`shardyard prepare`: a recipe's data, written as training reads it, a graph as shards; without training."""
 
 import dataclasses
 
@@ -18,7 +18,10 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Prepares; at once where the store is there already."""
-    about = "Partition a recipe's data and write its shards beneath --store; training then finds them."
+    about = (
+        "Write a recipe's data beneath --store, as training reads it and then finds it: a graph is cut into shards by "
+        "its partitioner, small graphs, images and sentences become a store of mapped files."
+    )
     run, options = from_recipe(arguments, Options, command="prepare", about=about)
     with showing(script=options.json) as show:
         prepared = prepared_data(run, show)

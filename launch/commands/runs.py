@@ -43,7 +43,7 @@ def from_recipe(arguments: Sequence[str], options: type[T], *, command: str, abo
         options,
         command=f"{command} {name}",
         about=about,
-        example=f"shardyard {command} {name} --workers 2 --partitioner random --parts 8",
+        example=f"shardyard {command} {name} {_example(command, parted=hasattr(run.workload, 'partitioner'))}",
     )
 
 
@@ -109,6 +109,13 @@ def recipe(name: str) -> Run | Pipeline:
     return made
 
 
+def _example(command: str, *, parted: bool) -> str:
+    """Flags for the example in help; `parted`: whether it is of a workload that has its data partitioned."""
+    if command == "prepare":
+        return "--partitioner random --parts 8" if parted else "--launcher ray"
+    return f"--workers 2 {'--partitioner random --parts 8' if parted else '--epochs 3'}"
+
+
 def _refuse_pipeline(folder: Path) -> None:
     """Raises InputError for the folder of a pipeline, with the runs in it."""
     if (folder / PIPELINE).exists():
@@ -135,6 +142,6 @@ def _recipes_help(command: str, about: str) -> str:
             *recipes,
             "",
             f"`shardyard {command} RECIPE --help` lists the flags: every field of its run, or its steps.",
-            f"Example: shardyard {command} sage-debian --workers 2 --epochs 3",
+            f"Example: shardyard {command} sage-debian {_example(command, parted=True)}",
         ]
     )

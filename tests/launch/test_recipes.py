@@ -2,6 +2,8 @@
 
 import dataclasses
 import inspect
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,9 @@ from framework.data.cora import VARIABLE, Cora
 from framework.engine.run import Run
 from framework.errors import InputError
 from framework.registry import RECIPES
-from launch.commands.runs import recipe
+from launch import cli
+from launch.commands.prepare import Options
+from launch.commands.runs import default_out, from_recipe, recipe
 
 EXPECTED = {
     *("sage-debian", "gcn-debian", "gat-debian", "sage-cora"),
@@ -33,6 +37,20 @@ def test_a_recipe_is_a_run_that_survives_json(name: str) -> None:
     assert decode(encode(run)) == run
     assert recipe(name).digest() == run.digest()
     assert inspect.getdoc(RECIPES.get(name))
+
+
+@pytest.mark.parametrize("command", ["train", "prepare"])
+@pytest.mark.parametrize("name", [name for name in RECIPES.names() if isinstance(recipe(name), Run)])
+def test_the_example_in_a_recipe_s_help_can_be_typed(
+    name: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its flags are those of the recipe's own run."""
+    assert cli.main([command, name, "--help"]) == 0
+    (example,) = re.findall(r"Example: shardyard (.*)", capsys.readouterr().out)
+    typed, *arguments = shlex.split(example)
+    assert typed == command
+    run, _ = from_recipe(arguments, Options, command=command, about="")
+    assert run != dataclasses.replace(recipe(name), out=default_out(name))
 
 
 def test_no_two_recipes_learn_the_same() -> None:
