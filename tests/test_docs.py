@@ -67,6 +67,16 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_rows_of_a_table_have_as_many_columns(page: Path) -> None:
+    text = FENCE.sub("", page.read_text())
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        header, rule, *rows = table.splitlines()
+        assert re.fullmatch(r"\|(?: *:?-+:? *\|)+", rule), table
+        assert {row.replace(r"\|", "").count("|") for row in (rule, *rows)} == {header.count("|")}, table
+        assert all(row.endswith("|") for row in rows), table
+
+
 def test_quick_start_is_two_blocks() -> None:
     section = re.search(r"^## Quick start\n(.*?)(?=^## )", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     assert section is not None
