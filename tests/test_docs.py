@@ -6,6 +6,7 @@ Assumptions: a fence marked `sh` holds commands that work as they stand; what is
 import importlib
 import re
 import shlex
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ from pyg_reference import full_run
 from whole_graph import random_graph, random_rows
 
 from framework.comm.halo.exact import Exact
+from framework.engine.pipeline import Pipeline
 from framework.models.node_model import LayerwiseNetwork, Module
 from framework.random import Key
 from framework.sample.neighbor import Neighbor
 from launch import cli
+from launch.commands.runs import default_out, recipe
 from launch.start import start
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +68,30 @@ def test_links_lead_somewhere(page: Path) -> None:
     links = [link for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) if "://" not in link]
     missing = [link for link in links if not (page.parent / link).exists()]
     assert not missing
+
+
+def folder_trained_in(line: str) -> str | None:
+    """The folder that a command trains a run in. None: no run; a pipeline has a folder for every setting."""
+    if not line.startswith("shardyard train "):
+        return None
+    _, _, name, *flags = shlex.split(line)
+    if "--out" in flags:
+        return flags[flags.index("--out") + 1]
+    helps = any(flag.endswith("help") for flag in flags)
+    return None if helps or isinstance(recipe(name), Pipeline) else default_out(name)
+
+
+def test_no_two_examples_train_in_one_folder() -> None:
+    """Whoever typed one would be refused the other, or told that it is finished: it needs an --out of its own."""
+    lines = {
+        line for page in PAGES for kind in ("sh", "text") for text in blocks(page, kind) for line in text.split("\n")
+    }
+    trained = defaultdict(list)
+    for line in sorted(lines):
+        trained[folder_trained_in(line)].append(line)
+    trained.pop(None)
+    assert {"runs/sage-debian", "runs/transformer-multi30k"} <= set(trained)
+    assert not [examples for examples in trained.values() if len(examples) > 1]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

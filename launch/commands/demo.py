@@ -20,7 +20,7 @@ from partitioners.metis import Metis
 
 _QUALITY = ("cut_ratio", "replication_factor", "node_balance", "edge_balance", "seconds")
 _NEXT = """Try next:
-  shardyard train sage-debian --workers 2 --partitioner fennel --partitioner.gamma 1.6
+  shardyard train sage-debian --workers 2 --partitioner fennel --partitioner.gamma 1.6 --out runs/fennel
   shardyard list partitioners
   tensorboard --logdir runs"""
 
