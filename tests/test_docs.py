@@ -27,6 +27,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 OTHERS = {"write-a-partitioner.md", "bring-your-own-graph.md"}
 """Pages whose commands need a package or files that only their own tests make."""
+GUIDES = sorted(ROOT.glob("docs/guides/*.md"))
 GRAPHS = ROOT / "docs" / "guides" / "bring-your-own-graph.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -102,6 +103,11 @@ def test_rows_of_a_table_have_as_many_columns(page: Path) -> None:
         assert re.fullmatch(r"\|(?: *:?-+:? *\|)+", rule), table
         assert {row.replace(r"\|", "").count("|") for row in (rule, *rows)} == {header.count("|")}, table
         assert all(row.endswith("|") for row in rows), table
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=name_of)
+def test_a_guide_leads_to_the_words_it_uses(page: Path) -> None:
+    assert "](../glossary.md)" in page.read_text()
 
 
 def test_quick_start_is_two_blocks() -> None:
