@@ -7,17 +7,22 @@ import importlib
 import re
 import shlex
 from collections import defaultdict
+from fnmatch import fnmatch
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pyg_reference import full_run
 from whole_graph import random_graph, random_rows
 
 from framework.comm.halo.exact import Exact
+from framework.data.cora import VARIABLE, Cora
+from framework.data.dataset import NO_SPLIT, TEST, TRAIN, VALIDATION
 from framework.engine.pipeline import Pipeline
 from framework.models.node_model import LayerwiseNetwork, Module
 from framework.random import Key
+from framework.registry import RECIPES
 from framework.sample.neighbor import Neighbor
 from launch import cli
 from launch.commands.runs import default_out, recipe
@@ -121,6 +126,33 @@ def test_every_page_is_in_the_index() -> None:
     pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").glob("**/*.md")}
     left_out = {page for page in pages - {"index.md"} if not page.startswith("benchmarks/") and page not in index}
     assert not left_out
+
+
+def test_the_page_of_data_has_every_recipe_and_every_variable() -> None:
+    page, sources = (ROOT / "docs" / "data.md").read_text(), (ROOT / "framework" / "data").glob("*.py")
+    named = re.findall(r"`([a-z0-9*-]+)`", page)
+    assert not [name for name in RECIPES.names() if not any(fnmatch(name, pattern) for pattern in named)]
+    assert "*" not in named
+    read = {variable for source in sources for variable in re.findall(r'"(SHARDYARD_\w+)"', source.read_text())}
+    assert read == set(re.findall(r"\$(SHARDYARD_\w+)", page))
+
+
+def test_the_page_of_data_makes_the_file_of_cora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what PyG has, which is a small graph here."""
+    data, datasets = pytest.importorskip("torch_geometric.data"), pytest.importorskip("torch_geometric.datasets")
+    masks = {f"{name}_mask": torch.arange(8) % 4 == number for number, name in enumerate(("train", "val", "test"))}
+    cycle = torch.stack([torch.arange(8), (torch.arange(8) + 1) % 8])
+    both = torch.cat([cycle, cycle.flip(0)], dim=1)
+    small = data.Data(x=torch.eye(8), y=torch.arange(8) % 2, edge_index=both, **masks)
+    monkeypatch.setattr(datasets, "Planetoid", lambda folder, name: [small])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    exec(blocks(ROOT / "docs" / "data.md", "python")[0], {})
+    graph = Cora().open()
+    edges = np.concatenate(list(graph.edges), axis=1)
+    assert sorted(edges.T.tolist()) == sorted(both.T.tolist())
+    assert graph.split is not None
+    assert graph.split.tolist() == [TRAIN, VALIDATION, TEST, NO_SPLIT] * 2
 
 
 @pytest.mark.parametrize(("number", "name"), [(0, "Sums"), (1, "attention")])
