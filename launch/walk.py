@@ -6,7 +6,6 @@ product is a folder beneath the store, named by its digest; what is finished of 
 """
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from framework.engine.pipeline import Pipeline, Product, product_digest, resolve
 from framework.engine.run import Event, Launcher, Run
 from framework.errors import InputError, StoreError
 from framework.made import Made
-from framework.store.folder import once
+from framework.store.folder import once, work_folder
 from framework.store.product import ProductFolder
 from launch.local import Local
 from launch.prepared import prepared_data
@@ -114,12 +113,11 @@ class _Walker:
         digest = run_digest(run, prepared.data_digest)
         folder = Path(self._shared.out).absolute() / f"{name}-{digest[:8]}"
         run = dataclasses.replace(run, out=str(folder))
-        made = Made(step=name, digest=digest, path=run.out)
         report = _report_of(run, prepared.data_digest)
-        if report is not None:
-            return made, {"was": "reused", "metrics": report["metrics"]}
-        report = recorded(run, self._show)
-        return made, {name: report[name] for name in ("was", "metrics")}
+        report = {**report, "was": "reused"} if report is not None else recorded(run, self._show)
+        # Trained again, with other workers say, it is the same run but for its last digits: what is made of it is not.
+        digest = config.digest([digest, report["weights_digest"]])
+        return Made(step=name, digest=digest, path=run.out), {name: report[name] for name in ("was", "metrics")}
 
     def _product(self, name: str, step: Product) -> tuple[Made, Mapping[str, Any]]:
         """A product, in a folder of the store's."""
@@ -129,12 +127,11 @@ class _Walker:
         was = "resumed" if work.exists() else "made"
 
         def make(folder: Path) -> None:
-            work.mkdir(parents=True, exist_ok=True)
             mapper = (self._shared.launcher or Local()).mapper()
             ProductFolder.seal(folder, digest=digest, facts=step.make(folder, work, mapper, self._watch))
 
-        found, reused = once(store / digest[:16], ProductFolder.open, make)
-        shutil.rmtree(work, ignore_errors=True)
+        with work_folder(work):  # another walk that needs the same waits here, and then finds it
+            found, reused = once(store / digest[:16], ProductFolder.open, make)
         made = Made(step=name, digest=digest, path=str(found.path))
         return made, {"was": "reused" if reused else was, "facts": found.facts}
 

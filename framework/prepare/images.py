@@ -5,15 +5,13 @@ Images are decoded a part at a time, each by a call that may run in another proc
 decoded outlives a kill: whoever prepares the same images again decodes only the parts that are missing.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import itertools
 import math
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,7 @@ from framework.prepare.spill import Progress
 from framework.registry import IMAGE_SETS
 from framework.samples.images import VERSION, WHITE, ImageStore
 from framework.store.columns import FileFacts, column_file, map_column, write_column
-from framework.store.folder import full_disk_named, once
+from framework.store.folder import full_disk_named, once, work_folder
 
 IMAGES_A_PART = 1024
 WORK = "decoding"
@@ -76,26 +74,13 @@ def prepare_images(
         raw = image_set.open()
         check_images(raw)
         offsets = torch.arange(0, len(raw.contents) + images_a_part, images_a_part).clamp(max=len(raw.contents))
-        with _work_folder(root / WORK / digest[:16]) as work:
+        with work_folder(root / WORK / digest[:16]) as work:
             shape = _decoded(image_set, raw, offsets, work, mapper, told)
             draft = _written(folder, raw, offsets, shape, work)
         dataclasses.replace(draft, digest=digest, data_digest=data_digest).seal()
 
     store, reused = once(root / digest[:16], ImageStore.open, make)
     return PreparedImages(store=store, seconds=time.monotonic() - began, reused=reused)
-
-
-@contextlib.contextmanager
-def _work_folder(path: Path) -> Iterator[Path]:
-    """A folder that outlives a kill, for one process at a time; removed once what it was for is done."""
-    path.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        path.mkdir(exist_ok=True)  # whoever held the lock before has removed it
-        with full_disk_named(path):
-            yield path
-        shutil.rmtree(path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

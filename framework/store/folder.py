@@ -84,6 +84,35 @@ def publish(folder: Path, path: Path, *, whole: Callable[[Path], object]) -> Non
 
 
 @contextlib.contextmanager
+def work_folder(path: Path) -> Iterator[Path]:
+    """A folder for what is not finished yet, which outlives a kill: for one process at a time, the others wait. It is
+    removed at the end of the `with`, unless that ends with an exception. Raises InputError for a disk that fills up."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    name = path.with_suffix(".lock")
+    lock = _held(name)
+    try:
+        path.mkdir(exist_ok=True)
+        with full_disk_named(path):
+            yield path
+        shutil.rmtree(path)
+        name.unlink(missing_ok=True)
+    finally:
+        os.close(lock)
+
+
+def _held(name: Path) -> int:
+    """Waits for a lock of that name; returns its descriptor. Whoever held it before may have removed it."""
+    while True:
+        lock = os.open(name, os.O_CREAT | os.O_WRONLY)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), name.stat()):
+                return lock
+        os.close(lock)
+
+
+@contextlib.contextmanager
 def full_disk_named(folder: Path) -> Iterator[None]:
     """Turns the error of a full disk (or quota) beneath `folder` into an InputError that says what to do."""
     try:
