@@ -67,7 +67,7 @@ class Translation:
     """Updates over the first half of which the prior fades. None: those of the run."""
     bleu: tuple[Literal["validation", "test"], ...] = ("validation", "test")
     """Splits that are translated for BLEU in every evaluation; --evaluate-every says how often that is."""
-    evaluation_tokens: int = placement(4096)
+    evaluation_tokens: int = placement(2048)
     """Source tokens that a worker evaluates or translates at a time, padding counted."""
 
     def __post_init__(self) -> None:
@@ -184,21 +184,16 @@ class TranslationTask:
         if not len(samples):
             raise InputError(f"no training pair has at most --longest {longest} tokens; raise it.")
         drawn = bits(self.key.fold(CUTTING), samples)
-        return self._cut(self._by_length(samples, drawn), self.workload.batch_tokens)
+        order = self._ordered(samples, reader.target_lengths, reader.source_lengths, last=drawn)
+        return cut_by_tokens(order, self._longer_side(order), self.workload.batch_tokens)
 
-    def _cut(self, samples: Tensor, tokens: int) -> list[Tensor]:
-        """Samples in pieces of at most so many tokens of either side."""
-        reader = self.reader
-        return cut_by_tokens(
-            samples, torch.maximum(reader.source_lengths[samples], reader.target_lengths[samples]), tokens
-        )
+    def _longer_side(self, samples: Tensor) -> Tensor:
+        return torch.maximum(self.reader.source_lengths[samples], self.reader.target_lengths[samples])
 
-    def _by_length(self, samples: Tensor, last: Tensor) -> Tensor:
-        """Samples in the order of target lengths, then of source lengths, then of `last`."""
-        source, target = (
-            lengths[samples].numpy() for lengths in (self.reader.source_lengths, self.reader.target_lengths)
-        )
-        return samples[torch.from_numpy(np.lexsort((last.numpy(), source, target)))]
+    def _ordered(self, samples: Tensor, *lengths: Tensor, last: Tensor) -> Tensor:
+        """Samples in the order of the first lengths, then of the second, then of `last`."""
+        keys = [last.numpy(), *(length[samples].numpy() for length in reversed(lengths))]
+        return samples[torch.from_numpy(np.lexsort(keys))]
 
     def loss(self, model: nn.Module, batch: ShareOfPairs) -> Tensor:
         """The pairs' part of the global batch's mean loss."""
@@ -248,7 +243,9 @@ class TranslationTask:
         """The mean loss of some samples, as if they were one global batch."""
         everyone, key = self.reader.lengths(samples).to(self.device), self.key.fold(MEASURING)
         total = torch.zeros(1, dtype=torch.float64)
-        for piece in self._pieces(samples):
+        reader = self.reader
+        ordered = self._ordered(samples, reader.target_lengths, reader.source_lengths, last=samples)
+        for piece in self._mine(ordered, self._longer_side(ordered)):
             batch = self.reader.batch(piece, everyone, key=key).to(self.device)
             total += float(self._loss(model, batch))
         return float(self.group.all_reduce(total, "state"))
@@ -264,7 +261,8 @@ class TranslationTask:
         mine: list[Tensor] = [samples[:0]]
         texts: list[str] = []
         scores = [torch.empty(0, dtype=torch.float64)]
-        for piece in self._pieces(samples):
+        ordered = self._ordered(samples, self.reader.source_lengths, last=samples)
+        for piece in self._mine(ordered, self.reader.source_lengths[ordered]):
             source, lengths = self.reader.tokens("source", piece)
             found = translator.translate(source.to(self.device), lengths.to(self.device))
             tokens, ends = found.tokens.tolist(), found.lengths.tolist()
@@ -273,10 +271,9 @@ class TranslationTask:
             scores.append(found.scores.cpu())
         return torch.cat(mine), texts, torch.cat(scores)
 
-    def _pieces(self, samples: Tensor) -> list[Tensor]:
+    def _mine(self, ordered: Tensor, lengths: Tensor) -> list[Tensor]:
         """This worker's pieces of some samples: a piece is the same whoever has it, so that what becomes of it is."""
-        ordered = self._by_length(samples, samples)
-        return self._cut(ordered, self.workload.evaluation_tokens)[self.group.rank :: self.group.size]
+        return cut_by_tokens(ordered, lengths, self.workload.evaluation_tokens)[self.group.rank :: self.group.size]
 
     def _loss(self, model: nn.Module, pairs: PairBatch) -> Tensor:
         """A network's answer. Raises InputError where it is not one number."""
