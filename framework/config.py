@@ -20,28 +20,38 @@ def placement(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"result": False})
 
 
+def asked(default: Any) -> Any:
+    """A dataclass field that says what trained weights are asked, never what they are, but where the best are kept: it
+    is in the digest, and may be another when they are asked again."""
+    return dataclasses.field(default=default, metadata={"learned": False})
+
+
 def reference() -> Any:
     """A required dataclass field that names a `module:attribute` to import: `decode` minds it as it does a plug-in."""
     return dataclasses.field(metadata={"reference": True})
 
 
-def encode(value: Any, *, result_only: bool = False) -> Any:
-    """`value` as JSON types. With `result_only`, without the fields declared by `placement`.
+def encode(value: Any, *, result_only: bool = False, learned_only: bool = False) -> Any:
+    """`value` as JSON types. With `result_only`, without the fields declared by `placement`; with `learned_only`,
+    without those and the fields declared by `asked`.
 
     Raises InputError for a type that has no plain form."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {
-            field.name: encode(getattr(value, field.name), result_only=result_only)
+            field.name: encode(getattr(value, field.name), result_only=result_only, learned_only=learned_only)
             for field in dataclasses.fields(value)
-            if not (result_only and field.metadata.get("result") is False)
+            if field.metadata.get("result", True) or not (result_only or learned_only)
+            if field.metadata.get("learned", True) or not learned_only
         }
         return {"plugin": plugin_name(type(value)), **fields}
     if isinstance(value, Mapping):
-        return {str(key): encode(item, result_only=result_only) for key, item in value.items()}
+        return {
+            str(key): encode(item, result_only=result_only, learned_only=learned_only) for key, item in value.items()
+        }
     if isinstance(value, Sequence):
-        return [encode(item, result_only=result_only) for item in value]
+        return [encode(item, result_only=result_only, learned_only=learned_only) for item in value]
     raise InputError(f"a field of a run holds a {type(value).__name__}; expected numbers, text, sequences, plug-ins.")
 
 

@@ -44,8 +44,9 @@ def parse_run(
     """`run` with the settings that `arguments` give, and the command's own `options` (a dataclass of flags).
 
     `--address` stands for the Ray launcher with that address. `hidden`: fields of the run that get no flag. `learned`:
-    the name of a run that is trained already, so that only fields declared by `placement` get flags. Without a `run`
-    there are the flags that every run has, for help. Raises InputError for whatever cannot be understood."""
+    the name of a run that is trained already, so that only fields declared by `placement` or `asked` get flags.
+    Without a `run` there are the flags that every run has, for help. Raises InputError for whatever cannot be
+    understood."""
     return parse_placed(
         Run, run, arguments, options, command=command, example=example, about=about, hidden=hidden, learned=learned
     )
@@ -113,6 +114,11 @@ def parse_plugin(
     return twin.build(plugin, filled.settings, value), filled.options
 
 
+def _may_change(field: "dataclasses.Field[Any]") -> bool:
+    """Whether a trained run's weights may be asked with another value of a field: of one of `placement` or `asked`."""
+    return not (field.metadata.get("result", True) and field.metadata.get("learned", True))
+
+
 @dataclasses.dataclass(kw_only=True)
 class _Twin:
     """Makes the twin of a tree of plug-ins, and the tree of a filled twin."""
@@ -131,7 +137,7 @@ class _Twin:
     def of(self, plugin: type, value: Any, path: str, *, free: bool) -> type:
         """A dataclass of flags for `plugin`'s fields; defaults are those of `value`, where there is one.
 
-        `free`: whether all of them may be set, or only those declared by `placement`."""
+        `free`: whether all of them may be set, or only those declared by `placement` or `asked`."""
         docs, members = field_docs(plugin), []
         fields = {field.name: field for field in dataclasses.fields(plugin)}
         for name, annotation in field_types(plugin).items():
@@ -140,7 +146,7 @@ class _Twin:
             if inner in self.hidden or isinstance(current, Made):
                 continue
             registry = registry_of(annotation)
-            if not free and fields[name].metadata.get("result", True):
+            if not free and not _may_change(fields[name]):
                 self.settled.append(_flag(inner))
                 if dataclasses.is_dataclass(current) and not isinstance(current, type):
                     members += self._nested(type(current), current, name, inner, free=False)
@@ -269,5 +275,5 @@ def _refuse_settled(unknown: Sequence[str], settled: Sequence[str], learned: str
     if changing:
         raise InputError(
             f"{', '.join(dict.fromkeys(changing))} would change what '{learned}' learned; expected only flags that say "
-            f"where it runs. `shardyard {command} --help` lists them."
+            f"where it runs or what its weights are asked. `shardyard {command} --help` lists them."
         )

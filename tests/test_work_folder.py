@@ -41,9 +41,13 @@ def missing() -> str:
 
 
 def test_what_failed_is_kept(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="stopped"), work_folder(tmp_path / "it") as work:
-        (work / "piece").write_text("done")
-        raise InputError("stopped")
+    def fail() -> None:
+        with work_folder(tmp_path / "it") as work:
+            (work / "piece").write_text("done")
+            raise InputError("stopped")
+
+    with pytest.raises(InputError, match="stopped"):
+        fail()
     with work_folder(tmp_path / "it") as work:
         assert (work / "piece").read_text() == "done"
     assert list(tmp_path.iterdir()) == []

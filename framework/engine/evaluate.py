@@ -11,7 +11,9 @@ from torch import nn
 
 from framework.comm.group import Group
 from framework.comm.stage import stage
+from framework.config import encode
 from framework.engine.files import replacing
+from framework.engine.folder import RUN, read_run
 from framework.engine.kept import newest
 from framework.engine.run import Run, Task, Worker
 from framework.engine.state import weights_digest
@@ -43,11 +45,22 @@ def trained(run: Run, worker: Worker) -> tuple[Task, nn.Module]:
     found = newest(folder, worker.group)
     if found is None:
         raise InputError(f"{run.out} holds no checkpoint; train the run first.")
-    require_same_run(found, run, worker, folder)
+    require_same_run(found, _learned(run), worker, folder)
     model = first_model(run, worker, task)
     best = found.tensors.get("best") if run.keep == "best" else None
     return_to(found, task, model, best or found.tensors["model"])
     return task, model
+
+
+def _learned(run: Run) -> Run:
+    """The run as it was trained, whose weights this one may ask something else. Raises InputError for another one."""
+    folder = Path(run.out)
+    if not (folder / RUN).exists():  # trained by somebody who keeps no record
+        return run
+    trained = read_run(folder, trusted=True)
+    if encode(trained, learned_only=True) != encode(run, learned_only=True):
+        raise InputError(f"'{folder}' holds another run (other settings); ask its weights with the settings of that.")
+    return trained
 
 
 def _predicted(run: Run, worker: Worker, *, embeddings: bool) -> dict[str, Any]:

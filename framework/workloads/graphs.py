@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from framework.config import placement
+from framework.config import asked, placement
 from framework.data.dataset import TRAIN
 from framework.data.graph_sets import GraphSet
 from framework.engine.run import Event, Mapper, Prepared, Run, Worker
@@ -48,7 +48,7 @@ class GraphLearning:
     """Nodes of all graphs in a global batch, at most; a graph that has more is a batch of its own. 0: any number."""
     augment: Augmentation = Augmentation()
     """How positions are changed in training."""
-    test_rotations: int = 0
+    test_rotations: int = asked(0)
     """In evaluation and prediction, average over so many copies of a graph, each turned as in training. 0: as it is."""
     evaluation_nodes: int = placement(32768)
     """Nodes evaluated at a time, about."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.comm.stage import stage
-from framework.config import placement, plugin_name
+from framework.config import asked, placement, plugin_name
 from framework.data.dataset import TRAIN
 from framework.data.distilled import Distilled
 from framework.data.pair_sets import PairSet
@@ -65,7 +65,7 @@ class Translation:
     """The step that says what is known of target words beforehand, for models that learn from that. None: nothing."""
     prior_updates: int | None = None
     """Updates over the first half of which the prior fades. None: those of the run."""
-    bleu: tuple[Literal["validation", "test"], ...] = ("validation", "test")
+    bleu: tuple[Literal["validation", "test"], ...] = asked(("validation", "test"))
     """Splits that are translated for BLEU in every evaluation; --evaluate-every says how often that is."""
     evaluation_tokens: int = placement(2048)
     """Source tokens that a worker evaluates or translates at a time, padding counted."""

@@ -15,7 +15,7 @@ def command(arguments: list[str]) -> int:
         arguments,
         FolderOptions,
         command="evaluate",
-        about="Measure the trained weights of a run again; flags may change where it runs.",
+        about="Measure the trained weights of a run again; flags may change where it runs and what they are asked.",
         example="shardyard evaluate runs/sage-debian --workers 2",
     )
     with showing(script=options.json) as show:

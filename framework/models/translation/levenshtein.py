@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
+from framework.config import asked
 from framework.errors import InputError
 from framework.models.settings import require_shares, require_widths
 from framework.models.translation.attention import Memory
@@ -66,9 +67,9 @@ class Levenshtein:
     """Share of a word's probability that is to be spread over all tokens, in training."""
     opening_smoothing: float = 0.01
     """Share of the probability of a number of new words that is to be spread over all numbers, in training."""
-    iterations: int = 10
+    iterations: int = asked(10)
     """Rounds of deletion, insertion and filling in translating, unless a sentence stays as it is before that."""
-    end_penalty: float = 0.0
+    end_penalty: float = asked(0.0)
     """Taken from the score of inserting nothing: above 0, translations become longer."""
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from framework.config import asked
 from framework.errors import InputError
 from framework.models.settings import require_shares, require_widths
 from framework.models.translation.attention import Memory
@@ -61,9 +62,9 @@ class CMLM:
     """Share of the probability that is to be spread over all tokens, in training."""
     length_weight: float = 0.1
     """Weight of the length's loss beside the words'."""
-    passes: int = 10
+    passes: int = asked(10)
     """Calls of the decoder in translating. 1: all words at once, each the likeliest."""
-    length_beam: int = 5
+    length_beam: int = asked(5)
     """Lengths that are tried of every translation."""
 
     def __post_init__(self) -> None:

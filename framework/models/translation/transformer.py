@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from framework.config import asked
 from framework.errors import InputError
 from framework.models.settings import require_shares, require_widths
 from framework.models.translation.attention import Memory
@@ -52,9 +53,9 @@ class Transformer:
     """Share of the probability that is to be spread over all tokens, in training."""
     learns_prior: ClassVar[bool] = False
     """Whether a prior is learned from: it tells of words that are written all at once."""
-    beam: int = 5
+    beam: int = asked(5)
     """Hypotheses of a sentence that are kept while it is translated. 1: the likeliest token at every place."""
-    length_penalty: float = 1.0
+    length_penalty: float = asked(1.0)
     """To which power of its length a hypothesis' log-probability is divided by it. 0: not at all."""
 
     def __post_init__(self) -> None:
