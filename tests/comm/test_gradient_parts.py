@@ -60,10 +60,11 @@ def decayed(group: Group, gradient: Any) -> bool:
     with gradient.open(model, optimizer, group) as synchronizer:
         synchronizer.module(torch.ones(1, 5), torch.tensor([1])).sum().backward()
         synchronizer.step()
-    return torch.equal(model.unused.weight, before)
+        with synchronizer.whole() as whole:
+            return torch.equal(whole.unused.weight, before)
 
 
-@pytest.mark.parametrize("gradient", [Sharded(stage="zero1"), Compressed(method="powersgd")])
+@pytest.mark.parametrize("gradient", [Sharded(stage="zero1"), Sharded(stage="fsdp"), Compressed(method="powersgd")])
 def test_a_layer_that_nobody_uses_is_left_alone(gradient: Any) -> None:
     assert together(2, decayed, gradient) == [True, True]
 

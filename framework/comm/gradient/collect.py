@@ -36,8 +36,13 @@ def average(group: Group, tensors: Sequence[Tensor], purpose: str) -> None:
 
 def used_anywhere(group: Group, weights: Sequence[nn.Parameter]) -> list[bool]:
     """Of every parameter, whether any worker's backward pass came to it: the others have no gradient at all."""
-    used = torch.tensor([weight.grad is not None for weight in weights], dtype=torch.int32, device=group.device)
-    return [bool(one) for one in group.all_reduce(used, "gradient", "max").tolist()]
+    return anywhere(group, [weight.grad is not None for weight in weights])
+
+
+def anywhere(group: Group, mine: Sequence[bool]) -> list[bool]:
+    """Of every flag, whether it is set on any worker."""
+    flags = torch.tensor(mine, dtype=torch.int32, device=group.device)
+    return [bool(one) for one in group.all_reduce(flags, "gradient", "max").tolist()]
 
 
 def summed_range(group: Group, numbers: Tensor) -> Tensor:

@@ -2,12 +2,14 @@
 
 Assumptions: the model is called as a module, forward and backward once a step, and is one unit: its weights are whole
 from the forward to the end of the backward pass, in pieces before and after. The optimiser treats every number by
-itself; it steps on this worker's rows of every weight, which may be none. A weight that nobody used counts as one whose
-gradient is zero. Evaluation takes a second, plain module, which has weights while it is asked alone.
+itself; it steps on this worker's rows of every weight, which may be none. Weights lie contiguous. FSDP gives one that
+nobody used a gradient of zeros, with which momentum and decay would move it: so who uses what is told beside it.
+Evaluation takes a second, plain module, which has weights while it is asked alone.
 """
 
 import contextlib
 import copy
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,8 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.utils.hooks import RemovableHandle
 
-from framework.comm.gradient.collect import all_ranges, replace_parameters, summed_range, trainable
+from framework.comm.gradient.collect import all_ranges, anywhere, replace_parameters, summed_range, trainable
 from framework.comm.group import Group
 from framework.errors import InputError
 
@@ -39,11 +42,13 @@ class FullyShardedModel:
         self._sharded = trainable(self.module)
         self._pieces = [nn.Parameter(_piece(weight)) for weight in self._sharded]
         replace_parameters(optimizer, before, self._pieces)
+        self._used = _Used(self.module)
 
     def step(self) -> None:
-        """The optimiser's step on this worker's pieces."""
-        for weight, piece in zip(self._sharded, self._pieces, strict=True):
-            piece.grad = None if weight.grad is None else _piece(weight.grad)
+        """The optimiser's step on this worker's pieces of weights that somebody used."""
+        used = anywhere(self._group, self._used.taken())
+        for weight, piece, one in zip(self._sharded, self._pieces, used, strict=True):
+            piece.grad = _piece(weight.grad) if one else None
         self._optimizer.step()
 
     @contextlib.contextmanager
@@ -73,6 +78,32 @@ class FullyShardedModel:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Nothing to put back."""
+
+
+class _Used:
+    """Which weights backward passes come to: watched on the whole weights, which FSDP has in place by each forward."""
+
+    def __init__(self, module: nn.Module) -> None:
+        """Of a module that is sharded already."""
+        self._flags, self._handles = [False] * len(trainable(module)), list[RemovableHandle]()
+        module.register_forward_pre_hook(self._watch)
+
+    def _watch(self, module: nn.Module, arguments: Any) -> None:
+        if not self._handles:
+            self._handles = [
+                weight.register_hook(functools.partial(self._note, index))  # type: ignore[no-untyped-call]
+                for index, weight in enumerate(trainable(module))
+            ]
+
+    def _note(self, index: int, gradient: Tensor) -> None:
+        self._flags[index] = True
+
+    def taken(self) -> list[bool]:
+        """Of every weight that is learned, in the model's order, whether it was used since this was asked last."""
+        for handle in self._handles:
+            handle.remove()
+        flags, self._flags, self._handles = self._flags, [False] * len(self._flags), []
+        return flags
 
 
 class _AllGather:
