@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from framework.comm.gradient.all_reduce import AllReduce
 from framework.comm.gradient.compressed import Compressed
+from framework.comm.gradient.sharded import Sharded
+from framework.comm.gradient.strategy import GradientStrategy
 from framework.config import placement, plugin_name
 from framework.data.dataset import TRAIN
 from framework.data.image_sets import ImageSet
@@ -111,12 +113,7 @@ class ImageTask:
         self.dtype = getattr(torch, run.dtype)
         if workload.precision == "bfloat16":
             _require_bfloat16(self.device, self.dtype)
-        if workload.ema and not isinstance(run.gradient, AllReduce | Compressed):
-            name = plugin_name(type(run.gradient)).partition(":")[2]
-            raise InputError(
-                f"--ema averages weights that are whole and the same on every worker, which they are not by --gradient "
-                f"{name}; choose --gradient all-reduce or compressed, or --ema 0."
-            )
+        _require_fitting(workload, run.gradient)
         self.key = Key.root(run.seed)
         self.store = ImageStore.open(worker.prepared.path)
         for part in parts_to_verify(self.store.parts, self.group):
@@ -242,6 +239,23 @@ class ImageTask:
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.workload.precision == "bfloat16")
+
+
+def _require_fitting(workload: ImageClassification, gradient: GradientStrategy) -> None:
+    """Raises InputError for a strategy under which an average, or weights that rest, would not be what they are."""
+    if workload.ema and not isinstance(gradient, AllReduce | Compressed):
+        name = plugin_name(type(gradient)).partition(":")[2]
+        raise InputError(
+            f"--ema averages weights that are whole and the same on every worker, which they are not by --gradient "
+            f"{name}; choose --gradient all-reduce or compressed, or --ema 0."
+        )
+    stage = gradient.stage if isinstance(gradient, Sharded) else ""
+    if stage in ("zero2", "zero3") and isinstance(workload.model, Pretrained):
+        name = plugin_name(type(workload.model)).removeprefix("imagemodel:")
+        raise InputError(
+            f"--gradient.stage {stage} steps on all weights together, and --model {name} has some that rest while "
+            "others are learned; take zero1 or fsdp."
+        )
 
 
 def _require_bfloat16(device: torch.device, dtype: torch.dtype) -> None:

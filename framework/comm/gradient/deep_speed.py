@@ -3,8 +3,9 @@
 Assumptions: the model is called as a module and returns one tensor, through which all gradients flow; the optimiser
 treats every number by itself. DeepSpeed steps in float32, so a float64 run agrees with others to that alone. It divides
 gradients by the number of workers, so what flows back is multiplied by it. Its messages are taken from its own log of
-them, and counted as a ring sends them. Evaluation in stage 3 takes a second, plain module, which has weights only
-while it is asked. A worker that is lost is torch's error here, without the group's words.
+them, and counted as a ring sends them. A weight that nobody used counts as one whose gradient is zero: momentum and
+decay move it. Evaluation in stage 3 takes a second, plain module, which has weights only while it is asked. A worker
+that is lost is torch's error here, without the group's words.
 """
 
 import contextlib
@@ -104,9 +105,9 @@ class _Called(nn.Module):
         super().__init__()
         self.engine, self.factor = engine, factor
 
-    def forward(self, *arguments: Any) -> Tensor:
+    def forward(self, *arguments: Any, **named: Any) -> Tensor:
         """The engine's answer."""
-        answer: Tensor = self.engine(*arguments)
+        answer: Tensor = self.engine(*arguments, **named)
         if answer.requires_grad:
             answer.register_hook(lambda gradient: gradient * self.factor)  # type: ignore[no-untyped-call]
         return answer

@@ -43,6 +43,8 @@ class Sharded:
         if group.size == 1:
             return nullcontext(Replica(model, model, optimizer))
         refuse_own_statistics(model, group)
+        for weight in model.parameters():
+            weight.data = weight.data.contiguous()  # pieces are ranges and rows; an image's weights lie otherwise
         if self.stage == "fsdp":
             return nullcontext(FullyShardedModel(model, optimizer, group))
         if self.stage == "zero1":
