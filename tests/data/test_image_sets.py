@@ -77,6 +77,57 @@ def test_arrays_come_as_bytes_with_channels(tmp_path: Path) -> None:
         assert raw.num_classes == 4
 
 
+VALUES = {
+    "int64": GREY.astype(np.int64),
+    "big-endian": GREY.astype(">i4"),
+    "few bits": GREY.astype(np.uint16),
+    "sixteen bits": GREY.astype(np.uint16) * 257,
+    "float32": (GREY / 255).astype(np.float32),
+}
+"""The same grey images, however they are stored."""
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_whatever_holds_the_values_they_are_the_same_bytes(tmp_path: Path, name: str) -> None:
+    np.savez(tmp_path / "a.npz", x=VALUES[name], y=LABELS)
+    _, pixels = decoded(ImageArrays(images=str(tmp_path / "a.npz")))
+    assert np.array_equal(pixels, GREY[..., None])
+
+
+def test_dark_images_of_a_bright_set_stay_dark(tmp_path: Path) -> None:
+    images = VALUES["sixteen bits"].copy()
+    images[:7] = 255  # of 65535: a part of their own when they are decoded
+    np.savez(tmp_path / "a.npz", x=images, y=LABELS)
+    _, pixels = decoded(ImageArrays(images=str(tmp_path / "a.npz")))
+    assert (pixels[:7] == 1).all()
+    np.savez(tmp_path / "b.npz", x=GREY > 99, y=LABELS)
+    assert np.array_equal(decoded(ImageArrays(images=str(tmp_path / "b.npz")))[1], 255 * (GREY > 99)[..., None])
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (GREY.astype(np.float32), r"a.npz' has fractions from 0 to 255; expected 0 to 1, .*divide by 255"),
+        (GREY / 127.5 - 1, r"a.npz' has fractions from -1 to 1; expected 0 to 1"),
+        (np.where(GREY == 3, np.nan, GREY / 255), r"a.npz' has fractions from nan to nan"),
+        (GREY.astype(np.int64) - 128, r"a.npz' has whole numbers from -128 to 127 in int64; expected 0 to 255"),
+        (GREY.astype(np.int32) * 257, r"a.npz' has whole numbers from 0 to 65535 in int32; expected .* or uint16"),
+        (GREY.astype(complex), r"a.npz' has complex128; expected numbers"),
+    ],
+)
+def test_values_without_a_meaning_are_refused(tmp_path: Path, images: NDArray[Any], words: str) -> None:
+    np.savez(tmp_path / "a.npz", x=images, y=LABELS)
+    with pytest.raises(InputError, match=words):
+        ImageArrays(images=str(tmp_path / "a.npz")).open()
+
+
+def test_test_images_are_of_the_same_kind(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=GREY, y=LABELS)
+    np.savez(tmp_path / "b.npz", x=GREY / 255, y=LABELS)
+    with pytest.raises(InputError, match="test images are fractions, the others bytes; save both alike"):
+        ImageArrays(images=str(tmp_path / "a.npz"), test_images=str(tmp_path / "b.npz")).open()
+
+
 def test_shares_are_by_a_hash_of_the_number(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.zeros((1000, 2, 2), np.uint8), y=np.zeros(1000, np.int64))
     split = ImageArrays(images=str(tmp_path / "a.npz"), validation=0.1, test=0.2).open().split

@@ -160,6 +160,22 @@ def test_a_graph_is_symmetric_without_loops_and_the_same_again(edges: Any, chann
         assert np.array_equal(getattr(graph, name), getattr(again, name))
 
 
+def test_values_are_shares_of_white_whatever_holds_them(tmp_path: Path, images: NDArray[np.uint8]) -> None:
+    pytest.importorskip("skimage", reason="scikit-image is of the extra superpixels")
+    kinds = {"bytes": images, "int64": images.astype(np.int64), "fractions": images / 255}
+    found = {}
+    for name, values in kinds.items():
+        np.savez(tmp_path / f"{name}.npz", x=values, y=LABELS)
+        data = Superpixels(images=str(tmp_path / f"{name}.npz"))
+        found[name] = graph_of(data, data.open().contents[0])
+        assert np.array_equal(found[name].features, found["bytes"].features)
+    np.savez(tmp_path / "a.npz", x=images.astype(np.float64), y=LABELS)
+    with pytest.raises(InputError, match=r"a.npz' has fractions from 0 to 255"):
+        Superpixels(images=str(tmp_path / "a.npz")).open()
+    with pytest.raises(InputError, match="test images are fractions, the others bytes"):
+        Superpixels(images=str(tmp_path / "bytes.npz"), test_images=str(tmp_path / "fractions.npz")).open()
+
+
 def test_an_even_image_is_a_graph() -> None:
     graph = graph_of(Superpixels(), np.zeros((28, 28), np.uint8))
     assert np.isfinite(graph.positions).all()
