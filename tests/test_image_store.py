@@ -68,16 +68,23 @@ def test_training_images_are_normalised(tmp_path: Path) -> None:
     torch.testing.assert_close(x.std(dim=(0, 2, 3), correction=0), torch.ones(2, dtype=x.dtype), rtol=1e-12, atol=0)
     raw = reader.pixels(trained).double() / 255
     assert store.means == pytest.approx(raw.mean(dim=(0, 1, 2)).tolist(), rel=1e-12)
-    single = prepared(Constant(), tmp_path)
-    assert single.deviations == (1.0,)
+    half = prepared(Constant(shape=(2, 2, 2), changing=True), tmp_path)
+    assert half.deviations == (pytest.approx(np.std([0, 1, 2]) / 255), 1.0)
+
+
+def test_images_that_are_all_of_one_colour_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"every pixel of the 3 training images is 7, 7; expected .* which differ"):
+        prepared(Constant(shape=(2, 2, 2)), tmp_path)
+    assert not list(tmp_path.rglob(MANIFEST))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Constant:
-    """One image, of one colour."""
+    """Three images, of one colour; or each of another in the first channel."""
 
     dtype: str = "uint8"
     shape: tuple[int, ...] = (2, 2, 1)
+    changing: bool = False
 
     def fingerprint(self) -> str:
         return f"constant {self}"
@@ -87,7 +94,10 @@ class Constant:
         return RawImages(contents=[0, 1, 2], labels=labels, split=np.full(3, TRAIN, np.uint8), num_classes=1)
 
     def decode(self, contents: Sequence[Any]) -> NDArray[Any]:
-        return np.full((len(contents), *self.shape), 7, self.dtype)
+        pixels = np.full((len(contents), *self.shape), 7, self.dtype)
+        if self.changing:
+            pixels[..., 0] = np.asarray(contents)[:, None, None]
+        return pixels
 
 
 def test_it_is_made_once_and_where_parts_end_shows_in_no_image(tmp_path: Path) -> None:

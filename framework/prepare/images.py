@@ -25,7 +25,7 @@ from framework import config
 from framework.data.dataset import TRAIN, Mapper, each, of_raw_files
 from framework.data.digests import remembering
 from framework.data.image_sets import ImageSet, RawImages, check_images
-from framework.errors import PluginError, StoreError
+from framework.errors import InputError, PluginError, StoreError
 from framework.graph.pairs import require_scratch
 from framework.prepare.spill import Progress
 from framework.registry import IMAGE_SETS
@@ -60,7 +60,8 @@ def prepare_images(
 ) -> PreparedImages:
     """The store of `image_set`, in a folder beneath `root`; at once where it is there.
 
-    Raises InputError for raw data that cannot be used, and for a full disk."""
+    Raises InputError for raw data that cannot be used, for training images that are all of one colour, and for a full
+    disk."""
     began = time.monotonic()
     told = progress or (lambda step, fraction: None)
     told("fingerprint", 0.0)
@@ -179,6 +180,12 @@ def _written(folder: Path, raw: RawImages, offsets: Tensor, shape: tuple[int, in
         sums += torch.stack([torch.full_like(sums[0], len(values)), values.sum(0), values.square().sum(0)])
     means = sums[1].double() / sums[0]
     deviations = (sums[2].double() / sums[0] - means.square()).clamp(min=0).sqrt()
+    if not deviations.any():
+        alike, trained_on = ", ".join(f"{mean:g}" for mean in means.tolist()), int((raw.split == TRAIN).sum())
+        raise InputError(
+            f"every pixel of the {trained_on} training images is {alike}; expected images which differ: look at how "
+            "they are stored."
+        )
     return ImageStore(
         path=folder,
         digest="",
