@@ -116,11 +116,17 @@ class _Called(nn.Module):
         """The engine does that after each step."""
 
 
-def _engine(model: nn.Module, optimizer: torch.optim.Optimizer, group: Group, stage: int) -> Any:
+def library(group: Group) -> Any:
+    """DeepSpeed, which looks about when it is imported, and so is told where it is before."""
     os.environ.setdefault("LOCAL_RANK", str(group.hosts[: group.rank].count(group.hosts[group.rank])))
     os.environ.setdefault("DS_ACCELERATOR", group.device.type)
     import deepspeed
 
+    return deepspeed
+
+
+def _engine(model: nn.Module, optimizer: torch.optim.Optimizer, group: Group, stage: int) -> Any:
+    deepspeed = library(group)
     deepspeed.ops.__compatible_ops__[_SHARED_MEMORY] = False
     settings = {
         "train_micro_batch_size_per_gpu": 1,
