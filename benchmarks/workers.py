@@ -1,7 +1,9 @@
 """Workers of a benchmark: processes on this host, or one on each of several hosts made of network namespaces.
 
 Assumptions: hosts are made by `netns_cluster.sh` (in the folder that SHARDYARD_NETNS names, or `shared/netns` beside
-the repository), which needs root; every process of a benchmark makes its own. A worker computes with one thread.
+the repository), which needs root; every process of a benchmark makes its own. A worker computes with one thread. It
+ends when its standard input does, whose other end the benchmark holds: so none outlives a benchmark that was killed and
+goes on in a folder where the next one trains.
 """
 
 import contextlib
@@ -11,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +74,7 @@ class Cluster:
                     yield [_answer(process) for process in processes]
             except BaseException:
                 for process in processes:
+                    process.stdin.close()  # type: ignore[union-attr]  # for one in a namespace gets no signal
                     process.terminate()
                 raise
             finally:
@@ -86,7 +90,8 @@ class Cluster:
         if self.prefix is not None:
             command = ["bash", str(SCRIPT), "exec", str(request["rank"]), *command]
         environment = self._environment()
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, **pipes, env=environment, cwd=ROOT)
 
     def _script(self, *words: str) -> None:
         subprocess.run(["bash", str(SCRIPT), *words], env=self._environment(), check=True, stdout=subprocess.DEVNULL)
@@ -114,10 +119,18 @@ def _answer(process: "subprocess.Popen[str]") -> Any:
 
 def _work(rank: int, size: int, turns: list[dict[str, Any]]) -> None:
     """One worker; prints what its main returns, turn by turn."""
+    threading.Thread(target=_end_with_input, daemon=True).start()
     place: dict[str, Any] = {"rank": rank, "size": size, "local_rank": 0, "tell": lambda event: None}
     for turn in turns:
         answer = Job(**turn["job"]).perform(rendezvous=turn["rendezvous"], **place)
         print(ANSWER + json.dumps(answer), flush=True)
+
+
+def _end_with_input() -> None:
+    """Ends this process, whatever it does, once nobody holds the other end of its standard input."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)
 
 
 if __name__ == "__main__":
