@@ -113,7 +113,7 @@ def stepped(run: Run, worker: Worker) -> dict[str, Any]:
     task = run.workload.open(run, worker)
     model = first_model(run, worker, task)
     optimizer = run.optimizer.build(model.parameters())
-    schedule = run.schedule.attach(optimizer, run.epochs)
+    schedule = run.schedule.attach(optimizer, run.epochs, 1)
     losses, seconds = [], []
     with run.gradient.open(model, optimizer, worker.group) as synchronizer:
         endless = (batch for epoch in itertools.count() for batch in task.batches(epoch, 0))

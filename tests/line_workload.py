@@ -40,6 +40,10 @@ class LineTask:
     def model(self) -> nn.Module:
         return nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
 
+    @property
+    def steps(self) -> int:
+        return -(-self.workload.points // self.workload.batch_size)
+
     def batches(self, epoch: int, first_step: int) -> Iterator[Any]:
         group = self.worker.group
         order = shuffled(self.key.fold(epoch), torch.arange(self.workload.points))

@@ -85,7 +85,7 @@ def image_run(out: Path, **fields: Any) -> Run:
         "dtype": "float64",
         "epochs": 4,
         "optimizer": SGD(lr=0.05, nesterov=True, weight_decay=5e-4),
-        "schedule": Cosine(),
+        "schedule": Cosine(warmup=1, by="step"),
         "out": str(out),
         "store": str(out.parent / "stores"),
     }

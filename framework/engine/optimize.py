@@ -33,8 +33,8 @@ class Schedule(Protocol):
     def horizon(self) -> bool:
         """Whether the rate of an epoch depends on how many there will be."""
 
-    def attach(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
-        """The torch scheduler."""
+    def attach(self, optimizer: torch.optim.Optimizer, epochs: int, steps: int | None) -> LRScheduler:
+        """The torch scheduler. `steps`: how many an epoch has; None where the workload does not say."""
 
 
 @OPTIMIZERS.register("adam")
@@ -131,7 +131,7 @@ class Constant:
         """An epoch's rate is the same however many follow."""
         return False
 
-    def attach(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
+    def attach(self, optimizer: torch.optim.Optimizer, epochs: int, steps: int | None) -> LRScheduler:
         """A factor of one."""
         return LambdaLR(optimizer, lambda epoch: 1.0)
 
@@ -145,24 +145,39 @@ class Cosine:
     """Epochs of linear rise."""
     last: float = 0.0
     """The final rate as a share of the full one."""
+    by: Literal["epoch", "step"] = "epoch"
+    """After which of the two the rate changes; `warmup` is in epochs either way. step: for a run of few epochs, of a
+    workload that knows how many steps one has (images)."""
+
+    def __post_init__(self) -> None:
+        if self.by not in ("epoch", "step"):
+            raise InputError(f"--schedule.by is '{self.by}'; expected epoch or step.")
 
     @property
     def counts(self) -> Literal["epochs", "steps"]:
-        """Epochs."""
-        return "epochs"
+        """As `by` says."""
+        return "steps" if self.by == "step" else "epochs"
 
     @property
     def horizon(self) -> bool:
         """It ends with the last epoch."""
         return True
 
-    def attach(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
-        """The factor of epoch e: (e + 1) / (warmup + 1) while warming up, then the cosine over what is left."""
+    def attach(self, optimizer: torch.optim.Optimizer, epochs: int, steps: int | None) -> LRScheduler:
+        """The factor of epoch e: (e + 1) / (warmup + 1) while warming up, then the cosine over what is left.
 
-        def factor(epoch: int) -> float:
-            if epoch < self.warmup:
-                return (epoch + 1) / (self.warmup + 1)
-            done = (epoch - self.warmup) / max(1, epochs - self.warmup)
+        By steps, all of these are numbers of steps. Raises InputError where it is not known how many an epoch has."""
+        if self.by == "step" and steps is None:
+            raise InputError(
+                "--schedule.by is step, but the workload does not say how many steps an epoch has; take epoch."
+            )
+        each = steps if steps and self.by == "step" else 1
+        rise, end = each * self.warmup, each * epochs
+
+        def factor(place: int) -> float:
+            if place < rise:
+                return (place + 1) / (rise + 1)
+            done = (place - rise) / max(1, end - rise)
             return self.last + (1 - self.last) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
         return LambdaLR(optimizer, factor)
@@ -192,7 +207,7 @@ class Step:
         """An epoch's rate is the same however many follow."""
         return False
 
-    def attach(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
+    def attach(self, optimizer: torch.optim.Optimizer, epochs: int, steps: int | None) -> LRScheduler:
         """torch.optim.lr_scheduler.StepLR."""
         return torch.optim.lr_scheduler.StepLR(optimizer, self.every, self.gamma)
 
@@ -219,7 +234,7 @@ class InverseSquareRoot:
         """A step's rate is the same however many follow."""
         return False
 
-    def attach(self, optimizer: torch.optim.Optimizer, epochs: int) -> LRScheduler:
+    def attach(self, optimizer: torch.optim.Optimizer, epochs: int, steps: int | None) -> LRScheduler:
         """The factor of step s, the first being 1: min(s / warmup, sqrt(warmup / s))."""
 
         def factor(done: int) -> float:

@@ -109,6 +109,15 @@ class Staged(Protocol):
 
 
 @runtime_checkable
+class Counted(Protocol):
+    """A task that knows beforehand how many steps an epoch has: as many in each."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+
+
+@runtime_checkable
 class Workload(Protocol):
     """What is learned: a data set, a model and a loss. A plug-in: its fields are its configuration.
 

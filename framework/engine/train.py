@@ -25,7 +25,7 @@ from framework.engine import checkpoint as checkpoints
 from framework.engine.checkpoint import Checkpoint
 from framework.engine.kept import keep, own_state, resumable
 from framework.engine.progress import Progress
-from framework.engine.run import Run, Staged, Task, Worker
+from framework.engine.run import Counted, Run, Staged, Task, Worker
 from framework.engine.state import beneath, fits, load_optimizer_state, on_host, optimizer_state, under, weights_digest
 from framework.engine.versions import versions
 from framework.errors import InputError
@@ -48,7 +48,7 @@ def train(run: Run, worker: Worker) -> dict[str, Any]:
     if found is not None:
         return_to(found, task, model, found.tensors["model"])
     optimizer = run.optimizer.build(model.parameters())
-    schedule = run.schedule.attach(optimizer, run.epochs)
+    schedule = run.schedule.attach(optimizer, run.epochs, task.steps if isinstance(task, Counted) else None)
     with run.gradient.open(model, optimizer, worker.group) as synchronizer:
         learner = Learner(run, worker, task, synchronizer, optimizer, schedule)
         if found is not None:

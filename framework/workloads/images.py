@@ -133,6 +133,11 @@ class ImageTask:
         # Weights in memory as images are, a pixel's channels together; torch's stubs do not know of it.
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
+    @property
+    def steps(self) -> int:
+        """Global batches of an epoch."""
+        return -(-len(self.training) // self.workload.batch_size)
+
     def batches(self, epoch: int, first_step: int) -> Iterator[ShareOfImages]:
         """This worker's share of every batch of an epoch."""
         order = self.training[shuffled(self.key.fold(SHUFFLING, epoch), self.training)]

@@ -71,7 +71,7 @@ def cnn_cbam() -> Run:
 
 
 def _images(model: ImageModel, epochs: int = EPOCHS) -> Run:
-    """Clothes moved by up to 2 pixels and mirrored, SGD with Nesterov's momentum, half a cosine."""
+    """Clothes moved by up to 2 pixels and mirrored, SGD with Nesterov's momentum, half a cosine step by step."""
     workload = ImageClassification(
         data=FashionMNIST(), model=model, batch_size=128, augment=ImageAugmentation(crop=2, flip=True)
     )
@@ -79,5 +79,5 @@ def _images(model: ImageModel, epochs: int = EPOCHS) -> Run:
         workload=workload,
         epochs=epochs,
         optimizer=SGD(lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4),
-        schedule=Cosine(warmup=1),
+        schedule=Cosine(warmup=1, by="step"),
     )

@@ -1,11 +1,13 @@
 """Optimisers refuse, before anything starts, what torch would refuse on the workers; and build what torch accepts."""
 
+import math
 from typing import Any
 
 import pytest
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 
-from framework.engine.optimize import SGD, Adam, AdamW, InverseSquareRoot
+from framework.engine.optimize import SGD, Adam, AdamW, Cosine, InverseSquareRoot
 from framework.errors import InputError
 
 NAN = float("nan")
@@ -39,13 +41,42 @@ def test_settings_on_the_edge_are_torchs_too(optimizer: Adam | AdamW | SGD) -> N
         assert built.defaults[name] == getattr(optimizer, name)
 
 
-def test_the_inverse_square_root_rises_to_the_full_rate_and_falls_from_there() -> None:
-    optimizer = SGD(lr=2.0).build([torch.nn.Parameter(torch.zeros(1))])
-    schedule, rates = InverseSquareRoot(warmup=4).attach(optimizer, 1), []
-    for _ in range(16):
+def rates_of(optimizer: torch.optim.Optimizer, schedule: LRScheduler, times: int) -> list[float]:
+    """The rates before so many steps of the schedule."""
+    rates = []
+    for _ in range(times):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
+    return rates
+
+
+def cosine_rates(schedule: Cosine, epochs: int, steps: int | None, times: int) -> list[float]:
+    optimizer = SGD(lr=1.0).build([torch.nn.Parameter(torch.zeros(1))])
+    return rates_of(optimizer, schedule.attach(optimizer, epochs, steps), times)
+
+
+def test_the_cosine_by_steps_rises_and_falls_within_epochs() -> None:
+    rates = cosine_rates(Cosine(warmup=2, by="step"), epochs=6, steps=5, times=30)
+    assert rates[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
+    assert rates[10:] == pytest.approx([0.5 * (1 + math.cos(math.pi * step / 20)) for step in range(20)])
+    assert rates[-1] < 0.01
+    by_epoch = Cosine(warmup=1)
+    assert cosine_rates(by_epoch, epochs=5, steps=7, times=5) == cosine_rates(by_epoch, epochs=5, steps=None, times=5)
+    assert cosine_rates(Cosine(warmup=1, by="step"), epochs=5, steps=1, times=5) == cosine_rates(by_epoch, 5, None, 5)
+    assert (by_epoch.counts, Cosine(by="step").counts) == ("epochs", "steps")
+
+
+def test_a_cosine_by_steps_has_to_know_how_many_there_are() -> None:
+    with pytest.raises(InputError, match=r"--schedule\.by is step, .* how many steps an epoch has; take epoch"):
+        cosine_rates(Cosine(by="step"), epochs=2, steps=None, times=1)
+    with pytest.raises(InputError, match=r"--schedule\.by is 'batch'; expected epoch or step"):
+        Cosine(by="batch")  # type: ignore[arg-type]
+
+
+def test_the_inverse_square_root_rises_to_the_full_rate_and_falls_from_there() -> None:
+    optimizer = SGD(lr=2.0).build([torch.nn.Parameter(torch.zeros(1))])
+    rates = rates_of(optimizer, InverseSquareRoot(warmup=4).attach(optimizer, 1, None), 16)
     assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
     assert (rates[8], rates[15]) == (pytest.approx(2 * (4 / 9) ** 0.5), 1.0)
 

@@ -42,7 +42,9 @@ def stop_at(epoch: int, step: int) -> Any:
 
 
 @pytest.mark.parametrize("optimizer", [Adam(), AdamW(), SGD(nesterov=True)])
-@pytest.mark.parametrize("schedule", [Cosine(warmup=1), Step(every=2), InverseSquareRoot(warmup=3)])
+@pytest.mark.parametrize(
+    "schedule", [Cosine(warmup=1), Cosine(warmup=1, by="step"), Step(every=2), InverseSquareRoot(warmup=3)]
+)
 def test_resumed_equals_never_stopped(tmp_path: Path, optimizer: Any, schedule: Any) -> None:
     settings = {"optimizer": optimizer, "schedule": schedule}
     whole = train(run(tmp_path / "whole", **settings), worker())

@@ -85,6 +85,7 @@ def test_statistics_cost_two_messages_a_layer_and_step(told: dict[int, dict[str,
 def test_the_few_leave_a_worker_without_a_share(tmp_path: Path) -> None:
     task = opened(image_run(tmp_path / "few", **KINDS["few"]))
     assert [batch.size for batch in task.batches(0, 0)][-1] == 1
+    assert task.steps == len(list(task.batches(1, 0)))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
