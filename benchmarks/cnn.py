@@ -182,7 +182,8 @@ def render(rows_path: Path, document: Path, current: Collection[str]) -> None:
 
 def _place(group: tuple[Any, ...]) -> tuple[int, ...]:
     """Where a set, a recipe and a precision stand in the table."""
-    return tuple(list(known).index(value) for known, value in zip((SETS, RECIPES, PRECISIONS), group, strict=True))
+    orders: tuple[list[str], ...] = (list(SETS), list(RECIPES), list(PRECISIONS))
+    return tuple(order.index(value) for order, value in zip(orders, group, strict=True))
 
 
 def _spread(rows: Sequence[harness.Row]) -> str:
