@@ -8,7 +8,7 @@ over the global batch divided by its size: so workers do not show in it.
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -33,6 +33,7 @@ from framework.samples.image_augment import ImageAugmentation
 from framework.samples.images import ImageReader, ImageStore
 from framework.workloads.goals import Classification
 from framework.workloads.graphs import AUGMENTING
+from framework.workloads.precision import Precision, computing_in, require_precision
 from framework.workloads.samples import SHUFFLING, SPLITS, STEPPING, evaluating, parts_to_verify, row_of_each
 
 MEASURED = [(name, value) for name, value in SPLITS if value != TRAIN]  # training images are too many to be asked again
@@ -55,7 +56,7 @@ class ImageClassification:
     """Share of an image's class that is spread over all classes (Szegedy et al., CVPR 2016)."""
     ema: float = 0.0
     """Decay of a moving average of the weights, which evaluation then uses. 0: the weights as they are."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """What convolutions compute in: `bfloat16` where the device has it, weights and sums as `--dtype` says."""
     evaluation_batch: int = placement(512)
     """Images that a worker evaluates at a time."""
@@ -111,8 +112,7 @@ class ImageTask:
     def __init__(self, workload: ImageClassification, run: Run, worker: Worker) -> None:
         self.workload, self.device, self.group = workload, worker.device, worker.group
         self.dtype = getattr(torch, run.dtype)
-        if workload.precision == "bfloat16":
-            _require_bfloat16(self.device, self.dtype)
+        require_precision(workload.precision, self.device, self.dtype)
         _require_fitting(workload, run.gradient)
         self.key = Key.root(run.seed)
         self.store = ImageStore.open(worker.prepared.path)
@@ -175,7 +175,7 @@ class ImageTask:
     def loss(self, model: nn.Module, batch: ShareOfImages) -> Tensor:
         """The images' loss, summed here and divided by the global batch's size."""
         if batch.reconstruct:
-            with self._precision():
+            with computing_in(self.workload.precision, self.device):
                 decoded: Tensor = model(batch.images, reconstruct=True)
             return (decoded.to(self.dtype) - batch.images).square().mean(dim=(1, 2, 3)).sum() / batch.size
         scores = self._scores(model, batch.images)
@@ -237,13 +237,10 @@ class ImageTask:
 
     def _scores(self, model: nn.Module, images: Tensor) -> Tensor:
         """A network's answer. Raises InputError where it is not one row of scores an image."""
-        with self._precision():
+        with computing_in(self.workload.precision, self.device):
             answer = model(images)
         answer = row_of_each(answer, len(images), self.goal.outputs, model=self.workload.model, sample="image")
         return answer.to(self.dtype)
-
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.workload.precision == "bfloat16")
 
 
 def _require_fitting(workload: ImageClassification, gradient: GradientStrategy) -> None:
@@ -261,12 +258,3 @@ def _require_fitting(workload: ImageClassification, gradient: GradientStrategy) 
             f"--gradient.stage {stage} steps on all weights together, and --model {name} has some that rest while "
             "others are learned; take zero1 or fsdp."
         )
-
-
-def _require_bfloat16(device: torch.device, dtype: torch.dtype) -> None:
-    """Raises InputError where a device has no arithmetic of bfloat16, or a run wants more digits than float32 has."""
-    if dtype != torch.float32:
-        raise InputError("--precision is bfloat16 and --dtype float64; expected float32 beside it.")
-    has = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    if not has:
-        raise InputError(f"--precision is bfloat16, which this {device.type} has no arithmetic for; take float32.")

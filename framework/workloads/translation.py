@@ -151,6 +151,11 @@ class TranslationTask:
         """The network, for the store's vocabulary."""
         return self.workload.model.build(self.store.vocabulary_size)
 
+    @property
+    def steps(self) -> int:
+        """Global batches of an epoch."""
+        return len(self.cut)
+
     def batches(self, epoch: int, first_step: int) -> Iterator[ShareOfPairs]:
         """This worker's share of every batch of an epoch."""
         order = shuffled(self.key.fold(SHUFFLING, epoch), torch.arange(len(self.cut))).tolist()

@@ -78,7 +78,7 @@ def student_of(teacher: Run, *, epochs: int) -> Run:
         workload=dataclasses.replace(workload, model=model),
         epochs=epochs,
         optimizer=Adam(lr=1e-3, betas=(0.9, 0.98)),
-        schedule=Cosine(warmup=3),
+        schedule=Cosine(warmup=3, by="step"),
         evaluate_every=5,
     )
 

@@ -37,7 +37,7 @@ def _run(workload: Translation, *, epochs: int) -> Run:
         workload=workload,
         epochs=epochs,
         optimizer=Adam(lr=1.5e-3, betas=(0.9, 0.98)),
-        schedule=Cosine(warmup=2),
+        schedule=Cosine(warmup=2, by="step"),
         evaluate_every=3,
         monitor="validation_bleu",
         keep="best",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from framework.comm.group import Group
 from framework.data.dataset import TEST, TRAIN, VALIDATION
 from framework.engine.evaluate import predict
-from framework.engine.optimize import Adam, InverseSquareRoot
+from framework.engine.optimize import Adam, Cosine, InverseSquareRoot
 from framework.engine.run import Run, Worker
 from framework.errors import InputError, StoreError
 from framework.models.translation.transformer import Transformer
@@ -43,7 +43,7 @@ def opened(run: Run, rank: int = 0, workers: int = 1) -> TranslationTask:
 
 KINDS: dict[str, dict[str, Any]] = {
     "many": {"epochs": 4, "schedule": InverseSquareRoot(warmup=5)},
-    "few": {"batch_tokens": 8, "epochs": 1},  # many a batch has one pair
+    "few": {"batch_tokens": 8, "epochs": 1, "schedule": Cosine(by="step")},  # many a batch has one pair
 }
 
 
