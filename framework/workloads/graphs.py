@@ -28,7 +28,16 @@ from framework.prepare.graphs import prepare_graphs
 from framework.random import Key, shuffled
 from framework.registry import WORKLOADS
 from framework.workloads.goals import goal_of
-from framework.workloads.samples import SHUFFLING, SPLITS, STEPPING, evaluating, parts_to_verify, row_of_each
+from framework.workloads.samples import (
+    SHUFFLING,
+    SPLITS,
+    STEPPING,
+    Split,
+    evaluating,
+    of_splits,
+    parts_to_verify,
+    row_of_each,
+)
 
 AUGMENTING, TURNING = 5, 6  # purposes of the run's key: a sample's augmentation in an epoch, its copies in evaluation
 
@@ -50,6 +59,8 @@ class GraphLearning:
     """How positions are changed in training."""
     test_rotations: int = asked(0)
     """In evaluation and prediction, average over so many copies of a graph, each turned as in training. 0: as it is."""
+    measured: tuple[Split, ...] = asked(("validation", "test"))
+    """Splits that an evaluation measures; the training graphs, which are many, only where they are named."""
     evaluation_nodes: int = placement(32768)
     """Nodes evaluated at a time, about."""
     parts: int = placement(4)
@@ -151,11 +162,12 @@ class GraphTask:
         return self.goal.loss(outputs, samples) / batch.size
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """The goal's metrics on every split."""
-        mine, answers = self._answers(model)
+        """The goal's metrics on the splits that are measured."""
+        measured = [(name, value) for name, value in SPLITS if name in self.workload.measured]
+        mine, answers = self._answers(model, of_splits(self.reader.split, [value for _, value in measured]))
         split = self.reader.split[mine]
         metrics: dict[str, float] = {}
-        for name, value in SPLITS:
+        for name, value in measured:
             chosen = split == value
             sums = self.group.all_reduce(self.goal.sums(answers[chosen], mine[chosen]), "state")
             if sums[0] > 0:
@@ -166,7 +178,7 @@ class GraphTask:
         """The raw ids of this worker's samples, and the goal's answer for each."""
         if embeddings:
             raise InputError("networks of graphs give no embeddings; predict without --embeddings.")
-        mine, answers = self._answers(model)
+        mine, answers = self._answers(model, torch.arange(self.collection.num_graphs))
         return {"id": self.collection.raw_ids().take(pa.array(mine.numpy())), **self.goal.columns(answers)}
 
     def state(self) -> dict[str, Tensor]:
@@ -181,9 +193,9 @@ class GraphTask:
         """Nothing is late."""
         return {}
 
-    def _answers(self, model: nn.Module) -> tuple[Tensor, Tensor]:
-        """This worker's samples, of all splits, and the goal's answers: int64 [n], float [n, outputs] on the host."""
-        mine = torch.arange(self.collection.num_graphs)[self.group.rank :: self.group.size]
+    def _answers(self, model: nn.Module, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """This worker's share of some samples, and the goal's answers: int64 [n], float [n, outputs] on the host."""
+        mine = samples[self.group.rank :: self.group.size]
         answers = [torch.empty(0, self.goal.outputs, dtype=self.dtype)]
         copies = range(self.workload.test_rotations)
         with torch.no_grad(), evaluating(model):

@@ -18,7 +18,7 @@ from framework.comm.gradient.all_reduce import AllReduce
 from framework.comm.gradient.compressed import Compressed
 from framework.comm.gradient.sharded import Sharded
 from framework.comm.gradient.strategy import GradientStrategy
-from framework.config import placement, plugin_name
+from framework.config import asked, placement, plugin_name
 from framework.data.dataset import TRAIN
 from framework.data.image_sets import ImageSet
 from framework.engine.run import Event, Mapper, Prepared, Run, Worker
@@ -34,9 +34,16 @@ from framework.samples.images import ImageReader, ImageStore
 from framework.workloads.goals import Classification
 from framework.workloads.graphs import AUGMENTING
 from framework.workloads.precision import Precision, computing_in, require_precision
-from framework.workloads.samples import SHUFFLING, SPLITS, STEPPING, evaluating, parts_to_verify, row_of_each
-
-MEASURED = [(name, value) for name, value in SPLITS if value != TRAIN]  # training images are too many to be asked again
+from framework.workloads.samples import (
+    SHUFFLING,
+    SPLITS,
+    STEPPING,
+    Split,
+    evaluating,
+    of_splits,
+    parts_to_verify,
+    row_of_each,
+)
 
 
 @WORKLOADS.register("images")
@@ -58,6 +65,8 @@ class ImageClassification:
     """Decay of a moving average of the weights, which evaluation then uses. 0: the weights as they are."""
     precision: Precision = "float32"
     """What convolutions compute in: `bfloat16` where the device has it, weights and sums as `--dtype` says."""
+    measured: tuple[Split, ...] = asked(("validation", "test"))
+    """Splits that an evaluation measures; the training images, which are many, only where they are named."""
     evaluation_batch: int = placement(512)
     """Images that a worker evaluates at a time."""
 
@@ -190,12 +199,12 @@ class ImageTask:
         return nn.functional.cross_entropy(scores, labels, reduction="none", label_smoothing=smoothing)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Accuracy and loss of validation and test images."""
-        asked = torch.nonzero(self.reader.split > TRAIN).squeeze(1)
-        mine, scores = self._answers(model, asked)
+        """Accuracy and loss of the splits that are measured."""
+        measured = [(name, value) for name, value in SPLITS if name in self.workload.measured]
+        mine, scores = self._answers(model, of_splits(self.reader.split, [value for _, value in measured]))
         split, answers = self.reader.split[mine], self.goal.answers(scores)
         metrics: dict[str, float] = {}
-        for name, value in MEASURED:
+        for name, value in measured:
             chosen = split == value
             loss = self.goal.loss(scores[chosen].double(), mine[chosen])
             sums = torch.cat([self.goal.sums(answers[chosen], mine[chosen]), loss[None]])

@@ -1,9 +1,10 @@
 """What workloads share: what samples are for, what draws are for, who verifies files, what a network has to answer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from framework.comm.group import Group
@@ -13,6 +14,7 @@ from framework.errors import InputError
 
 SHUFFLING, STEPPING = 1, 2  # the purposes that a run's key is folded by: the order of the samples, and a step's draws
 SPLITS = (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
+Split = Literal["train", "validation", "test"]
 
 
 def parts_to_verify(parts: int, group: Group) -> range:
@@ -20,6 +22,11 @@ def parts_to_verify(parts: int, group: Group) -> range:
     disk has changed would be learned from in silence."""
     beside = [rank for rank, host in enumerate(group.hosts) if host == group.hosts[group.rank]]
     return range(beside.index(group.rank), parts, len(beside))
+
+
+def of_splits(split: Tensor, wanted: Sequence[int]) -> Tensor:
+    """The numbers of samples that are in one of the splits `wanted`: uint8 [n] -> int64 [any], ascending."""
+    return torch.isin(split, torch.tensor(wanted, dtype=split.dtype)).nonzero().squeeze(1)
 
 
 def row_of_each(outputs: Any, samples: int, columns: int, *, model: object, sample: str) -> Tensor:

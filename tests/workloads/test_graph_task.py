@@ -165,11 +165,13 @@ class Fixed(nn.Module):
 
 def test_accuracy_and_errors_are_what_they_are_called(tmp_path: Path) -> None:
     scores = torch.randn(60, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    task = opened(shape_run(tmp_path / "classes", evaluation_nodes=20))
+    task = opened(shape_run(tmp_path / "classes", evaluation_nodes=20, measured=("train", "validation", "test")))
     right = (scores.argmax(1) == torch.arange(60) % 3).double()
     metrics = task.evaluate(Fixed(scores))
     for value, name in enumerate(("train", "validation", "test"), 1):
         assert metrics[f"{name}_accuracy"] == pytest.approx(float(right[task.reader.split == value].mean()))
+    fewer = opened(shape_run(tmp_path / "classes")).evaluate(Fixed(scores))
+    assert fewer == {name: value for name, value in metrics.items() if not name.startswith("train")}
 
     run = shape_run(tmp_path / "targets", data=Shapes(targets=2))
     task = opened(run)
@@ -195,7 +197,7 @@ def test_evaluation_averages_over_turned_copies(tmp_path: Path) -> None:
     task = opened(shape_run(tmp_path / "run", test_rotations=3, augment=augment, evaluation_nodes=30))
     torch.manual_seed(0)
     model = task.model().double().eval()
-    _, answers = task._answers(model)
+    _, answers = task._answers(model, torch.arange(60))
     whole = task.reader.batch(torch.arange(60), torch.float64)
     turns = [Augmentation(rotation=90).of(whole, Key.root(0).fold(TURNING, copy)) for copy in range(3)]
     with torch.no_grad():
