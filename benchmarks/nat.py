@@ -120,7 +120,7 @@ def all_steps(teacher: Run, student: Run, seeds: int) -> Pipeline:
         "prior-power": Prior(align=align, flattening=Flattening(form="power")),
     }
     students = {
-        "raw": student,
+        "raw": dataclasses.replace(student, workload=dataclasses.replace(student.workload, begin=taught_by)),  # type: ignore[type-var]
         "kd": taught(student, prior=None),
         "kd-prior": taught(student, prior=Made(step="prior")),
         "kd-power": taught(student, prior=Made(step="prior-power")),
@@ -253,10 +253,10 @@ def _speed(rows: Sequence[harness.Row]) -> str:
 _INTRODUCTION = """# Translation all at once, from a teacher and a prior
 
 Rendered by `python -m benchmarks.nat` from `benchmarks/rows/nat.jsonl`: English to German, the recipes of the
-[guide](../guides/translate.md). *raw*: CMLM on raw pairs; *kd*: on the teacher's translations; *kd-prior*: with a prior
-from the alignment of the raw pairs; *kd-power*: with that flattened by a power instead of a softmax; *kd-both*: with
-the mean of the first and of what a raw student says. Mean and standard deviation over seeds of the student; there is
-one teacher, and one prior of each kind.
+[guide](../guides/translate.md). All students begin with the teacher's encoder and two of its decoder's layers. *raw*:
+CMLM on raw pairs; *kd*: on the teacher's translations; *kd-prior*: with a prior from the alignment of the raw pairs;
+*kd-power*: with that flattened by a power instead of a softmax; *kd-both*: with the mean of the first and of what a raw
+student says. Mean and standard deviation over seeds of the student; there is one teacher, and one prior of each kind.
 
 *BLEU*: of the test sentences, by sacrebleu, detokenised, at the best validation BLEU; students make ten passes, the
 teacher has a beam of five. *AoLC*: accuracy of lexical choice, percent; *prob*: the probability of the reference's word

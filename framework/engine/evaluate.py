@@ -17,7 +17,7 @@ from framework.engine.folder import RUN, read_run
 from framework.engine.kept import newest
 from framework.engine.run import Run, Task, Worker
 from framework.engine.state import weights_digest
-from framework.engine.train import checkpoints_of, first_model, require_same_run, return_to
+from framework.engine.train import checkpoints_of, require_same_run, return_to
 from framework.errors import InputError
 
 
@@ -46,7 +46,7 @@ def trained(run: Run, worker: Worker) -> tuple[Task, nn.Module]:
     if found is None:
         raise InputError(f"{run.out} holds no checkpoint; train the run first.")
     require_same_run(found, _learned(run), worker, folder)
-    model = first_model(run, worker, task)
+    model = task.model().to(worker.device, getattr(torch, run.dtype))
     best = found.tensors.get("best") if run.keep == "best" else None
     return_to(found, task, model, best or found.tensors["model"])
     return task, model

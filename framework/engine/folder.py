@@ -7,6 +7,7 @@ from typing import Any
 from framework.config import decode
 from framework.engine.run import Run
 from framework.errors import StoreError
+from framework.made import Made
 
 RUN, PREPARED, REPORT = "run.json", "prepared.json", "report.json"
 CHECKPOINTS, WEIGHTS = "checkpoints", "model.safetensors"
@@ -23,6 +24,15 @@ def read_run(folder: Path, *, trusted: bool = False) -> Run:
     if not isinstance(run, Run):
         raise StoreError(f"'{folder / RUN}' holds a {type(run).__name__}; expected a run.")
     return run
+
+
+def read_weights(made: Made) -> bytes:
+    """The file of the weights that a step trained, as safetensors has them. Raises StoreError without one."""
+    path = made.folder / WEIGHTS
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"'{path}' cannot be read: {error.strerror}. Train the step '{made.step}' again.") from error
 
 
 def encoded_run(folder: Path) -> dict[str, Any]:

@@ -109,6 +109,14 @@ class Staged(Protocol):
 
 
 @runtime_checkable
+class Initialized(Protocol):
+    """A task whose model does not begin as it is drawn."""
+
+    def initialize(self, model: nn.Module) -> None:
+        """Gives a new model the weights that it begins with. Every worker calls this by itself."""
+
+
+@runtime_checkable
 class Counted(Protocol):
     """A task that knows beforehand how many steps an epoch has: as many in each."""
 

@@ -25,7 +25,7 @@ from framework.engine import checkpoint as checkpoints
 from framework.engine.checkpoint import Checkpoint
 from framework.engine.kept import keep, own_state, resumable
 from framework.engine.progress import Progress
-from framework.engine.run import Counted, Run, Staged, Task, Worker
+from framework.engine.run import Counted, Initialized, Run, Staged, Task, Worker
 from framework.engine.state import beneath, fits, load_optimizer_state, on_host, optimizer_state, under, weights_digest
 from framework.engine.versions import versions
 from framework.errors import InputError
@@ -363,7 +363,10 @@ def require_same_run(found: Checkpoint, run: Run, worker: Worker, folder: Path) 
 
 
 def first_model(run: Run, worker: Worker, task: Task) -> nn.Module:
-    """The model before its first step: a function of the run's seed alone."""
+    """The model before its first step: a function of the run's seed, and of the weights that it begins with if any."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(Key.root(run.seed).fold(INITIAL).value >> 1)
-        return task.model().to(worker.device, getattr(torch, run.dtype))
+        model = task.model()
+    if isinstance(task, Initialized):
+        task.initialize(model)
+    return model.to(worker.device, getattr(torch, run.dtype))

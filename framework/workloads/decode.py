@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from framework.config import decode, encode, plugin_name
 from framework.data.dataset import TEST, TRAIN, VALIDATION
 from framework.engine.files import replacing
-from framework.engine.folder import WEIGHTS, read_run
+from framework.engine.folder import read_run, read_weights
 from framework.engine.run import Event, Mapper, Run
 from framework.engine.state import weights_digest
 from framework.errors import InputError, StoreError
@@ -148,12 +148,7 @@ def translating_of(run: Run, made: Made, vocabulary: int) -> Translating:
     if not isinstance(model, TranslationModel):
         given = plugin_name(type(run.workload)).rpartition(":")[2]
         raise InputError(f"step '{made.step}' trained a run of '{given}'; expected one of 'translation'.")
-    path = made.folder / WEIGHTS
-    try:
-        weights = path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"'{path}' cannot be read: {error.strerror}. Train the step '{made.step}' again.") from error
-    return Translating(model=encode(model), vocabulary=vocabulary, dtype=run.dtype, weights=weights)
+    return Translating(model=encode(model), vocabulary=vocabulary, dtype=run.dtype, weights=read_weights(made))
 
 
 def _translate(

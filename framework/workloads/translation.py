@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import pyarrow as pa
 import torch
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from framework.comm.stage import stage
@@ -23,10 +24,12 @@ from framework.config import asked, placement, plugin_name
 from framework.data.dataset import TRAIN
 from framework.data.distilled import Distilled
 from framework.data.pair_sets import PairSet
+from framework.engine.folder import read_weights
 from framework.engine.run import Event, Mapper, Prepared, Run, Worker
 from framework.errors import InputError
 from framework.lexicon.pair_priors import FEWEST_UPDATES, PairPriors, prepare_pair_priors, prior_weight
 from framework.made import Made
+from framework.models.translation.initial import begin_with
 from framework.models.translation.translator import TranslationModel, Translator
 from framework.prepare.pairs import prepare_pairs
 from framework.random import Key, bits, shuffled
@@ -65,6 +68,8 @@ class Translation:
     """The step that says what is known of target words beforehand, for models that learn from that. None: nothing."""
     prior_updates: int | None = None
     """Updates over the first half of which the prior fades. None: those of the run."""
+    begin: Made | None = None
+    """The step that trained a translator with whose encoder and decoder the network begins. None: it is drawn."""
     bleu: tuple[Literal["validation", "test"], ...] = asked(("validation", "test"))
     """Splits that are translated for BLEU in every evaluation; --evaluate-every says how often that is."""
     evaluation_tokens: int = placement(2048)
@@ -96,7 +101,9 @@ class Translation:
         """Refuses translations of other pairs than these, and a prior of others or of another vocabulary."""
         decoded = self.data.decoded if isinstance(self.data, Distilled) else None
         require_same_pairs(self, {"data.decoded": decoded}, steps, vocabulary=False)
-        require_same_pairs(self, {"prior": self.prior}, steps)
+        require_same_pairs(self, {"prior": self.prior, "begin": self.begin}, steps)
+        if self.begin is not None:
+            _require_same_width(self.model, getattr(getattr(steps[self.begin.step], "workload", None), "model", None))
 
     def prepare(self, root: Path, mapper: Mapper, watch: Callable[[Event], None]) -> Prepared:
         """Learns the vocabulary, writes the pairs as a store of tokens, and links them where there is a prior."""
@@ -150,6 +157,12 @@ class TranslationTask:
     def model(self) -> nn.Module:
         """The network, for the store's vocabulary."""
         return self.workload.model.build(self.store.vocabulary_size)
+
+    def initialize(self, model: nn.Module) -> None:
+        """Gives a new network the encoder and decoder that it begins with, if there is one."""
+        made = self.workload.begin
+        if made is not None:
+            begin_with(model, load(read_weights(made)), of=f"step '{made.step}'")
 
     @property
     def steps(self) -> int:
@@ -289,6 +302,17 @@ class TranslationTask:
             given = tuple(loss.shape) if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
             raise InputError(f"the network of --model {name} answered {given}; expected a scalar, the share's loss.")
         return loss
+
+
+def _require_same_width(model: TranslationModel, other: Any) -> None:
+    """Raises InputError where one model cannot begin with another's weights, as far as their settings tell."""
+    for name in ("width", "inner"):
+        mine, theirs = getattr(model, name, None), getattr(other, name, None)
+        if mine is not None and theirs is not None and mine != theirs:
+            raise InputError(
+                f"--model.{name} is {mine}, and {theirs} in the model with whose weights this one begins; give both "
+                "the same."
+            )
 
 
 def cut_by_tokens(samples: Tensor, lengths: Tensor, tokens: int) -> list[Tensor]:

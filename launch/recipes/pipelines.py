@@ -56,19 +56,20 @@ def nat_en_de() -> Pipeline:
 def student_of(teacher: Run, *, epochs: int) -> Run:
     """A student of the teacher's size on its own pairs.
 
-    Its decoder runs ten times, over whole sentences: a third of the decoder's layers go to the encoder, and one length
-    is tried, or it would not be faster than the teacher's beam (docs/decisions.md)."""
+    Its decoder runs ten times, over whole sentences: it has a third of the layers less, and one length is tried, or it
+    would not be faster than the teacher's beam (docs/decisions.md). Places are told as there, so that it can begin with
+    the teacher's weights."""
     workload = teacher.workload
     assert isinstance(workload, Translation)
     assert isinstance(workload.model, Transformer)
     size = workload.model
-    moved = size.decoder_layers // 3
     model = CMLM(
         width=size.width,
         heads=size.heads,
         inner=size.inner,
-        encoder_layers=size.encoder_layers + moved,
-        decoder_layers=size.decoder_layers - moved,
+        encoder_layers=size.encoder_layers,
+        decoder_layers=size.decoder_layers - size.decoder_layers // 3,
+        positions=size.positions,
         dropout=0.2,  # what is hidden keeps it from learning by heart, too, and a teacher's words vary less
         deviation=size.width**-0.5,  # as wide as Xavier's; BERT's are for three times the width
         length_beam=1,
@@ -97,8 +98,9 @@ def distillation(teacher: Run, student: Run, *, prior: bool = True) -> Pipeline:
 
 
 def taught(student: Run, *, prior: Made | None) -> Run:
-    """A student's run on the targets that the step `decode` made, with a prior where there is one."""
+    """A student's run on what the step `decode` made, from the weights of `teacher`, with a prior if there is one."""
     workload = student.workload
     assert isinstance(workload, Translation)
     data = Distilled(of=workload.data, decoded=Made(step="decode"))
-    return dataclasses.replace(student, workload=dataclasses.replace(workload, data=data, prior=prior))
+    learning = dataclasses.replace(workload, data=data, prior=prior, begin=Made(step="teacher"))
+    return dataclasses.replace(student, workload=learning)

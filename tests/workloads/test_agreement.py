@@ -33,7 +33,7 @@ def test_what_differs_and_may_is_taken() -> None:
     plain = dict(changed("student", prior=None).steps)
     student = plain["student"]
     assert isinstance(student, Run)
-    spelled = dataclasses.replace(student, workload=dataclasses.replace(student.workload, vocabulary=50))  # type: ignore[type-var]
+    spelled = dataclasses.replace(student, workload=dataclasses.replace(student.workload, vocabulary=50, begin=None))  # type: ignore[type-var]
     kept = [name for name in plain if name not in ("choice", "prior")]
     assert Pipeline(steps={**{name: plain[name] for name in kept}, "student": spelled}).steps  # it spells for itself
 
@@ -54,11 +54,11 @@ def test_pairs_and_vocabularies_have_to_agree() -> None:
     ):
         changed("student", data=other)
     with pytest.raises(InputError, match=r"step 'choice': model is what step 'student' made with a vocabulary of 50"):
-        changed("student", prior=None, vocabulary=50)
+        changed("student", prior=None, begin=None, vocabulary=50)
     steps = dict(pipeline().steps)
     steps["raw"] = changed("student", data=Rhymes(), prior=None).steps["student"]
     steps["raw"] = dataclasses.replace(
-        steps["raw"], workload=dataclasses.replace(workload, data=Rhymes(), prior=None, vocabulary=9)
+        steps["raw"], workload=dataclasses.replace(workload, data=Rhymes(), prior=None, begin=None, vocabulary=9)
     )
     steps["both"] = dataclasses.replace(steps["prior"], student=dataclasses.replace(workload.data.decoded, step="raw"))
     assert isinstance(steps["both"], Prior)
@@ -69,3 +69,14 @@ def test_pairs_and_vocabularies_have_to_agree() -> None:
 def test_a_prior_is_for_models_that_learn_from_it() -> None:
     with pytest.raises(InputError, match="prior is given by step 'prior', but --model transformer learns from none"):
         changed("student", model=Transformer(width=16, heads=2, inner=32, encoder_layers=1, decoder_layers=1))
+
+
+def test_a_student_is_as_wide_as_the_teacher_that_it_begins_with() -> None:
+    student = pipeline().steps["student"]
+    assert isinstance(student, Run)
+    model = dataclasses.replace(student.workload.model, inner=40)  # type: ignore[attr-defined]
+    with pytest.raises(
+        InputError, match=r"step 'student': --model\.inner is 40, and 32 in the model with whose weights"
+    ):
+        changed("student", model=model)
+    assert changed("student", model=model, begin=None).steps
