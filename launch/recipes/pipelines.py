@@ -26,7 +26,7 @@ from launch.recipes.translation import teacher_en_de, teacher_multi30k
 @RECIPES.register("cmlm-multi30k")
 def student_multi30k() -> Run:
     """CMLM on the raw pairs of Multi30k: what a student comes to without a teacher."""
-    return student_of(teacher_multi30k(), epochs=40)
+    return student_of(teacher_multi30k(), epochs=30)
 
 
 @RECIPES.register("cmlm-en-de")
