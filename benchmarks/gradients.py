@@ -31,7 +31,7 @@ from framework.comm.gradient.local_steps import LocalSteps
 from framework.comm.gradient.sharded import Sharded
 from framework.comm.gradient.strategy import GradientStrategy
 from framework.comm.group import Group
-from framework.engine.run import Run, Worker
+from framework.engine.run import Counted, Run, Worker
 from framework.engine.train import first_model
 from framework.memory import PeakMemory
 from launch.recipes.translation import teacher_multi30k
@@ -113,7 +113,7 @@ def stepped(run: Run, worker: Worker) -> dict[str, Any]:
     task = run.workload.open(run, worker)
     model = first_model(run, worker, task)
     optimizer = run.optimizer.build(model.parameters())
-    schedule = run.schedule.attach(optimizer, run.epochs, 1)
+    schedule = run.schedule.attach(optimizer, run.epochs, task.steps if isinstance(task, Counted) else None)
     losses, seconds = [], []
     with run.gradient.open(model, optimizer, worker.group) as synchronizer:
         endless = (batch for epoch in itertools.count() for batch in task.batches(epoch, 0))

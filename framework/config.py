@@ -31,27 +31,29 @@ def reference() -> Any:
     return dataclasses.field(metadata={"reference": True})
 
 
-def encode(value: Any, *, result_only: bool = False, learned_only: bool = False) -> Any:
-    """`value` as JSON types. With `result_only`, without the fields declared by `placement`; with `learned_only`,
-    without those and the fields declared by `asked`.
+def encode(value: Any, *, result_only: bool = False, asked_too: bool = True) -> Any:
+    """`value` as JSON types. With `result_only`, without the fields declared by `placement`; without `asked_too`,
+    without those declared by `asked`.
 
     Raises InputError for a type that has no plain form."""
+
+    def inner(value: Any) -> Any:
+        return encode(value, result_only=result_only, asked_too=asked_too)
+
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {
-            field.name: encode(getattr(value, field.name), result_only=result_only, learned_only=learned_only)
+            field.name: inner(getattr(value, field.name))
             for field in dataclasses.fields(value)
-            if field.metadata.get("result", True) or not (result_only or learned_only)
-            if field.metadata.get("learned", True) or not learned_only
+            if not (result_only and field.metadata.get("result") is False)
+            if asked_too or field.metadata.get("learned", True)
         }
         return {"plugin": plugin_name(type(value)), **fields}
     if isinstance(value, Mapping):
-        return {
-            str(key): encode(item, result_only=result_only, learned_only=learned_only) for key, item in value.items()
-        }
+        return {str(key): inner(item) for key, item in value.items()}
     if isinstance(value, Sequence):
-        return [encode(item, result_only=result_only, learned_only=learned_only) for item in value]
+        return [inner(item) for item in value]
     raise InputError(f"a field of a run holds a {type(value).__name__}; expected numbers, text, sequences, plug-ins.")
 
 

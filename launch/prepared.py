@@ -48,5 +48,5 @@ def launcher_of(run: Run) -> Launcher:
 
 
 def _whose(run: Run) -> dict[str, object]:
-    """What prepared data depends on, and where it is kept."""
-    return {"workload": encode(run.workload), "store": str(Path(run.store).absolute())}
+    """What prepared data depends on, and where it is kept: not what weights are asked."""
+    return {"workload": encode(run.workload, asked_too=False), "store": str(Path(run.store).absolute())}

@@ -68,6 +68,8 @@ class Lines:
                 self._say(f"step {event['number']} of {event['steps']}: {event['step']}")
             case "ends" if event["was"] == "reused":
                 self._say(f"{event['step']} is there already: {event['path']}")
+            case "waits":
+                self._say(f"{event['step']} is being made by another process: waiting for it")
             case "pieces" if (tenths := 10 * event["done"] // event["total"]) > self._tenths:
                 self._tenths = tenths
                 self._say(f"{event['what']} {event['done']:,} of {event['total']:,}  {pace(event)}")

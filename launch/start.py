@@ -56,9 +56,9 @@ def recorded(run: Run, show: Callable[[Event], None]) -> dict[str, Any]:
         report = start(run, watch, preparing=noted_data)
         report["was"] = became.was
         if became.was == "reused":
-            watch({"event": "reused", "folder": run.out})
             earlier = record.earlier_report(report)
             if earlier is not None:
+                watch({"event": "reused", "folder": run.out})
                 record.restore()
                 return {**earlier, "was": became.was}
         record.report(report)

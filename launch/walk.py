@@ -15,7 +15,7 @@ from framework import config
 from framework.engine.folder import REPORT, WEIGHTS, read_json
 from framework.engine.pipeline import Pipeline, Product, product_digest, resolved, run_digest
 from framework.engine.run import Event, Launcher, Run
-from framework.errors import InputError, StoreError
+from framework.errors import InputError, NewerVersionError, StoreError
 from framework.made import Made
 from framework.store.folder import once, work_folder
 from framework.store.product import ProductFolder
@@ -130,10 +130,24 @@ class _Walker:
             mapper = (self._shared.launcher or Local()).mapper()
             ProductFolder.seal(folder, digest=digest, facts=step.make(folder, work, mapper, self._watch))
 
-        with work_folder(work):  # another walk that needs the same waits here, and then finds it
-            found, reused = once(store / digest[:16], ProductFolder.open, make)
+        there = _product_in(store / digest[:16])
+        if there is not None:
+            found, reused = there, True
+        else:  # another walk that needs the same waits here, and then finds it
+            with work_folder(work, lambda: self._watch({"event": "waits", "step": name})):
+                found, reused = once(store / digest[:16], ProductFolder.open, make)
         made = Made(step=name, digest=digest, path=str(found.path))
         return made, {"was": "reused" if reused else was, "facts": found.facts}
+
+
+def _product_in(path: Path) -> ProductFolder | None:
+    """The product in a folder; None where there is none, or a damaged one. Raises NewerVersionError."""
+    try:
+        return ProductFolder.open(path)
+    except NewerVersionError:
+        raise
+    except StoreError:
+        return None
 
 
 def _report_of(run: Run, data_digest: str) -> Mapping[str, Any] | None:

@@ -66,8 +66,9 @@ class ImageSet(Protocol):
 @IMAGE_SETS.register("image-arrays")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageArrays:
-    """Images with classes in NumPy's files, or in IDX as MNIST's: whole numbers from 0 to 255 (in uint16 to 65535), or
-    fractions from 0 to 1."""
+    """Images with classes in files of NumPy's, or in IDX as MNIST's.
+
+    Values are whole numbers from 0 to 255, in uint16 to 65535, or fractions from 0 to 1."""
 
     images: str
     """A .npz file (`x` or `images`, `y` or `labels`), or a .npy or IDX file of images, perhaps compressed (.gz)."""

@@ -1,6 +1,7 @@
 """What a trained run is worth, and what it says of every sample: the mains of `evaluate` and `predict`."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ from torch import nn
 
 from framework.comm.group import Group
 from framework.comm.stage import stage
-from framework.config import encode
+from framework.config import digest, encode
 from framework.engine.files import replacing
-from framework.engine.folder import RUN, read_run
+from framework.engine.folder import RUN, encoded_run
 from framework.engine.kept import newest
 from framework.engine.run import Run, Task, Worker
 from framework.engine.state import weights_digest
-from framework.engine.train import checkpoints_of, require_same_run, return_to
+from framework.engine.train import checkpoints_of, drawn_model, require_same_run, return_to
 from framework.errors import InputError
 
 
@@ -45,22 +46,47 @@ def trained(run: Run, worker: Worker) -> tuple[Task, nn.Module]:
     found = newest(folder, worker.group)
     if found is None:
         raise InputError(f"{run.out} holds no checkpoint; train the run first.")
-    require_same_run(found, _learned(run), worker, folder)
-    model = task.model().to(worker.device, getattr(torch, run.dtype))
+    require_same_run(found, run, worker, folder, learned=_learned(run, worker))
+    model = drawn_model(run, worker, task)
     best = found.tensors.get("best") if run.keep == "best" else None
     return_to(found, task, model, best or found.tensors["model"])
     return task, model
 
 
-def _learned(run: Run) -> Run:
-    """The run as it was trained, whose weights this one may ask something else. Raises InputError for another one."""
+def _learned(run: Run, worker: Worker) -> str | None:
+    """What checkpoints of the run that was trained here are of, by its own record; None where nobody kept one.
+
+    What the run asks of its weights may differ from what that one asked. Raises InputError where anything else does."""
     folder = Path(run.out)
-    if not (folder / RUN).exists():  # trained by somebody who keeps no record
-        return run
-    trained = read_run(folder, trusted=True)
-    if encode(trained, learned_only=True) != encode(run, learned_only=True):
+    written = encoded_run(folder) if (folder / RUN).exists() else None
+    kept = next((record for record in worker.group.gather_json(written) if record is not None), None)
+    if kept is None:
+        return None
+    if _like(kept, run, asked_too=False) != _like(encode(run), run, asked_too=False, among=kept):
         raise InputError(f"'{folder}' holds another run (other settings); ask its weights with the settings of that.")
-    return trained
+    result = _like(kept, run)
+    return digest(result if run.epochs_matter else {**result, "epochs": 0})
+
+
+def _like(record: Any, value: Any, *, asked_too: bool = True, among: Any = None) -> Any:
+    """`record`, what `encode` once gave of a value like `value`, without fields that say where something runs and,
+    without `asked_too`, what is asked; without those that are not in `among` either, an older record, where given."""
+    if not isinstance(record, dict) or not dataclasses.is_dataclass(value):
+        return record
+    kept = {}
+    for name, inner in record.items():
+        mark = _mark(value, name)
+        if mark.get("result", True) and (asked_too or mark.get("learned", True)):
+            if not isinstance(among, dict):
+                kept[name] = _like(inner, getattr(value, name, None), asked_too=asked_too)
+            elif name in among:
+                kept[name] = _like(inner, getattr(value, name, None), asked_too=asked_too, among=among[name])
+    return kept
+
+
+def _mark(value: Any, name: str) -> Mapping[str, Any]:
+    """How a field of a value was declared; nothing of what is no field."""
+    return next((field.metadata for field in dataclasses.fields(value) if field.name == name), {})
 
 
 def _predicted(run: Run, worker: Worker, *, embeddings: bool) -> dict[str, Any]:

@@ -4,6 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
 from framework.config import decode
 from framework.engine.run import Run
 from framework.errors import StoreError
@@ -33,6 +37,16 @@ def read_weights(made: Made) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise StoreError(f"'{path}' cannot be read: {error.strerror}. Train the step '{made.step}' again.") from error
+
+
+def weights_in(data: bytes, made: Made) -> dict[str, Tensor]:
+    """The weights in the bytes of a step's file, by name. Raises StoreError where they are torn."""
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise StoreError(
+            f"'{made.folder / WEIGHTS}' is damaged ({error}). Train the step '{made.step}' again."
+        ) from error
 
 
 def encoded_run(folder: Path) -> dict[str, Any]:

@@ -147,7 +147,7 @@ class Cosine:
     """The final rate as a share of the full one."""
     by: Literal["epoch", "step"] = "epoch"
     """After which of the two the rate changes; `warmup` is in epochs either way. step: for a run of few epochs, of a
-    workload that knows how many steps one has (images)."""
+    workload that knows how many steps one has (images, translation)."""
 
     def __post_init__(self) -> None:
         if self.by not in ("epoch", "step"):

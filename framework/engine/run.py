@@ -113,7 +113,7 @@ class Initialized(Protocol):
     """A task whose model does not begin as it is drawn."""
 
     def initialize(self, model: nn.Module) -> None:
-        """Gives a new model the weights that it begins with. Every worker calls this by itself."""
+        """Gives a new model the weights that it begins with. All workers call this together."""
 
 
 @runtime_checkable
@@ -129,7 +129,7 @@ class Counted(Protocol):
 class Workload(Protocol):
     """What is learned: a data set, a model and a loss. A plug-in: its fields are its configuration.
 
-    One whose steps depend on how many epochs there will be has a true `horizon`: it goes on with no other number."""
+    One whose steps depend on how many epochs there will be has a true `epochs_matter`: it goes on with no others."""
 
     def prepare(self, root: Path, mapper: Mapper, watch: Callable[[Event], None]) -> Prepared:
         """Raw data -> folders of ready data beneath `root`; at once where it is there already."""
@@ -234,9 +234,13 @@ class Run:
         """This run as its checkpoints know it: what may not change when it is resumed.
 
         The number of epochs may, as long as nothing that was done depends on it: then it is zero here."""
-        depends = self.schedule.horizon or getattr(self.workload, "horizon", False)
-        depends = depends or self.patience is not None or self.keep == "best"
-        return self if depends else dataclasses.replace(self, epochs=0)
+        return self if self.epochs_matter else dataclasses.replace(self, epochs=0)
+
+    @property
+    def epochs_matter(self) -> bool:
+        """Whether what an epoch does depends on how many there will be."""
+        ending = self.patience is not None or self.keep == "best"
+        return self.schedule.horizon or ending or bool(getattr(self.workload, "epochs_matter", False))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ def train(run: Run, worker: Worker) -> dict[str, Any]:
     worker = dataclasses.replace(worker, prepared=stage(worker.group, worker.prepared))
     task = run.workload.open(run, worker)
     found = last_checkpoint(run, worker)
-    model = first_model(run, worker, task)
+    model = drawn_model(run, worker, task) if found is not None else first_model(run, worker, task)
     require_whole_weights(run, task)
     if found is not None:
         return_to(found, task, model, found.tensors["model"])
@@ -346,9 +346,11 @@ def not_shared_out(found: Checkpoint, run: Run, workers: int, keepers: Sequence[
     )
 
 
-def require_same_run(found: Checkpoint, run: Run, worker: Worker, folder: Path) -> None:
-    """Raises InputError where a checkpoint is of another run, of other data, or further than the run goes."""
-    if found.run_digest != run.continued().digest():
+def require_same_run(found: Checkpoint, run: Run, worker: Worker, folder: Path, *, learned: str | None = None) -> None:
+    """Raises InputError where a checkpoint is of another run, of other data, or further than the run goes.
+
+    `learned`: the digest of the run that was trained, where this one may ask something else of its weights."""
+    if found.run_digest != (learned or run.continued().digest()):
         raise InputError(
             f"{folder} holds checkpoints of another run (other settings); choose another --out or remove it."
         )
@@ -363,10 +365,16 @@ def require_same_run(found: Checkpoint, run: Run, worker: Worker, folder: Path) 
 
 
 def first_model(run: Run, worker: Worker, task: Task) -> nn.Module:
-    """The model before its first step: a function of the run's seed, and of the weights that it begins with if any."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(Key.root(run.seed).fold(INITIAL).value >> 1)
-        model = task.model()
+    """The model before its first step: as it is drawn, or with the weights that the task begins with. All workers call
+    this together."""
+    model = drawn_model(run, worker, task)
     if isinstance(task, Initialized):
         task.initialize(model)
-    return model.to(worker.device, getattr(torch, run.dtype))
+    return model
+
+
+def drawn_model(run: Run, worker: Worker, task: Task) -> nn.Module:
+    """A new model: a function of the run's seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(Key.root(run.seed).fold(INITIAL).value >> 1)
+        return task.model().to(worker.device, getattr(torch, run.dtype))

@@ -84,28 +84,36 @@ def publish(folder: Path, path: Path, *, whole: Callable[[Path], object]) -> Non
 
 
 @contextlib.contextmanager
-def work_folder(path: Path) -> Iterator[Path]:
-    """A folder for what is not finished yet, which outlives a kill: for one process at a time, the others wait. It is
-    removed at the end of the `with`, unless that ends with an exception. Raises InputError for a disk that fills up."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def work_folder(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[Path]:
+    """A folder for what is not finished yet, which outlives a kill: for one process at a time, the others wait, however
+    long that takes, and say so once by `waiting`. It is removed at the end of the `with`, unless that ends with an
+    exception. Raises InputError for a disk that fills up, or takes no files."""
     name = path.with_suffix(".lock")
-    lock = _held(name)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _held(name, waiting)
         path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"'{path.parent}' takes no files: {error}. Name a folder that can be written.") from error
+    try:
         with full_disk_named(path):
             yield path
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)  # without locks somebody else may have done so
         name.unlink(missing_ok=True)
     finally:
         os.close(lock)
 
 
-def _held(name: Path) -> int:
+def _held(name: Path, waiting: Callable[[], None]) -> int:
     """Waits for a lock of that name; returns its descriptor. Whoever held it before may have removed it."""
     while True:
         lock = os.open(name, os.O_CREAT | os.O_WRONLY)
         with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(lock, fcntl.LOCK_EX)
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock), name.stat()):
                 return lock

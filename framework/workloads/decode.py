@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from framework.config import decode, encode, plugin_name
 from framework.data.dataset import TEST, TRAIN, VALIDATION
 from framework.engine.files import replacing
-from framework.engine.folder import read_run, read_weights
+from framework.engine.folder import read_run, read_weights, weights_in
 from framework.engine.run import Event, Mapper, Run
 from framework.engine.state import weights_digest
 from framework.errors import InputError, StoreError
@@ -148,7 +148,9 @@ def translating_of(run: Run, made: Made, vocabulary: int) -> Translating:
     if not isinstance(model, TranslationModel):
         given = plugin_name(type(run.workload)).rpartition(":")[2]
         raise InputError(f"step '{made.step}' trained a run of '{given}'; expected one of 'translation'.")
-    return Translating(model=encode(model), vocabulary=vocabulary, dtype=run.dtype, weights=read_weights(made))
+    weights = read_weights(made)
+    weights_in(weights, made)  # torn weights are told of here, not by every process
+    return Translating(model=encode(model), vocabulary=vocabulary, dtype=run.dtype, weights=weights)
 
 
 def _translate(

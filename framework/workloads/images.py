@@ -64,7 +64,8 @@ class ImageClassification:
     ema: float = 0.0
     """Decay of a moving average of the weights, which evaluation then uses. 0: the weights as they are."""
     precision: Precision = "float32"
-    """What convolutions compute in: `bfloat16` where the device has it, weights and sums as `--dtype` says."""
+    """What convolutions compute in while the network learns: `bfloat16` where the device has it, weights and sums as
+    `--dtype` says. What it has learned is measured, and answers, in the latter."""
     measured: tuple[Split, ...] = asked(("validation", "test"))
     """Splits that an evaluation measures; the training images, which are many, only where they are named."""
     evaluation_batch: int = placement(512)
@@ -121,7 +122,6 @@ class ImageTask:
     def __init__(self, workload: ImageClassification, run: Run, worker: Worker) -> None:
         self.workload, self.device, self.group = workload, worker.device, worker.group
         self.dtype = getattr(torch, run.dtype)
-        require_precision(workload.precision, self.device, self.dtype)
         _require_fitting(workload, run.gradient)
         self.key = Key.root(run.seed)
         self.store = ImageStore.open(worker.prepared.path)
@@ -149,6 +149,7 @@ class ImageTask:
 
     def batches(self, epoch: int, first_step: int) -> Iterator[ShareOfImages]:
         """This worker's share of every batch of an epoch."""
+        require_precision(self.workload.precision, self.device, self.dtype)
         order = self.training[shuffled(self.key.fold(SHUFFLING, epoch), self.training)]
         for step, chosen in enumerate(torch.split(order, self.workload.batch_size)):
             if step >= first_step:
@@ -246,7 +247,7 @@ class ImageTask:
 
     def _scores(self, model: nn.Module, images: Tensor) -> Tensor:
         """A network's answer. Raises InputError where it is not one row of scores an image."""
-        with computing_in(self.workload.precision, self.device):
+        with computing_in(self.workload.precision if model.training else "float32", self.device):
             answer = model(images)
         answer = row_of_each(answer, len(images), self.goal.outputs, model=self.workload.model, sample="image")
         return answer.to(self.dtype)

@@ -16,7 +16,6 @@ from typing import Any, Literal, cast
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors.torch import load
 from torch import Tensor, nn
 
 from framework.comm.stage import stage
@@ -24,7 +23,7 @@ from framework.config import asked, placement, plugin_name
 from framework.data.dataset import TRAIN
 from framework.data.distilled import Distilled
 from framework.data.pair_sets import PairSet
-from framework.engine.folder import read_weights
+from framework.engine.folder import WEIGHTS, read_weights, weights_in
 from framework.engine.run import Event, Mapper, Prepared, Run, Worker
 from framework.errors import InputError
 from framework.lexicon.pair_priors import FEWEST_UPDATES, PairPriors, prepare_pair_priors, prior_weight
@@ -63,7 +62,7 @@ class Translation:
     """Tokens of a sentence, above which a pair is not trained on."""
     precision: Precision = "float32"
     """What linear maps compute in while the network learns: `bfloat16` where the device has it, weights and losses as
-    `--dtype` says. It translates in the latter."""
+    `--dtype` says. What it has learned is measured, and translates, in the latter."""
     prior: Made | None = None
     """The step that says what is known of target words beforehand, for models that learn from that. None: nothing."""
     prior_updates: int | None = None
@@ -93,7 +92,7 @@ class Translation:
             )
 
     @property
-    def horizon(self) -> bool:
+    def epochs_matter(self) -> bool:
         """Whether an update depends on how many epochs there will be: a prior may fade with the run."""
         return self.prior is not None and self.prior_updates is None
 
@@ -103,7 +102,7 @@ class Translation:
         require_same_pairs(self, {"data.decoded": decoded}, steps, vocabulary=False)
         require_same_pairs(self, {"prior": self.prior, "begin": self.begin}, steps)
         if self.begin is not None:
-            _require_same_width(self.model, getattr(getattr(steps[self.begin.step], "workload", None), "model", None))
+            _require_same_sizes(self.model, getattr(getattr(steps[self.begin.step], "workload", None), "model", None))
 
     def prepare(self, root: Path, mapper: Mapper, watch: Callable[[Event], None]) -> Prepared:
         """Learns the vocabulary, writes the pairs as a store of tokens, and links them where there is a prior."""
@@ -144,7 +143,7 @@ class TranslationTask:
 
     def __init__(self, workload: Translation, run: Run, worker: Worker) -> None:
         self.workload, self.device, self.group = workload, worker.device, worker.group
-        require_precision(workload.precision, self.device, getattr(torch, run.dtype))
+        self.dtype = getattr(torch, run.dtype)
         self.key = Key.root(run.seed)
         self.store = PairStore.open(worker.prepared.path)
         for part in parts_to_verify(self.store.parts, self.group):
@@ -161,8 +160,13 @@ class TranslationTask:
     def initialize(self, model: nn.Module) -> None:
         """Gives a new network the encoder and decoder that it begins with, if there is one."""
         made = self.workload.begin
-        if made is not None:
-            begin_with(model, load(read_weights(made)), of=f"step '{made.step}'")
+        if made is None:
+            return
+        here = (made.folder / WEIGHTS).exists()
+        holders = [rank for rank, holds in enumerate(self.group.gather_json(here)) if holds]
+        source = holders[0] if holders else self.group.rank  # nobody has them: everybody says so
+        data = read_weights(made) if self.group.rank == source else None
+        begin_with(model, weights_in(self.group.broadcast_bytes(data, source, "state"), made), of=f"step '{made.step}'")
 
     @property
     def steps(self) -> int:
@@ -171,6 +175,7 @@ class TranslationTask:
 
     def batches(self, epoch: int, first_step: int) -> Iterator[ShareOfPairs]:
         """This worker's share of every batch of an epoch."""
+        require_precision(self.workload.precision, self.device, self.dtype)
         order = shuffled(self.key.fold(SHUFFLING, epoch), torch.arange(len(self.cut))).tolist()
         for step, number in enumerate(order):
             if step >= first_step:
@@ -295,7 +300,7 @@ class TranslationTask:
 
     def _loss(self, model: nn.Module, pairs: PairBatch) -> Tensor:
         """A network's answer. Raises InputError where it is not one number."""
-        with computing_in(self.workload.precision, self.device):
+        with computing_in(self.workload.precision if model.training else "float32", self.device):
             loss = model(pairs)
         if not isinstance(loss, Tensor) or loss.dim():
             name = plugin_name(type(self.workload.model)).rpartition(":")[2]
@@ -304,9 +309,10 @@ class TranslationTask:
         return loss
 
 
-def _require_same_width(model: TranslationModel, other: Any) -> None:
+def _require_same_sizes(model: TranslationModel, other: Any) -> None:
     """Raises InputError where one model cannot begin with another's weights, as far as their settings tell."""
-    for name in ("width", "inner"):
+    learned = all(getattr(each, "positions", None) == "learned" for each in (model, other))
+    for name in ("width", "inner", "heads", "norm", *(["longest"] if learned else [])):
         mine, theirs = getattr(model, name, None), getattr(other, name, None)
         if mine is not None and theirs is not None and mine != theirs:
             raise InputError(

@@ -16,7 +16,7 @@ from framework.config import decode, encode
 from framework.engine.optimize import Adam, InverseSquareRoot
 from framework.engine.pipeline import Product
 from framework.engine.run import Run
-from framework.errors import InputError
+from framework.errors import InputError, StoreError
 from framework.lexicon.aligner import HmmAligner
 from framework.lexicon.directed import Passes
 from framework.made import Made
@@ -144,3 +144,27 @@ def test_half_precision_where_the_device_has_it(tmp_path: Path, model: Translati
     assert reports[0]["loss"] != reports[1]["loss"]
     with pytest.raises(InputError, match="float64; expected float32 beside it"):
         start(sentence_run(tmp_path / "run", precision="bfloat16", **settings), ignore)
+
+
+def test_weights_to_begin_with_are_needed_once(tmp_path: Path) -> None:
+    teacher = sentence_run(tmp_path / "teacher", epochs=1)
+    start(teacher, ignore)
+    begin = Made(step="teacher", digest="of the teacher", path=teacher.out)
+    settings: dict[str, Any] = {"model": SMALL["cmlm"], "bleu": ("test",), "evaluate_every": 0}
+    run = sentence_run(tmp_path / "run", **settings, begin=begin, epochs=1)
+    losses = [start(each, ignore)["loss"] for each in (run, sentence_run(tmp_path / "drawn", **settings, epochs=1))]
+    assert losses[0][0] != losses[1][0]
+    whole = start(dataclasses.replace(run, out=str(tmp_path / "whole"), epochs=2), ignore)
+    two = start(dataclasses.replace(run, out=str(tmp_path / "two"), epochs=2, workers=2), ignore)
+    assert two["loss"] == pytest.approx(whole["loss"], rel=1e-9)
+    weights = Path(teacher.out) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(StoreError, match=r"model\.safetensors' is damaged .* Train the step 'teacher' again"):
+        start(dataclasses.replace(run, out=str(tmp_path / "torn")), ignore)
+    weights.unlink()
+    with pytest.raises(
+        StoreError, match=r"model\.safetensors' cannot be read: No such file .* the step 'teacher' again"
+    ):
+        start(dataclasses.replace(run, out=str(tmp_path / "without")), ignore)
+    resumed = start(dataclasses.replace(run, epochs=2), ignore)
+    assert resumed["weights_digest"] == whole["weights_digest"]

@@ -18,7 +18,7 @@ _SHARED = "body."  # an EncoderDecoder, by whatever network it is in
 @torch.no_grad()
 def begin_with(network: nn.Module, weights: Mapping[str, Tensor], *, of: str) -> None:
     """Gives the encoder and decoder of `network` what `weights`, by name, has for them; what it has not stays as drawn:
-    further layers, positions that are learned, heads.
+    further layers, heads, positions that only this one learns.
 
     Raises InputError where weights have other shapes, or `of`, who trained them, has no encoder and decoder."""
     given = [(name, mine) for name, mine in network.named_parameters() if name.startswith(_SHARED) and name in weights]
@@ -28,6 +28,6 @@ def begin_with(network: nn.Module, weights: Mapping[str, Tensor], *, of: str) ->
         if mine.shape != weights[name].shape:
             raise InputError(
                 f"a model begins with the weights of {of}: its '{name.removeprefix(_SHARED)}' is {tuple(mine.shape)}, "
-                f"and theirs {tuple(weights[name].shape)}; take the same vocabulary, width and inner columns."
+                f"and theirs {tuple(weights[name].shape)}; take the same sizes and the same vocabulary."
             )
         mine.copy_(weights[name])
