@@ -188,7 +188,7 @@ class ImageTask:
             with computing_in(self.workload.precision, self.device):
                 decoded: Tensor = model(batch.images, reconstruct=True)
             return (decoded.to(self.dtype) - batch.images).square().mean(dim=(1, 2, 3)).sum() / batch.size
-        scores = self._scores(model, batch.images)
+        scores = self._scores(model, batch.images, self.workload.precision)
         losses = self._losses(scores, batch.labels)
         if batch.mixed is not None:
             others, shares = batch.mixed
@@ -240,14 +240,14 @@ class ImageTask:
         mine = samples[self.group.rank :: self.group.size]
         with torch.no_grad(), evaluating(model):
             scores = [
-                self._scores(model, self._seen(chosen).to(self.device)).cpu()
+                self._scores(model, self._seen(chosen).to(self.device), "float32").cpu()
                 for chosen in torch.split(mine, self.workload.evaluation_batch)
             ]
         return mine, torch.cat(scores)
 
-    def _scores(self, model: nn.Module, images: Tensor) -> Tensor:
+    def _scores(self, model: nn.Module, images: Tensor, precision: Precision) -> Tensor:
         """A network's answer. Raises InputError where it is not one row of scores an image."""
-        with computing_in(self.workload.precision if model.training else "float32", self.device):
+        with computing_in(precision, self.device):
             answer = model(images)
         answer = row_of_each(answer, len(images), self.goal.outputs, model=self.workload.model, sample="image")
         return answer.to(self.dtype)
