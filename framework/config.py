@@ -31,6 +31,16 @@ def reference() -> Any:
     return dataclasses.field(metadata={"reference": True})
 
 
+def says_where(field: "dataclasses.Field[Any]") -> bool:
+    """Whether a field was declared by `placement`."""
+    return field.metadata.get("result") is False
+
+
+def says_what_is_asked(field: "dataclasses.Field[Any]") -> bool:
+    """Whether a field was declared by `asked`."""
+    return field.metadata.get("learned") is False
+
+
 def encode(value: Any, *, result_only: bool = False, asked_too: bool = True) -> Any:
     """`value` as JSON types. With `result_only`, without the fields declared by `placement`; without `asked_too`,
     without those declared by `asked`.
@@ -46,8 +56,7 @@ def encode(value: Any, *, result_only: bool = False, asked_too: bool = True) -> 
         fields = {
             field.name: inner(getattr(value, field.name))
             for field in dataclasses.fields(value)
-            if not (result_only and field.metadata.get("result") is False)
-            if asked_too or field.metadata.get("learned", True)
+            if not (result_only and says_where(field)) and (asked_too or not says_what_is_asked(field))
         }
         return {"plugin": plugin_name(type(value)), **fields}
     if isinstance(value, Mapping):

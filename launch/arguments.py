@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from framework.config import says_what_is_asked, says_where
 from framework.engine.run import Run
 from framework.errors import InputError
 from framework.made import Made
@@ -114,11 +115,6 @@ def parse_plugin(
     return twin.build(plugin, filled.settings, value), filled.options
 
 
-def _may_change(field: "dataclasses.Field[Any]") -> bool:
-    """Whether a trained run's weights may be asked with another value of a field: of one of `placement` or `asked`."""
-    return not (field.metadata.get("result", True) and field.metadata.get("learned", True))
-
-
 @dataclasses.dataclass(kw_only=True)
 class _Twin:
     """Makes the twin of a tree of plug-ins, and the tree of a filled twin."""
@@ -146,7 +142,7 @@ class _Twin:
             if inner in self.hidden or isinstance(current, Made):
                 continue
             registry = registry_of(annotation)
-            if not free and not _may_change(fields[name]):
+            if not free and not (says_where(fields[name]) or says_what_is_asked(fields[name])):
                 self.settled.append(_flag(inner))
                 if dataclasses.is_dataclass(current) and not isinstance(current, type):
                     members += self._nested(type(current), current, name, inner, free=False)

@@ -161,9 +161,10 @@ def _pairs(folder: Path, verify: bool) -> Inspection:
     if verify:
         found.verify()
     reader = PairReader(found)
+    counts: dict[str, int] = {name: int((reader.split == value).sum()) for name, value in SPLITS}
     facts = {
         "pairs": found.num_pairs,
-        **{name: int((reader.split == value).sum()) for name, value in SPLITS},
+        **counts,
         "source_tokens": int(reader.source_lengths.sum()),
         "target_tokens": int(reader.target_lengths.sum()),
         "vocabulary": found.vocabulary_size,

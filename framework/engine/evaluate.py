@@ -1,7 +1,6 @@
 """What a trained run is worth, and what it says of every sample: the mains of `evaluate` and `predict`."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import nn
 
 from framework.comm.group import Group
 from framework.comm.stage import stage
-from framework.config import digest, encode
+from framework.config import digest, encode, says_what_is_asked, says_where
 from framework.engine.files import replacing
 from framework.engine.folder import RUN, encoded_run
 from framework.engine.kept import newest
@@ -73,20 +72,14 @@ def _like(record: Any, value: Any, *, asked_too: bool = True, among: Any = None)
     without `asked_too`, what is asked; without those that are not in `among` either, an older record, where given."""
     if not isinstance(record, dict) or not dataclasses.is_dataclass(value):
         return record
-    kept = {}
-    for name, inner in record.items():
-        mark = _mark(value, name)
-        if mark.get("result", True) and (asked_too or mark.get("learned", True)):
-            if not isinstance(among, dict):
-                kept[name] = _like(inner, getattr(value, name, None), asked_too=asked_too)
-            elif name in among:
-                kept[name] = _like(inner, getattr(value, name, None), asked_too=asked_too, among=among[name])
-    return kept
-
-
-def _mark(value: Any, name: str) -> Mapping[str, Any]:
-    """How a field of a value was declared; nothing of what is no field."""
-    return next((field.metadata for field in dataclasses.fields(value) if field.name == name), {})
+    fields = dataclasses.fields(value)
+    left = {field.name for field in fields if says_where(field) or (says_what_is_asked(field) and not asked_too)}
+    older = among if isinstance(among, dict) else None
+    return {
+        name: _like(inner, getattr(value, name, None), asked_too=asked_too, among=older and older[name])
+        for name, inner in record.items()
+        if name not in left and (older is None or name in older)
+    }
 
 
 def _predicted(run: Run, worker: Worker, *, embeddings: bool) -> dict[str, Any]:

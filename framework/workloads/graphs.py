@@ -163,11 +163,10 @@ class GraphTask:
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """The goal's metrics on the splits that are measured."""
-        measured = [(name, value) for name, value in SPLITS if name in self.workload.measured]
-        mine, answers = self._answers(model, of_splits(self.reader.split, [value for _, value in measured]))
+        mine, answers = self._answers(model, of_splits(self.reader.split, self.workload.measured))
         split = self.reader.split[mine]
         metrics: dict[str, float] = {}
-        for name, value in measured:
+        for name, value in SPLITS:
             chosen = split == value
             sums = self.group.all_reduce(self.goal.sums(answers[chosen], mine[chosen]), "state")
             if sums[0] > 0:

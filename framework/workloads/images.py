@@ -201,11 +201,10 @@ class ImageTask:
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Accuracy and loss of the splits that are measured."""
-        measured = [(name, value) for name, value in SPLITS if name in self.workload.measured]
-        mine, scores = self._answers(model, of_splits(self.reader.split, [value for _, value in measured]))
+        mine, scores = self._answers(model, of_splits(self.reader.split, self.workload.measured))
         split, answers = self.reader.split[mine], self.goal.answers(scores)
         metrics: dict[str, float] = {}
-        for name, value in measured:
+        for name, value in SPLITS:
             chosen = split == value
             loss = self.goal.loss(scores[chosen].double(), mine[chosen])
             sums = torch.cat([self.goal.sums(answers[chosen], mine[chosen]), loss[None]])

@@ -1,6 +1,6 @@
 """What workloads share: what samples are for, what draws are for, who verifies files, what a network has to answer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -13,8 +13,8 @@ from framework.data.dataset import TEST, TRAIN, VALIDATION
 from framework.errors import InputError
 
 SHUFFLING, STEPPING = 1, 2  # the purposes that a run's key is folded by: the order of the samples, and a step's draws
-SPLITS = (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
 Split = Literal["train", "validation", "test"]
+SPLITS: tuple[tuple[Split, int], ...] = (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
 
 
 def parts_to_verify(parts: int, group: Group) -> range:
@@ -24,9 +24,10 @@ def parts_to_verify(parts: int, group: Group) -> range:
     return range(beside.index(group.rank), parts, len(beside))
 
 
-def of_splits(split: Tensor, wanted: Sequence[int]) -> Tensor:
+def of_splits(split: Tensor, wanted: Collection[Split]) -> Tensor:
     """The numbers of samples that are in one of the splits `wanted`: uint8 [n] -> int64 [any], ascending."""
-    return torch.isin(split, torch.tensor(wanted, dtype=split.dtype)).nonzero().squeeze(1)
+    values = torch.tensor([value for name, value in SPLITS if name in wanted], dtype=split.dtype)
+    return torch.isin(split, values).nonzero().squeeze(1)
 
 
 def row_of_each(outputs: Any, samples: int, columns: int, *, model: object, sample: str) -> Tensor:
