@@ -222,7 +222,7 @@ def _plot(rows: list[harness.Row], path: Path) -> None:
         for place, name in enumerate(names):
             points = _points_over(runs[(name,)], runs.get(("exact",), []))
             accuracy.plot(points, [place] * len(points), "o", color="C0", alpha=0.5)
-            megabytes = sum(harness.median(runs[(name,)], lambda row, way=way: _megabytes(row, way)) for way in _WAYS)
+            megabytes = sum(_median_megabytes(runs[(name,)]))
             sent.barh(place, megabytes, color="C1")
         accuracy.axvspan(-TOLERATED, TOLERATED, color="C2", alpha=0.2)
         accuracy.set_xscale("symlog", linthresh=2)
@@ -241,8 +241,8 @@ def _cells(name: str, measured: Groups, accuracy: Groups, times: Groups, network
     rows, exact = accuracy.get((name,), []), accuracy.get(("exact",), [])
     found = [row["metrics"]["test_accuracy"] for row in rows]
     spread = f" ± {statistics.stdev(found):.4f}" if len(found) > 1 else ""
-    forward, backward = (harness.median(measured[(name,)], lambda row, way=way: _megabytes(row, way)) for way in _WAYS)
-    whole = sum(harness.median(measured[("exact",)], lambda row, way=way: _megabytes(row, way)) for way in _WAYS)
+    forward, backward = _median_megabytes(measured[(name,)])
+    whole = sum(_median_megabytes(measured[("exact",)]))
     fewer = f"{whole / (forward + backward):.1f}x" if forward + backward else "all"
     mean = f"{statistics.mean(found):.4f}{spread}" if found else ""
     cells = [name, mean, str(len(found)), _over(rows, exact), f"{forward:.2f}", f"{backward:.2f}", fewer]
@@ -277,7 +277,10 @@ def _points_over(rows: list[harness.Row], exact: list[harness.Row]) -> list[floa
     return [100 * (row["metrics"]["test_accuracy"] - reference[row["seed"]]) for row in paired]
 
 
-_WAYS = ("forward", "backward")
+def _median_megabytes(rows: list[harness.Row]) -> tuple[float, float]:
+    """Megabytes that all workers sent an epoch, forward and backward: medians over runs."""
+    forward, backward = ([_megabytes(row, way) for row in rows] for way in ("forward", "backward"))
+    return statistics.median(forward), statistics.median(backward)
 
 
 def _megabytes(row: harness.Row, way: str) -> float:
@@ -288,12 +291,13 @@ def _megabytes(row: harness.Row, way: str) -> float:
 
 def _epoch(rows: list[harness.Row]) -> float:
     """Seconds of an epoch: the median over epochs and runs."""
-    return statistics.median(second for row in rows for second in row["epoch_seconds"][WARM_UP:])
+    seconds: list[float] = [second for row in rows for second in row["epoch_seconds"][WARM_UP:]]
+    return statistics.median(seconds)
 
 
 def _waiting(rows: list[harness.Row]) -> float:
     """Seconds an epoch that the first worker waited for rows of others: the median over epochs and runs."""
-    waits = []
+    waits: list[float] = []
     for row in rows:
         totals = [busy.get("waiting", 0.0) for busy in row["busy_by_epoch"]]
         waits += [after - before for before, after in zip(totals[WARM_UP - 1 :], totals[WARM_UP:], strict=False)]

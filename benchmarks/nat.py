@@ -29,10 +29,11 @@ from framework.made import Made
 from framework.models.translation.translator import Translations
 from framework.samples.pairs import PairReader, PairStore
 from framework.workloads.align import Align
-from framework.workloads.decode import SPLITS, Decode, one_thread, translating_of
+from framework.workloads.decode import Decode, one_thread, translating_of
 from framework.workloads.lexical_choice import LexicalChoice
 from framework.workloads.precision import Precision
 from framework.workloads.prior import Prior
+from framework.workloads.samples import of_splits
 from framework.workloads.translation import Translation
 from launch.progress import showing
 from launch.recipes.pipelines import student_en_de, student_multi30k, taught
@@ -170,11 +171,11 @@ def time_decoding(folder: Path, batch: int) -> dict[str, Any]:
     run = read_run(folder, trusted=True)
     prepared = run.workload.prepare(Path(run.store), map, lambda event: None)
     reader = PairReader(PairStore.open(prepared.path))
-    samples = torch.nonzero(reader.split == SPLITS["test"]).squeeze(1)
+    samples = of_splits(reader.split, ["test"])
     samples = samples[reader.source_lengths[samples].argsort(descending=True, stable=True)]
     made = Made(step="", path=str(folder))
     network: nn.Module = translating_of(run, made, reader.store.vocabulary_size).network
-    sources = [reader.tokens("source", chosen) for chosen in samples.split(batch)]
+    sources = [reader.tokens("source", chosen) for chosen in torch.split(samples, batch)]
     with one_thread(), torch.inference_mode():
         network.translate(*sources[-1])  # type: ignore[operator]
         begin = time.perf_counter()

@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks import harness
 from framework.engine.run import Run
@@ -59,7 +59,7 @@ def main() -> None:
     render(options.out, options.render)
 
 
-def _run(folder: Path, dtype: str, name: str, epochs: int) -> Run:
+def _run(folder: Path, dtype: Literal["float32", "float64"], name: str, epochs: int) -> Run:
     run = sage_debian()
     assert isinstance(run.workload, NodeClassification)
     placement = dict(PLACEMENTS[name])

@@ -11,7 +11,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,6 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from framework.config import decode, encode, plugin_name
-from framework.data.dataset import TEST, TRAIN, VALIDATION
 from framework.engine.files import replacing
 from framework.engine.folder import read_run, read_weights, weights_in
 from framework.engine.run import Event, Mapper, Run
@@ -31,9 +30,8 @@ from framework.made import Made
 from framework.models.translation.translator import TranslationModel
 from framework.samples.decoded import write_decoded
 from framework.samples.pairs import PairReader, PairStore
+from framework.workloads.samples import Split, of_splits
 from framework.workloads.translation import cut_by_tokens
-
-SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +40,7 @@ class Decode:
 
     model: Made
     """The step that trained it."""
-    split: Literal["train", "validation", "test"] = "train"
+    split: Split = "train"
     """Whose sources are translated."""
     piece_tokens: int = 2048
     """Source tokens that are translated at a time, at most, padding counted; a longer sentence goes alone."""
@@ -59,7 +57,7 @@ class Decode:
         run = read_run(self.model.folder, trusted=True)  # which the walk wrote
         prepared = run.workload.prepare(Path(run.store), mapper, watch)
         reader = PairReader(PairStore.open(prepared.path))
-        wanted = torch.nonzero(reader.split == SPLITS[self.split]).squeeze(1)
+        wanted = of_splits(reader.split, [self.split])
         if not len(wanted):
             raise InputError(f"split is '{self.split}', of which the data of step '{self.model.step}' has no sentence.")
         cut = pieces(wanted, reader.source_lengths[wanted], self.piece_tokens)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,8 +27,9 @@ from framework.made import Made
 from framework.samples.pairs import PairReader
 from framework.workloads.agreement import require_same_pairs
 from framework.workloads.align import Alignment, learned_from, told
-from framework.workloads.decode import SPLITS, Translating, pieces, source_piece, translating_of
+from framework.workloads.decode import Translating, pieces, source_piece, translating_of
 from framework.workloads.forced import Forcing, OfReferences, cut, forced
+from framework.workloads.samples import of_splits
 
 RESULT = "lexical_choice.json"
 
@@ -74,7 +74,7 @@ def lexical_choice(asked: LexicalChoice, work: Path, mapper: Mapper, watch: Call
     alignment, size = Alignment.of(asked.align), store.vocabulary_size
     require_vocabulary(alignment.product, store)
     reader = PairReader(store)
-    samples = torch.nonzero(reader.split == SPLITS[asked.split]).squeeze(1)
+    samples = of_splits(reader.split, [asked.split])
     everything = bitext_of(store)
     pairs = everything.take(samples.numpy())
     links = alignment.aligner.links(alignment.model, pairs, size)
