@@ -1,12 +1,18 @@
 """The all-reduce strategy: the gradients of one process on the whole batch, whatever the number of workers."""
 
 import os
+import time
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import GradBucket
+from torch.futures import Future
 from worker_processes import together
 
+from framework.comm.gradient import all_reduce
 from framework.comm.gradient.all_reduce import AllReduce
 from framework.comm.gradient.strategy import GradientStrategy
 from framework.comm.group import Group
@@ -127,6 +133,32 @@ def abandoned(group: Group) -> str | None:
 
 def test_a_lost_worker_is_named_in_the_backward_pass() -> None:
     first, second = together(2, abandoned)
+    assert second is None
+    assert first is not None
+    assert "worker 0 of 2 lost the others (gradient)" in first
+
+
+def abandoned_late(group: Group) -> str | None:
+    """The other worker dies when gradients have been summed, and before which of them were used is."""
+    model = nn.Linear(3, 3)
+    if group.rank == 1:
+        all_reduce._Reduction.hook = summed_and_gone
+    try:
+        with AllReduce().open(model, torch.optim.SGD(model.parameters()), group) as synchronizer:
+            synchronizer.module(torch.ones(1, 3)).sum().backward()
+    except LostWorkerError as error:
+        return str(error)
+    return None
+
+
+def summed_and_gone(self: Any, state: None, bucket: GradBucket) -> Future[Tensor]:
+    dist.all_reduce(bucket.buffer())
+    time.sleep(0.5)  # until the other worker has the sum
+    os.kill(os.getpid(), 9)
+
+
+def test_a_worker_that_is_lost_after_the_sum_is_named_too() -> None:
+    first, second = together(2, abandoned_late)
     assert second is None
     assert first is not None
     assert "worker 0 of 2 lost the others (gradient)" in first

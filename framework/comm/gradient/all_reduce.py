@@ -63,11 +63,18 @@ def replicated(
     try:
         yield Replica(wrapped, model, optimizer)
     except RuntimeError as error:
-        if reduction.failure is None:
+        failure = reduction.failure or (error if _is_of_transport(error) else None)
+        if failure is None:
             raise
-        raise group.lost("gradient", reduction.failure, reduction.seconds) from error
+        raise group.lost("gradient", failure, time.monotonic() - reduction.began) from error
     finally:
         wrapped.reducer._remove_autograd_hooks()
+
+
+def _is_of_transport(error: RuntimeError) -> bool:
+    """Whether torch.distributed raised it: DDP tells which weights were used without our hook, and gloo's errors have
+    no class of their own."""
+    return isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo/", "NCCL"))
 
 
 def _data_parallel(model: nn.Module, bucket_megabytes: int) -> DistributedDataParallel:
@@ -126,7 +133,7 @@ class _Reduction:
     def __init__(self, group: Group, wire: torch.dtype | None, parameters: int) -> None:
         self._group, self._wire, self._parameters = group, wire, parameters
         self.failure: BaseException | None = None
-        self.seconds = 0.0
+        self.began = time.monotonic()  # the last bucket's
 
     def hook(self, state: None, bucket: GradBucket) -> Future[Tensor]:
         buffer = bucket.buffer()
@@ -134,13 +141,13 @@ class _Reduction:
         self._group.count_all_reduce("gradient", sent.numel() * sent.element_size())
         if bucket.is_last():  # one int32 a parameter: which of them any worker has used
             self._group.count_all_reduce("gradient", 4 * self._parameters)
-        begin = time.monotonic()
+        self.began = time.monotonic()
 
         def summed(done: Future[list[Tensor]]) -> Tensor:
             try:
                 total = done.value()[0]
             except RuntimeError as error:
-                self.failure, self.seconds = error, time.monotonic() - begin
+                self.failure = error
                 raise
             return total if self._wire is None else buffer.copy_(total)
 

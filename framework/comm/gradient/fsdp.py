@@ -36,9 +36,9 @@ class FullyShardedModel:
         self._optimizer, self._group = optimizer, group
         self._plain = copy.deepcopy(model)
         give_up_weights(self._plain)
-        self._rows = {name: len(weight) for name, weight in model.named_parameters()}
-        before = trainable(model)
+        before, sizes = trainable(model), {name: weight.shape for name, weight in model.named_parameters()}
         self.module = _sharded(model, group)
+        self._rows = {name: size[0] for name, size in sizes.items()}  # what has no rows cannot be sharded
         self._sharded = trainable(self.module)
         self._pieces = [nn.Parameter(_piece(weight)) for weight in self._sharded]
         replace_parameters(optimizer, before, self._pieces)

@@ -59,7 +59,7 @@ class Average:
         """Replaces the weights by their mean, and the moments by theirs."""
         average(self._group, [weight.data for weight in weights], "gradient")
         if self.shares_moments:
-            average(self._group, list(self._moments(weights)), "gradient")
+            self._share_moments(weights)
 
     def state(self) -> dict[str, Tensor]:
         """None."""
@@ -68,16 +68,42 @@ class Average:
     def load_state(self, state: dict[str, Tensor]) -> None:
         """There is none."""
 
-    def _moments(self, weights: list[nn.Parameter]) -> Iterator[Tensor]:
-        """The optimiser's state of a weight's shape, of the weights that every worker has such state of.
+    def _share_moments(self, weights: list[nn.Parameter]) -> None:
+        """Replaces moments by their mean, and a count of steps, as Adam has of every weight, by the largest."""
+        sizes = [len(self._tensors_of(weight)) for weight in weights]
+        both = torch.tensor([*sizes, *(-size for size in sizes)], device=self._group.device)
+        most, least = self._group.all_reduce(both, "gradient", "max").tensor_split(2)
+        if not torch.equal(most, -least):
+            self._complete(weights)
+        moments, counts = list[Tensor](), list[Tensor]()
+        for weight in weights:
+            for name, value in sorted(self._tensors_of(weight).items()):
+                (moments if _is_moment(name, value, weight) else counts).append(value)
+        average(self._group, moments, "gradient")
+        if counts:
+            joined = torch.stack([count.double() for count in counts]).to(self._group.device)
+            for count, largest in zip(counts, self._group.all_reduce(joined, "gradient", "max"), strict=True):
+                count.copy_(largest)
 
-        Where some worker never had a gradient for a weight, its moments stay each worker's own."""
-        known = [self._moments_of(weight) for weight in weights]
-        counts = torch.tensor([len(moments) for moments in known])
-        least = self._group.all_reduce(counts.clone(), "gradient", "min")
-        for moments, everywhere in zip(known, least.tolist(), strict=True):
-            yield from moments[:everywhere]
+    def _complete(self, weights: list[nn.Parameter]) -> None:
+        """Gives zeros to a weight that has no gradient here yet, and elsewhere has moments already."""
+        mine = [
+            {name: "" if _is_moment(name, value, weight) else str(value.dtype) for name, value in tensors.items()}
+            for weight, tensors in ((weight, self._tensors_of(weight)) for weight in weights)
+        ]
+        everybody = self._group.gather_json(mine, "gradient")
+        for index, weight in enumerate(weights):
+            state = self._optimizer.state[weight]
+            for name, dtype in {name: kind for told in everybody for name, kind in told[index].items()}.items():
+                if name not in state:
+                    number = torch.zeros((), dtype=getattr(torch, dtype.removeprefix("torch."))) if dtype else None
+                    state[name] = torch.zeros_like(weight) if number is None else number
 
-    def _moments_of(self, weight: nn.Parameter) -> list[Tensor]:
-        values = [value for _, value in sorted(self._optimizer.state[weight].items())]
-        return [value for value in values if isinstance(value, Tensor) and value.shape == weight.shape]
+    def _tensors_of(self, weight: nn.Parameter) -> dict[str, Tensor]:
+        state = self._optimizer.state.get(weight, {})
+        return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _is_moment(name: str, value: Tensor, weight: Tensor) -> bool:
+    """Whether an optimiser's tensor has a number for every number of a weight; `step` is what torch calls counts."""
+    return name != "step" and value.shape == weight.shape
