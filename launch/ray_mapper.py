@@ -1,7 +1,9 @@
 """How Ray maps: plain functions by tasks on this host, objects that are kept by actors of the whole cluster.
 
 Assumptions: this process is connected to a Ray, and its paths lead to the same packages on every host. What a task of
-this host reads may lie on its disk; what an actor needs comes with the object and the items.
+this host reads may lie on its disk; what an actor needs comes with the object and the items. A host that gives Ray no
+processors still prepares its data: its tasks then ask for none. Where others have all processors, Ray would wait for
+ever and say nothing; that ends after `PATIENCE`.
 """
 
 import collections
@@ -14,6 +16,9 @@ from typing import Any
 from framework.errors import LostWorkerError, ShardyardError
 from launch.worker import threads_for
 
+PATIENCE = 120.0
+"""Seconds in which Ray has to find a processor for a first task or actor."""
+
 
 def by_tasks(function: Callable[[Any], Any], items: Sequence[Any], *, beside_workers: bool = False) -> Iterator[Any]:
     """Results in the items' order, with a bounded number of tasks ahead. Raises what `function` raises.
@@ -24,10 +29,12 @@ def by_tasks(function: Callable[[Any], Any], items: Sequence[Any], *, beside_wor
     paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}  # they run on this host: its paths are right
     bound = function.args if isinstance(function, functools.partial) else ()
     plain = function.func if isinstance(function, functools.partial) else function
-    options: dict[str, Any] = {"num_cpus": 0} if beside_workers else {}
-    task: Any = ray.remote(plain).options(label_selector=this_host(), runtime_env=paths, max_retries=0, **options)
+    reserved = 0 if beside_workers else reserved_here()
+    task: Any = ray.remote(plain).options(
+        label_selector=this_host(), runtime_env=paths, max_retries=0, num_cpus=reserved
+    )
     shared = [ray.put(value) for value in bound]
-    ahead = threads_for(1) if beside_workers else 2 * max(1, int(processors()))
+    ahead = 2 * max(1, int(processors())) if reserved else threads_for(1)
     under_way: collections.deque[Any] = collections.deque()
     waiting = iter(items)
     try:
@@ -49,7 +56,9 @@ def by_actors(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[
     import ray
 
     paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}  # as for workers, what is not there is not missed
-    keeper: Any = ray.remote(_Keeper).options(num_cpus=1, runtime_env=paths, max_restarts=3, max_task_retries=3)
+    keeper: Any = ray.remote(_Keeper).options(
+        num_cpus=min(1, processors()), runtime_env=paths, max_restarts=3, max_task_retries=3
+    )
     kept = ray.put(function)
     actors = [keeper.remote([kept]) for _ in range(min(max(1, int(processors())), len(items)))]
     waiting = iter(enumerate(items))
@@ -57,13 +66,16 @@ def by_actors(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[
     under_way: dict[Any, tuple[int | None, Any]] = {actor.__ray_ready__.remote(): (None, actor) for actor in actors}
     idle: list[Any] = []
     given: dict[int, Any] = {}
-    told = 0
+    told, started = 0, False
     try:
         while told < len(items):
             while idle and len(given) < _AHEAD * len(actors) and (item := next(waiting, None)) is not None:
                 actor = idle.pop()
                 under_way[actor.apply.remote(item[1])] = item[0], actor
-            (reference,), _ = ray.wait(list(under_way))
+            ready, _ = ray.wait(list(under_way), timeout=None if started else PATIENCE)
+            if not ready:
+                raise _no_processor("the cluster's")
+            (reference,), started = ready, True
             place, actor = under_way.pop(reference)
             idle.append(actor)
             result = ray.get(reference)
@@ -109,6 +121,34 @@ def _of_a_piece(error: Exception) -> ShardyardError:
     if isinstance(cause, ShardyardError):
         return cause
     return ShardyardError(f"working on a piece failed: {type(cause).__name__}: {first_line(cause)}")
+
+
+def reserved_here() -> int:
+    """Processors that Ray reserves for a task of this host: one, if it has any to give. Waits until one is free.
+
+    Raises ShardyardError where none is, for as long as `PATIENCE`."""
+    import ray
+
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    here = next(node for node in nodes if node["NodeID"] == this_host()["ray.io/node-id"])
+    if here["Resources"].get("CPU", 0.0) < 1:
+        return 0
+    probe: Any = ray.remote(_nothing).options(label_selector=this_host(), max_retries=0).remote()
+    if not ray.wait([probe], timeout=PATIENCE)[0]:
+        ray.cancel(probe, force=True)
+        raise _no_processor("this host's")
+    return 1
+
+
+def _nothing() -> None:
+    """What a task does that only asks for a processor."""
+
+
+def _no_processor(whose: str) -> ShardyardError:
+    return ShardyardError(
+        f"Ray found no processor in {PATIENCE:g} s: others have all of {whose}. Start again when they have ended, or "
+        "give Ray more of them (`ray start --num-cpus`)."
+    )
 
 
 def processors() -> float:

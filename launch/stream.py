@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from framework.errors import InputError, LostWorkerError, ShardyardError, told
-from launch.ray_mapper import first_line, this_host
+from launch.ray_mapper import by_tasks, first_line, reserved_here, this_host
 
 
 def by_stream(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
     """Results in the items' order. Raises what `function` raises."""
+    if not reserved_here():  # Ray Data does nothing without a processor
+        yield from by_tasks(function, items)
+        return
     import ray
     import ray.data
 

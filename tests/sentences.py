@@ -22,12 +22,13 @@ WORDS = tuple(first + second for first in "bdgk" for second in "aeiou")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Backwards:
-    """`da go bi` is `BI GO DA`; one word in `train` is left out of a `held`th of the pairs."""
+    """`da go bi` is `BI GO DA`; or what `same_order` and `capitals` say."""
 
     pairs: int = 60
     longest: int = 6
     words: int = 20
     same_order: bool = False
+    capitals: bool = True
 
     def fingerprint(self) -> str:
         return config.digest(dataclasses.asdict(self))
@@ -40,7 +41,8 @@ class Backwards:
             length = 1 + draws[0] % self.longest
             words = [WORDS[draw % self.words] for draw in draws[1 : 1 + length]]
             source.append(" ".join(words))
-            target.append(" ".join(words if self.same_order else reversed(words)).upper())
+            said = " ".join(words if self.same_order else reversed(words))
+            target.append(said.upper() if self.capitals else said)
         number = np.arange(self.pairs)
         split = np.full(self.pairs, TRAIN, np.uint8)
         split[number % 10 == 8] = VALIDATION

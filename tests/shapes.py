@@ -128,13 +128,30 @@ def recipe() -> Run:
     return shape_run(Path("runs/shapes").absolute())
 
 
-def told_by_workers(
-    folders: pytest.TempPathFactory, runs_of: Callable[[Path, int], dict[str, Run]]
-) -> dict[int, dict[str, dict[str, Any]]]:
-    """What runs report on one worker and on two, by the number of workers and the runs' names."""
+Told = dict[str, dict[str, Any]]
+"""What runs report, by their names."""
+
+
+def told_by_workers(folders: pytest.TempPathFactory, runs_of: Callable[[Path, int], dict[str, Run]]) -> dict[int, Told]:
+    """What runs report on one worker and on two, by the number of workers."""
     answers = {}
     for workers in (1, 2):
         folder = folders.mktemp(f"workers-{workers}")
         runs = runs_of(folder, workers)
         answers[workers] = dict(zip(runs, reports(folder, workers, list(runs.values())), strict=True))
+    return answers
+
+
+def told_by_others(folders: pytest.TempPathFactory, runs_of: Callable[[Path, int], dict[str, Run]]) -> Told:
+    """What the run `resumed` reports where others than who were at it when it was `stopped` go on: three after one, and
+    one after two; and the run `few` on three workers."""
+    answers: Told = {}
+    for began, goes_on in ((1, 3), (2, 1)):
+        folder = folders.mktemp(f"from-{began}-to-{goes_on}")
+        runs = runs_of(folder, began)
+        reports(folder, began, [runs["stopped"]])
+        later = {f"{goes_on} after {began}": dataclasses.replace(runs["resumed"], workers=goes_on)}
+        if goes_on == 3:
+            later["few"] = dataclasses.replace(runs["few"], workers=goes_on)
+        answers |= zip(later, reports(folder, goes_on, list(later.values())), strict=True)
     return answers

@@ -91,7 +91,7 @@ class Learner:
             self.schedule.step()
         now.seconds.append(time.perf_counter() - began)
         measured = self.evaluate()
-        self.advance()
+        self.advance(measured)
         if now.epoch % run.save_every == 0 or self.ended():
             self.save()
         self.worker.watch(
@@ -148,12 +148,14 @@ class Learner:
         else:
             now.since_best += 1
 
-    def advance(self) -> None:
-        """The next stage, or the end, where the monitored metric has not risen for as long as the run waits."""
+    def advance(self, measured: bool) -> None:
+        """The next stage, or the end, where the monitored metric has not risen for as long as the run waits.
+
+        Only an epoch that was `measured` ends a run or a stage: what is reported is of the weights that it left."""
         now, run, task = self.progress, self.run, self.task
         began = now.stages[-1]["epochs"] if now.stages else 0
         waited = run.patience is not None and now.since_best >= run.patience and now.epoch - began >= run.min_epochs
-        if waited and now.due is None:
+        if measured and waited and now.due is None:
             if not isinstance(task, Staged) or not task.stages_left() or now.epoch + task.lag >= run.epochs:
                 now.exhausted = True
                 return

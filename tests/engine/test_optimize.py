@@ -1,5 +1,6 @@
 """Optimisers refuse, before anything starts, what torch would refuse on the workers; and build what torch accepts."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -33,12 +34,21 @@ def test_settings_without_a_meaning_are_refused(optimizer: type[Any], settings: 
 
 
 @pytest.mark.parametrize(
-    "optimizer", [Adam(lr=0.0, betas=(0.0, 0.0)), AdamW(weight_decay=0.0), SGD(momentum=0.0), SGD(nesterov=True)]
+    "optimizer",
+    [
+        Adam(lr=0.0, betas=(0.0, 0.0)),
+        Adam(lr=0.2, betas=(0.3, 0.4), weight_decay=0.5),
+        AdamW(weight_decay=0.0),
+        AdamW(lr=0.2, betas=(0.3, 0.4), weight_decay=0.5),
+        SGD(momentum=0.0),
+        SGD(lr=0.2, momentum=0.3, nesterov=True, weight_decay=0.4),
+    ],
 )
-def test_settings_on_the_edge_are_torchs_too(optimizer: Adam | AdamW | SGD) -> None:
+def test_settings_are_torchs(optimizer: Adam | AdamW | SGD) -> None:
     built = optimizer.build([torch.nn.Parameter(torch.zeros(1))])
-    for name in ("lr", "weight_decay"):
-        assert built.defaults[name] == getattr(optimizer, name)
+    assert type(built).__name__ == type(optimizer).__name__
+    for name, value in dataclasses.asdict(optimizer).items():
+        assert built.defaults[name] == value
 
 
 def rates_of(optimizer: torch.optim.Optimizer, schedule: LRScheduler, times: int) -> list[float]:
@@ -64,6 +74,9 @@ def test_the_cosine_by_steps_rises_and_falls_within_epochs() -> None:
     by_epoch = Cosine(warmup=1)
     assert cosine_rates(by_epoch, epochs=5, steps=7, times=5) == cosine_rates(by_epoch, epochs=5, steps=None, times=5)
     assert cosine_rates(Cosine(warmup=1, by="step"), epochs=5, steps=1, times=5) == cosine_rates(by_epoch, 5, None, 5)
+    assert cosine_rates(Cosine(last=0.1), 4, None, 5) == pytest.approx(
+        [0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(5)]
+    )
     assert (by_epoch.counts, Cosine(by="step").counts) == ("epochs", "steps")
 
 

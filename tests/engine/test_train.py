@@ -118,6 +118,16 @@ def test_patience_stops_and_best_weights_are_kept(tmp_path: Path) -> None:
     assert told["weights_digest"] == report["weights_digest"]
 
 
+def test_an_end_by_patience_is_measured(tmp_path: Path) -> None:
+    # The rate jumps up after two epochs, so that the metric falls from there on.
+    settings: dict[str, Any] = {"optimizer": SGD(lr=0.05, momentum=0.0), "schedule": Step(every=2, gamma=12.0)}
+    settings |= {"patience": 1, "evaluate_every": 2, "min_epochs": 5, "epochs": 50}
+    report = train(run(tmp_path, **settings), worker())
+    assert report["epochs"] == 6, "the first even epoch from the fifth on; the second was the best"
+    told = evaluate(run(tmp_path, **settings), worker())
+    assert told["metrics"] == report["metrics"]
+
+
 def test_an_unknown_monitor_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"monitor is 'accuracy'.*validation_accuracy"):
         train(run(tmp_path, monitor="accuracy", patience=1), worker())

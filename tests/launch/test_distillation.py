@@ -46,8 +46,15 @@ def test_every_step_is_made_and_a_changed_one_remakes_what_follows(
     said = read_decoded(Path(steps["decode"]["path"]))
     student = read_run(Path(steps["student"]["path"]))
     learned = student.workload.data.open()
-    assert learned.target.to_pylist()[: len(said.texts)] != student.workload.data.of.open().target.to_pylist()
-    assert (learned.split == TRAIN).sum() <= len(said.texts)
+    raw = student.workload.data.of.open()
+    expected = raw.target.to_pylist()
+    for number, text in zip(said.samples.tolist(), said.texts.to_pylist(), strict=True):
+        expected[number] = text
+    kept = [number for number, text in enumerate(expected) if text.strip()]
+    assert learned.target.to_pylist() == [expected[number] for number in kept]
+    assert learned.split.tolist() == raw.split[kept].tolist()
+    assert (raw.split[said.samples] == TRAIN).all()
+    assert said.texts.to_pylist() != raw.target.take(said.samples).to_pylist()
     assert {"test_bleu", "test_loss"} <= set(steps["student"]["metrics"])
     assert set(steps["choice"]["facts"]) >= {"hit", "probability"}
     assert steps["prior"]["facts"]["types"] > 0

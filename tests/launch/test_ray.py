@@ -169,6 +169,51 @@ def test_an_object_is_kept_by_actors_and_an_item_outlives_them(ray_here: None, t
     assert os.getpid() not in opened
 
 
+def minus(number: int) -> int:
+    return -number
+
+
+MAPS = {
+    "tasks": "by_tasks",
+    "a stream": "by_stream",
+    "actors": "by_actors",
+}
+
+
+def mapped(way: str, cpus: int, held: int, patience: float) -> str:
+    """What a process's map says under a Ray of so many processors, of which another job holds some."""
+    script = (
+        "import sys, ray; from test_ray import minus; from launch import ray_mapper, stream\n"
+        "way, cpus, held, ray_mapper.PATIENCE = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])\n"
+        "ray.init(address='local', num_cpus=cpus, include_dashboard=False, log_to_driver=False, "
+        "object_store_memory=10**8, logging_level='ERROR')\n"
+        "class Other:\n    def there(self): return True\n"
+        "others = [ray.remote(Other).options(num_cpus=1).remote() for _ in range(held)]\n"
+        "ray.get([other.there.remote() for other in others])\n"
+        "map = getattr(stream if way == 'by_stream' else ray_mapper, way)\n"
+        "try: print(list(map(minus, [1, 2, 3])))\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+        "ray.shutdown()\n"
+    )
+    arguments = [sys.executable, "-c", script, MAPS[way], str(cpus), str(held), str(patience)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=180, check=True)
+    return done.stdout.strip().splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", MAPS)
+def test_a_host_without_processors_for_ray_maps_all_the_same(way: str) -> None:
+    assert mapped(way, cpus=0, held=0, patience=100.0) == "[-1, -2, -3]"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", MAPS)
+def test_processors_that_others_keep_are_not_waited_for_in_silence(way: str) -> None:
+    said = mapped(way, cpus=1, held=1, patience=3.0)
+    assert said.startswith("ShardyardError Ray found no processor in 3 s: others have all of"), said
+
+
 def connect(address: str) -> tuple[str, float]:
     """What a process that has no Ray yet says of `address`, and after how many seconds."""
     script = (

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 import torch
-from shapes import Relative, Shapes, shape_run, told_by_workers
+from shapes import Relative, Shapes, Told, shape_run, told_by_others, told_by_workers
 from torch import Tensor, nn
 
 from framework.comm.group import Group
@@ -56,13 +56,13 @@ def runs_of(folder: Path, workers: int) -> dict[str, Run]:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, dict[str, Any]]]:
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Told]:
     """What they report, by the number of workers."""
     return told_by_workers(tmp_path_factory, runs_of)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_workers_do_not_show(told: dict[int, dict[str, dict[str, Any]]], kind: str) -> None:
+def test_workers_do_not_show(told: dict[int, Told], kind: str) -> None:
     one, two = told[1][kind], told[2][kind]
     assert len(one["loss"]) == KINDS[kind].get("epochs", 4)
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-9)
@@ -76,18 +76,32 @@ def test_the_few_leave_a_worker_without_a_share(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["classes", "targets"])
-def test_parts_do_not_show(told: dict[int, dict[str, dict[str, Any]]], tmp_path: Path, kind: str) -> None:
+def test_parts_do_not_show(told: dict[int, Told], tmp_path: Path, kind: str) -> None:
     cut = start(shape_run(tmp_path / "cut", **KINDS[kind], parts=5), ignore)
     assert cut["weights_digest"] == told[1][kind]["weights_digest"]
     assert cut["metrics"] == told[1][kind]["metrics"]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_resumed_is_never_stopped(told: dict[int, dict[str, dict[str, Any]]], workers: int) -> None:
+def test_resumed_is_never_stopped(told: dict[int, Told], workers: int) -> None:
     resumed, whole = told[workers]["resumed"], told[workers]["classes"]
     assert len(told[workers]["stopped"]["loss"]) == 2
     assert resumed["loss"] == whole["loss"]
     assert resumed["weights_digest"] == whole["weights_digest"]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """What they report where other workers are at them."""
+    return told_by_others(tmp_path_factory, runs_of)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("3 after 1", "classes"), ("1 after 2", "classes"), ("few", "few")])
+def test_other_workers_go_on_where_some_were_stopped(
+    told: dict[int, Told], elsewhere: Told, name: str, expected: str
+) -> None:
+    assert elsewhere[name]["loss"] == pytest.approx(told[1][expected]["loss"], rel=1e-9)
+    assert elsewhere[name]["metrics"] == pytest.approx(told[1][expected]["metrics"], rel=1e-9)
 
 
 class InterruptedRunError(Exception):

@@ -10,7 +10,7 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 from safetensors.torch import load_file
-from shapes import told_by_workers
+from shapes import Told, told_by_others, told_by_workers
 from small_images import EVERYTHING, Small, Stripes, image_run
 from torch import Tensor, nn
 
@@ -60,13 +60,13 @@ def runs_of(folder: Path, workers: int) -> dict[str, Run]:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, dict[str, Any]]]:
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Told]:
     """What they report, by the number of workers."""
     return told_by_workers(tmp_path_factory, runs_of)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_workers_do_not_show(told: dict[int, dict[str, dict[str, Any]]], kind: str) -> None:
+def test_workers_do_not_show(told: dict[int, Told], kind: str) -> None:
     one, two = told[1][kind], told[2][kind]
     assert len(one["loss"]) == KINDS[kind].get("epochs", 4)
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-9)
@@ -74,7 +74,7 @@ def test_workers_do_not_show(told: dict[int, dict[str, dict[str, Any]]], kind: s
     assert two["run_digest"] == one["run_digest"]
 
 
-def test_statistics_cost_two_messages_a_layer_and_step(told: dict[int, dict[str, dict[str, Any]]]) -> None:
+def test_statistics_cost_two_messages_a_layer_and_step(told: dict[int, Told]) -> None:
     training = int((Stripes().open().split == TRAIN).sum())
     steps = 4 * -(-training // 16)
     numbers = sum((2 * channels + 1) + 2 * channels for channels in (4, 8))  # of the two normalised layers
@@ -89,7 +89,7 @@ def test_the_few_leave_a_worker_without_a_share(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_resumed_is_never_stopped(told: dict[int, dict[str, dict[str, Any]]], workers: int) -> None:
+def test_resumed_is_never_stopped(told: dict[int, Told], workers: int) -> None:
     """Stopped while the auto-encoder is learned; average, momentum and statistics come back."""
     resumed, whole = told[workers]["resumed"], told[workers]["whole"]
     assert len(told[workers]["stopped"]["loss"]) == 1
@@ -97,11 +97,25 @@ def test_resumed_is_never_stopped(told: dict[int, dict[str, dict[str, Any]]], wo
     assert resumed["weights_digest"] == whole["weights_digest"]
 
 
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """What they report where other workers are at them."""
+    return told_by_others(tmp_path_factory, runs_of)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("3 after 1", "whole"), ("1 after 2", "whole"), ("few", "few")])
+def test_other_workers_go_on_where_some_were_stopped(
+    told: dict[int, Told], elsewhere: Told, name: str, expected: str
+) -> None:
+    assert elsewhere[name]["loss"] == pytest.approx(told[1][expected]["loss"], rel=1e-9)
+    assert elsewhere[name]["metrics"] == pytest.approx(told[1][expected]["metrics"], rel=1e-8)
+
+
 class InterruptedRunError(Exception):
     """In the middle of an epoch."""
 
 
-def test_resumed_within_an_epoch(tmp_path: Path, told: dict[int, dict[str, dict[str, Any]]]) -> None:
+def test_resumed_within_an_epoch(tmp_path: Path, told: dict[int, Told]) -> None:
     def stop(event: Any) -> None:
         if (event["event"], event.get("epoch"), event.get("step")) == ("step", 3, 2):
             raise InterruptedRunError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from node_runs import same_metrics
 from sentences import SMALL, Backwards, sentence_run
-from shapes import told_by_workers
+from shapes import Told, told_by_others, told_by_workers
 from torch import Tensor, nn
 
 from framework.comm.group import Group
@@ -55,13 +55,13 @@ def runs_of(folder: Path, workers: int) -> dict[str, Run]:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, dict[str, Any]]]:
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Told]:
     """What they report, by the number of workers."""
     return told_by_workers(tmp_path_factory, runs_of)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_workers_do_not_show(told: dict[int, dict[str, dict[str, Any]]], kind: str) -> None:
+def test_workers_do_not_show(told: dict[int, Told], kind: str) -> None:
     one, two = told[1][kind], told[2][kind]
     assert len(one["loss"]) == KINDS[kind]["epochs"]
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-9)
@@ -70,12 +70,26 @@ def test_workers_do_not_show(told: dict[int, dict[str, dict[str, Any]]], kind: s
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_resumed_is_never_stopped(told: dict[int, dict[str, dict[str, Any]]], workers: int) -> None:
+def test_resumed_is_never_stopped(told: dict[int, Told], workers: int) -> None:
     resumed, whole = told[workers]["resumed"], told[workers]["many"]
     assert len(told[workers]["stopped"]["loss"]) == 2
     assert resumed["loss"] == whole["loss"]
     assert resumed["metrics"] == whole["metrics"]
     assert resumed["weights_digest"] == whole["weights_digest"]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """What they report where other workers are at them."""
+    return told_by_others(tmp_path_factory, runs_of)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("3 after 1", "many"), ("1 after 2", "many"), ("few", "few")])
+def test_other_workers_go_on_where_some_were_stopped(
+    told: dict[int, Told], elsewhere: Told, name: str, expected: str
+) -> None:
+    assert elsewhere[name]["loss"] == pytest.approx(told[1][expected]["loss"], rel=1e-9)
+    assert same_metrics(elsewhere[name]["metrics"], told[1][expected]["metrics"])
 
 
 class InterruptedRunError(Exception):
@@ -188,14 +202,16 @@ class Parrot(nn.Module):
 
 
 def test_bleu_is_of_the_text_that_was_given(tmp_path: Path) -> None:
-    data = Backwards(same_order=True)
-    task = opened(sentence_run(tmp_path / "run", data=data, evaluation_tokens=20))
+    data = Backwards(capitals=False)  # what a parrot says has all of the words, and few of the sequences
+    task = opened(sentence_run(tmp_path / "run", data=data, vocabulary=50, evaluation_tokens=20))
     metrics = task.evaluate(Parrot())
     raw = data.open()
     for name, value in (("validation", VALIDATION), ("test", TEST)):
         chosen = [number for number, split in enumerate(raw.split.tolist()) if split == value]
         source, target = ([side[number].as_py() for number in chosen] for side in (raw.source, raw.target))
-        assert metrics[f"{name}_bleu"] == bleu(bleu_sums(source, target))
+        expected = bleu(bleu_sums(source, target))
+        assert 0 < expected < 100
+        assert metrics[f"{name}_bleu"] == expected
 
 
 def test_sentences_are_learned_backwards(tmp_path: Path) -> None:
