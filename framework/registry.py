@@ -133,10 +133,13 @@ class Registry:
 def load(reference: str, kind: str) -> Callable[..., Any]:
     """The attribute that `module:attribute` names. Raises InputError that says which half is not there."""
     module_name, _, attribute = reference.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise InputError(f"{kind} '{reference}': expected MODULE:NAME, as roads:Roads for Roads in roads.py.")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError(f"{kind} '{reference}': module '{module_name}' cannot be imported: {error}") from error
+    except (ImportError, SyntaxError) as error:
+        why = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise InputError(f"{kind} '{reference}': module '{module_name}' cannot be imported: {why}") from error
     found = getattr(module, attribute, None)
     if not callable(found):
         raise InputError(f"{kind} '{reference}': module '{module_name}' has no class or function '{attribute}'.")

@@ -7,6 +7,7 @@ SHARDYARD_DEBUG=1 the traceback is shown as well. The current directory is searc
 
 import contextlib
 import difflib
+import errno
 import importlib
 import os
 import signal
@@ -14,6 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from framework import log
 from framework.errors import InputError, ShardyardError, is_foreign, told
@@ -36,6 +38,9 @@ _INTERRUPTED, _TERMINATED = 130, 143
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command that `arguments` (by default those of the process) name. Returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for name in ("stdout", "stderr"):  # closed by whoever called, as by `>&-`
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the process ends
     resume = " The same command resumes the run from its last checkpoint." if given[:1] == ["train"] else ""
     try:
         with _ended_by_sigterm():
@@ -50,7 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as leaving:
         if leaving.code == signal.SIGTERM:
             return _tell(leaving, f"ended by SIGTERM.{resume}", _TERMINATED)
-        return leaving.code if isinstance(leaving.code, int) else 0  # help was printed
+        if isinstance(leaving.code, str) or is_foreign(leaving):  # a user's module, or a network, has left
+            return _tell(leaving, f"{told(leaving)}; code that is not Shardyard's ended the command", 1)
+        return leaving.code or 0  # help was printed
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return _tell(
+            error, f"a disk is full: {told(error)}. Free space, then start again.{resume}", InputError.exit_code
+        )
     except Exception as error:
         whose = "code that is not Shardyard's" if is_foreign(error) else "this is a defect"
         return _tell(error, f"{told(error)}; {whose}, SHARDYARD_DEBUG=1 shows the traceback", 1)

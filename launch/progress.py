@@ -170,5 +170,5 @@ class _Bars:
 
 
 def _print(line: str, stream: IO[str]) -> None:
-    with contextlib.suppress(BrokenPipeError):  # whoever reads has left, as `head` does: the run goes on
+    with contextlib.suppress(OSError):  # whoever reads has left, as `head` does, or a disk is full: the run goes on
         print(line, file=stream, flush=True)

@@ -20,10 +20,12 @@ from framework.engine.folder import CHECKPOINTS, PREPARED, REPORT, RUN, read_run
 from framework.engine.pipeline import Pipeline
 from framework.engine.run import Event, Run
 from framework.errors import InputError
+from launch.plain import to_json
 
 PIPELINE, LOG, BOARD = "pipeline.json", "log.jsonl", "tensorboard"
 _LOCK = ".lock"
-_OF_A_START = (RUN, PREPARED, REPORT)  # what a start writes over
+_OF_A_START = (RUN, PIPELINE, PREPARED, REPORT)  # what a start writes over
+_BEGINNINGS = ("step", "epoch", "begins")  # events after which a folder is of what was started in it
 _RESULT = ("run_digest", "data_digest", "weights_digest")  # what reports of the same result have in common
 
 
@@ -34,11 +36,14 @@ class Recorder:
         """Use `recording` instead, which opens and closes what belongs to it; `before`: the files as it found them."""
         self.folder, self._log, self._before = folder, log, before
         self._board: Any = None
+        self.begun = False
+        """Whether something was learned, or a step of a pipeline taken up, since this start."""
 
     def __call__(self, event: Event) -> None:
         """Writes one event as a line of JSON. Raises InputError where the folder's disk takes no more."""
+        self.begun = self.begun or event["event"] in _BEGINNINGS
         try:
-            self._log.write(json.dumps({"time": round(time.time(), 3), **event}) + "\n")
+            self._log.write(to_json({"time": round(time.time(), 3), **event}) + "\n")
             self._log.flush()
             if event["event"] == "epoch":
                 self._plot(event)
@@ -52,17 +57,25 @@ class Recorder:
 
     def earlier_report(self, report: Mapping[str, Any]) -> dict[str, Any] | None:
         """The report that an earlier start wrote here of the same result. None: there is none, or it is torn."""
-        try:
-            earlier: dict[str, Any] = json.loads(self._before[REPORT])
-            same = all(earlier[name] == report[name] for name in _RESULT)
-        except (KeyError, TypeError, ValueError):
-            return None
+        earlier = self.earlier()
+        same = earlier.keys() >= set(_RESULT) and all(earlier[name] == report[name] for name in _RESULT)
         return earlier if same else None
 
+    def earlier(self) -> dict[str, Any]:
+        """The report that was here before this start; empty where there was none, or a torn one."""
+        try:
+            earlier = json.loads(self._before[REPORT])
+        except (KeyError, ValueError):
+            return {}
+        return earlier if isinstance(earlier, dict) else {}
+
     def restore(self) -> None:
-        """Puts back, as they were before this start, the files that say where the run was trained."""
-        for name, data in self._before.items():
-            _write(self.folder / name, data)
+        """Puts back, as they were before this start, the files that say what the folder is of; takes new ones away."""
+        for name in _OF_A_START:
+            if name in self._before:
+                _write(self.folder / name, self._before[name])
+            else:
+                (self.folder / name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Ends TensorBoard's file."""
@@ -120,6 +133,11 @@ def _recording(folder: Path, name: str, value: Run | Pipeline, check: Callable[[
         recorder = Recorder(folder, log, before)
         try:
             yield recorder
+        except BaseException:
+            if not recorder.begun:  # refused: whoever asks the weights that are here finds them as before
+                with contextlib.suppress(OSError):
+                    recorder.restore()
+            raise
         finally:
             recorder.close()
             with contextlib.suppress(OSError):  # what could not be written was told when it was
@@ -146,7 +164,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file, whole or not at all."""
-    _write(path, (json.dumps(value, indent=2) + "\n").encode())
+    _write(path, (to_json(value, indent=2) + "\n").encode())
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,7 +1,6 @@
 """What commands print for people: tables and facts on stdout, as wide as the terminal or, in a pipe, as needed."""
 
 import io
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +8,8 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from launch.plain import to_json
 
 _PIPE_WIDTH = 1000  # a pipe has no width: lines are not folded there
 
@@ -58,4 +59,4 @@ def size(count: float) -> str:
 
 def show_json(value: Any) -> None:
     """A value for a script: JSON on stdout."""
-    print(json.dumps(value, indent=2))
+    print(to_json(value, indent=2))

@@ -79,9 +79,10 @@ def refuse_unknown(unknown: Sequence[str], known: Sequence[str], arguments: Sequ
     owner = given.rpartition(".")[0]
     siblings = [flag for flag in known if owner and flag.startswith(f"{owner}.")]
     last = {flag.rpartition(".")[2] if siblings else flag: flag for flag in siblings or known}
-    near = difflib.get_close_matches(given.rpartition(".")[2] if siblings else given, last, n=1)
+    ends = [flag for flag in known if not owner and flag.rpartition(".")[2] == given.lstrip("-")]
+    near = difflib.get_close_matches(given.rpartition(".")[2] if siblings else given, last, n=1, cutoff=0.65)
     others = f" There {'is' if len(siblings) == 1 else 'are'} {', '.join(siblings)}." if siblings else ""
-    guess = f" Did you mean {last[near[0]]}?" if near else others
+    guess = f" Did you mean {' or '.join(ends[:3]) or last[near[0]]}?" if ends or near else others
     raise InputError(f"there is no flag {given}.{guess} {_HELP.format(command)} lists the flags.")
 
 

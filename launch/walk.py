@@ -85,8 +85,22 @@ def walk(pipeline: Pipeline, shared: Shared, until: str | None, show: Callable[[
             walker.take(name, pipeline.steps[name])
             watch({"event": "ends", "step": name, **walker.told[name]})
             report |= {"finished": name == names[-1], "seconds": time.perf_counter() - began}
-            record.report(report)
+            record.report(_kept(report, record.earlier()))
     return report
+
+
+def _kept(report: dict[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """A report with what an earlier one says of steps that were found as that one left them; of the same pipeline,
+    where all of them were, with what it says of those behind them, too."""
+    steps, before = report["steps"], earlier.get("steps", {})
+    found = {name for name, told in steps.items() if told["was"] == "reused" and _is_of(before, name, told["digest"])}
+    if earlier.get("pipeline_digest") != report["pipeline_digest"] or found != set(steps):
+        return {**report, "steps": {name: before[name] if name in found else told for name, told in steps.items()}}
+    return {**report, **earlier}
+
+
+def _is_of(before: Mapping[str, Any], name: str, digest: str) -> bool:
+    return bool(before.get(name, {}).get("digest") == digest)
 
 
 class _Walker:

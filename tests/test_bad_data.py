@@ -172,6 +172,33 @@ def test_edge_to_a_node_outside(tmp_path, node):
     assert message == f"edge 1 (1 -> {node}) names node {node}, which is unknown; expected 0 to 3."
 
 
+def test_an_edge_is_named_by_its_number_before_it_stood_for_two():
+    message = said(lambda: from_arrays([0, 1, 2, -1], [1, 2, 0, 1], num_nodes=3, undirected=True))
+    assert message == "edge 3 (-1 -> 1) names node -1, which is unknown; expected 0 to 2."
+
+
+@pytest.mark.parametrize(
+    "features", [np.zeros((4, 2, 3)), np.zeros(4), np.full((4, 2), "a"), np.zeros((4, 2), complex)]
+)
+def test_features_that_are_no_rows_of_numbers(features):
+    message = said(lambda: from_arrays([0], [1], features=features))
+    assert message.startswith(f"features have shape {features.shape}, of {features.dtype}; expected numbers [nodes")
+
+
+def test_a_label_that_is_far_from_all_others():
+    labels = np.arange(4000) % 3
+    assert from_arrays([0], [1], labels=np.append(labels, 2 * np.arange(750) + 1)).graph.num_classes == 1500, (
+        "half of them"
+    )
+    labels[9] = 10**12
+    message = said(lambda: from_arrays([0], [1], labels=labels))
+    assert "the greatest label is 1000000000000 (the first at row 9), but there are only 4 different ones" in message
+
+
+def test_a_data_set_that_opens_as_something_else(tmp_path):
+    assert "the data set opened as a NoneType; expected a RawGraph" in said(prepared_from(None, tmp_path))
+
+
 def test_columns_of_another_length(tmp_path):
     assert "labels has shape (2,); expected (4,)" in said(
         prepared_from(RawGraph(edges=path_of(0, 1), labels=np.zeros(2, np.int64)), tmp_path)

@@ -19,7 +19,10 @@ class Features:
         """`once`: rows are asked for a few times in all, each time many, and copied; no page stays resident."""
         self.shards, self.once = shards, once
         if shards.store.num_features == 0:
-            raise InputError(f"{shards.store.path} holds no features; a model of nodes needs at least one column.")
+            raise InputError(
+                f"{shards.store.path} holds no features; a model of nodes needs at least one column: x in an .npz, "
+                "else --data.features or --data.columns."
+            )
 
     def rows(self, ids: Tensor, out: Tensor | None = None) -> Tensor:
         """The feature rows of `ids` (int64 [n], distinct): float32 [n, columns]; in `out`, where that is given.

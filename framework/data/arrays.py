@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from framework.data.check import check_ends
 from framework.data.dataset import NO_SPLIT, TEST, TRAIN, VALIDATION, ArrayRows, RawGraph
 from framework.data.fingerprint import fingerprint
 from framework.errors import InputError
@@ -85,17 +86,18 @@ def from_arrays(
     if sources.ndim != 1 or sources.shape != targets.shape or (weights is not None and weights.shape != sources.shape):
         given = [sources.shape, targets.shape] + ([] if weights is None else [weights.shape])
         raise InputError(f"source, target and edge_weights have shapes {given}; expected one length for all.")
-    if undirected:
-        if weights is not None:
-            weights = np.repeat(weights, 2)[doubled(sources, targets)]
-        sources, targets = both_directions(sources, targets)
     classes = None if labels is None else whole_numbers("labels", labels)
     rows = None if features is None else np.asanyarray(features)
     if num_nodes is None:
         known = [len(column) for column in (rows, classes) if column is not None]
         num_nodes = known[0] if known else int(max(sources.max(initial=-1), targets.max(initial=-1))) + 1
+    if undirected:
+        check_ends(sources, targets, num_nodes)  # by the numbers that edges have before each becomes two
+        if weights is not None:
+            weights = np.repeat(weights, 2)[doubled(sources, targets)]
+        sources, targets = both_directions(sources, targets)
     if num_classes is None:
-        num_classes = len(class_names) or (0 if classes is None else int(classes.max(initial=-1)) + 1)
+        num_classes = len(class_names) or (0 if classes is None else classes_of(classes))
     graph = RawGraph(
         edges=ArrayEdges(source=sources, target=targets, num_nodes=num_nodes),
         ids=None if ids is None else np.asarray(ids),
@@ -107,6 +109,23 @@ def from_arrays(
         edge_weights=None if weights is None else ArrayWeights(array=weights),
     )
     return InMemory(graph=graph)
+
+
+def classes_of(labels: Ids) -> int:
+    """How many classes there are where nobody says: as many as the greatest label of `labels` (int64 [any]).
+
+    Raises InputError for one that is far from the others, as 999999 for none is: a network has an output a class."""
+    classes = int(labels.max(initial=-1)) + 1
+    there = np.unique(labels[labels >= 0]) if classes > _MANY_CLASSES else labels
+    if classes > _MANY_CLASSES and 2 * len(there) < classes:
+        raise InputError(
+            f"the greatest label is {classes - 1} (the first at row {int(labels.argmax())}), but there are only "
+            f"{len(there)} different ones; expected classes numbered from 0 on, and -1 for none. Number them so."
+        )
+    return classes
+
+
+_MANY_CLASSES = 1000
 
 
 def whole_numbers(name: str, values: ArrayLike) -> Ids:

@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framework.data.dataset import NO_LABEL, TEST, RawGraph
-from framework.errors import InputError
+from framework.errors import InputError, PluginError
+from framework.graph.edges import Ids
 
 
 def check_graph(raw: RawGraph) -> None:
     """Raises InputError, naming the node, the edge or the column, for a graph without nodes, an edge to a node that is
     not there, a label out of range, a split of another value, columns of other lengths."""
+    if not isinstance(raw, RawGraph):
+        raise PluginError(f"the data set opened as a {type(raw).__name__}; expected a RawGraph. Mend its open().")
     num_nodes = raw.edges.num_nodes
     if num_nodes < 1:
         raise InputError("the graph has no nodes; expected at least one.")
@@ -30,6 +33,17 @@ def check_graph(raw: RawGraph) -> None:
     if raw.split is not None:
         _check_range(raw, "split", raw.split, 0, TEST + 1, "0 for a node in none")
     _check_edges(raw)
+
+
+def check_ends(source: Ids, target: Ids, num_nodes: int, *, first: int = 0) -> None:
+    """Raises InputError, naming it, where one of the edges from number `first` on names a node that is not there."""
+    for end in (source, target):
+        bad = np.flatnonzero((end < 0) | (end >= num_nodes))
+        if len(bad):
+            raise InputError(
+                f"edge {first + int(bad[0])} ({source[bad[0]]} -> {target[bad[0]]}) names node {end[bad[0]]}, "
+                f"which is unknown; expected 0 to {num_nodes - 1}."
+            )
 
 
 def check_rows(raw: RawGraph, first: int, rows: NDArray[np.float32]) -> None:
@@ -58,17 +72,11 @@ def _check_range(raw: RawGraph, what: str, values: NDArray[Any], least: int, end
 
 
 def _check_edges(raw: RawGraph) -> None:
-    num_nodes, seen = raw.edges.num_nodes, 0
+    seen = 0
     for source, target in raw.edges:
         if source.shape != target.shape or source.ndim != 1:
             raise InputError(f"a batch of edges has shapes {source.shape}, {target.shape}; expected two equal lengths.")
-        for end in (source, target):
-            bad = np.flatnonzero((end < 0) | (end >= num_nodes))
-            if len(bad):
-                raise InputError(
-                    f"edge {seen + int(bad[0])} ({source[bad[0]]} -> {target[bad[0]]}) names node {end[bad[0]]}, "
-                    f"which is unknown; expected 0 to {num_nodes - 1}."
-                )
+        check_ends(source, target, raw.edges.num_nodes, first=seen)
         seen += len(source)
     if seen != raw.edges.num_edges:
         raise InputError(f"the edge stream gave {seen} edges; it had announced {raw.edges.num_edges}.")

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from framework.errors import InputError
 from framework.graph.edges import EdgeStream, Ids, Weighted
 
 NO_LABEL = -1
@@ -58,9 +59,15 @@ class ArrayRows:
     """The rows of an array, which may be mapped from a file (`np.memmap`, `np.load(..., mmap_mode="r")`)."""
 
     array: NDArray[Any]
-    """[N, columns], any number type."""
+    """[N, columns], any type of real numbers."""
     batch_size: int = 65536
     """Rows a batch."""
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != 2 or self.array.dtype.kind not in "biuf":
+            raise InputError(
+                f"features have shape {self.array.shape}, of {self.array.dtype}; expected numbers [nodes, columns]."
+            )
 
     @property
     def shape(self) -> tuple[int, int]:

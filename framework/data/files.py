@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framework import config
+from framework.data.arrays import classes_of
 from framework.data.dataset import ArrayRows, Mapper, RawGraph, Rows, each
 from framework.data.dictionary import UNKNOWN, Dictionary, raw_ids
 from framework.data.fingerprint import fingerprint
@@ -104,7 +105,7 @@ class Files:
         labels, class_names = table.labels(self.label) if table and self.label else (None, ())
         num_classes = len(class_names) or self.classes
         if labels is not None and not num_classes:
-            num_classes = int(labels.max(initial=-1)) + 1
+            num_classes = classes_of(labels)
         return RawGraph(
             edges=PairFiles(files=tuple(job.pairs for job in jobs), num_nodes=num_nodes, batch_size=self.batch_size),
             ids=None if ids is None or _is_dense(ids) else ids,

@@ -120,6 +120,8 @@ def _check_range(name: str, column: NDArray[Any], end: int) -> None:
 
 def fault_of(graph: SmallGraph) -> str:
     """What is wrong with a graph that a set has made; empty where nothing is."""
+    if not isinstance(graph, SmallGraph):
+        return f"the type {type(graph).__name__}; expected a SmallGraph, or as text why there is none"
     nodes, ends = len(graph.features), (graph.source, graph.target)
     if nodes == 0 or graph.features.ndim != 2 or graph.positions.ndim != 2 or len(graph.positions) != nodes:
         return f"features {graph.features.shape}, positions {graph.positions.shape}; expected a row of each a node"

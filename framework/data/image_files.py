@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from framework.data.arrays import whole_numbers
+from framework.data.arrays import classes_of, whole_numbers
 from framework.data.dataset import TEST, TRAIN, VALIDATION
 from framework.data.fingerprint import fingerprint
+from framework.data.image_arrays import as_bytes
 from framework.data.image_sets import RawImages, shared_out
 from framework.errors import InputError
 from framework.graph.edges import Ids
@@ -27,6 +28,7 @@ from framework.registry import IMAGE_SETS
 ENDINGS = (".png", ".jpg", ".jpeg")
 _SPLITS = {"train": TRAIN, "validation": VALIDATION, "val": VALIDATION, "test": TEST}
 _MODES = {"rgb": "RGB", "grey": "L"}
+_READING = 2  # of how files are understood: raised whenever that changes, so that images are prepared again
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,7 @@ class Decoding:
     def _image(self, file: Path | bytes) -> NDArray[np.uint8]:
         try:
             with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
-                image = opened.convert(_MODES[self.color])
+                image = _of_bytes(opened).convert(_MODES[self.color])
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
             raise InputError(f"{_named(file)} cannot be decoded ({error}). Mend or remove it.") from error
         if self.side and image.size != (self.side, self.side):
@@ -87,7 +89,7 @@ class ImageFolder:
         files = self._files()
         settings = {
             "names": [file.relative_to(self.path).as_posix() for file in files],
-            "decoding": dataclasses.asdict(self.decoding),
+            "decoding": {**dataclasses.asdict(self.decoding), "reading": _READING},
             "shares": (self.validation, self.test),
         }
         return fingerprint(settings, files=files)
@@ -114,6 +116,8 @@ class ImageFolder:
     def _files(self) -> list[Path]:
         """All images beneath the folder, by name."""
         root = Path(self.path)
+        if not root.is_dir():
+            raise InputError(f"the folder '{self.path}' is not there; name it by --data.path.")
         found = sorted(file for file in root.rglob("*") if file.suffix.lower() in ENDINGS)
         depths = {len(file.relative_to(root).parts) for file in found}
         if depths not in ({2}, {3}):
@@ -160,7 +164,7 @@ class ImageTable:
         settings = {
             "columns": (self.image, self.label),
             "files": (len(self.files), len(self.test_files)),
-            "decoding": dataclasses.asdict(self.decoding),
+            "decoding": {**dataclasses.asdict(self.decoding), "reading": _READING},
             "shares": (self.validation, self.test),
         }
         return fingerprint(settings, files=map(Path, (*self.files, *self.test_files)))
@@ -177,7 +181,7 @@ class ImageTable:
         return RawImages(
             contents=rows["image"].to_pylist(),
             labels=labels,
-            num_classes=len(names) or int(labels.max(initial=-1)) + 1,
+            num_classes=len(names) or classes_of(labels),
             class_names=names,
             split=np.concatenate([split, np.full(len(rows) - count, TEST, np.uint8)]),
         )
@@ -213,6 +217,13 @@ def _classes(column: pa.ChunkedArray) -> tuple[Ids, tuple[str, ...]]:
         return whole_numbers("label", column.to_numpy()), ()
     names, numbers = np.unique(np.asarray(column.to_pylist(), dtype=np.str_), return_inverse=True)
     return numbers.astype(np.int64), tuple(names.tolist())
+
+
+def _of_bytes(image: Image.Image) -> Image.Image:
+    """The image itself; of two bytes a pixel, 65535 being white, its 255ths: Pillow would make all above 255 white."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray(as_bytes(np.asarray(image).astype(np.uint16)[None])[0, ..., 0])
 
 
 def _named(file: Path | bytes) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framework import config
+from framework.data.arrays import classes_of
 from framework.data.dataset import NO_SPLIT, TEST, TRAIN, VALIDATION
 from framework.data.fingerprint import fingerprint
 from framework.data.image_arrays import READING, as_bytes, packaged_digits, read_digits, read_images, require_alike
@@ -207,4 +208,4 @@ def _read(images: str, labels: str) -> tuple[NDArray[Any], Ids]:
 
 
 def _raw(images: NDArray[Any], labels: Ids, split: NDArray[np.uint8]) -> RawImages:
-    return RawImages(contents=images, labels=labels, split=split, num_classes=int(labels.max(initial=-1)) + 1)  # type: ignore[arg-type]  # an array is a sequence of images
+    return RawImages(contents=images, labels=labels, split=split, num_classes=classes_of(labels))  # type: ignore[arg-type]  # an array is a sequence of images

@@ -37,6 +37,10 @@ class SparseRows:
         """Number of nodes, number of columns."""
         return self.matrix.shape[0], self.matrix.shape[1]
 
+    def __post_init__(self) -> None:
+        if self.matrix.dtype.kind not in "biuf":
+            raise InputError(f"features are {self.matrix.dtype}; expected real numbers [nodes, columns].")
+
     def batches(self) -> Iterator[NDArray[Any]]:
         """Dense slices."""
         for start in range(0, self.shape[0], self.batch_size):
@@ -69,7 +73,8 @@ class Npz:
         content = read_archive(Path(self.path))
         edge_index = content.get("edge_index")
         if edge_index is None or edge_index.ndim != 2 or edge_index.shape[0] != 2:
-            raise InputError(f"'{self.path}' holds {sorted(content)}; expected edge_index of shape [2, E] among them.")
+            shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in sorted(content.items()))
+            raise InputError(f"'{self.path}' holds {shapes}; expected edge_index [2, E] among them.")
         features = _features(content, row_normalized=self.row_normalized)
         labels = content.get("y")
         graph = from_arrays(
@@ -143,6 +148,8 @@ def read_array(path: Path) -> NDArray[Any]:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise _unreadable(path, error) from error
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"'{path}' is an archive of arrays; expected one array, in .npy.")
     return array
 
 

@@ -109,6 +109,9 @@ class TabSeparated:
     are for the same, whatever its spaces and capitals."""
 
     def __post_init__(self) -> None:
+        columns = self.source_column, self.target_column
+        if min(columns) < 0 or columns[0] == columns[1]:
+            raise InputError(f"--data.source-column and .target-column are {columns}; expected two, from 0 on.")
         training, validation = self.shares
         if training < 0 or validation < 0 or training + validation > 1:
             raise InputError(f"--data.shares is {training}, {validation}; expected at least 0 each, at most 1 in all.")

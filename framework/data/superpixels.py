@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from framework import config
+from framework.data.arrays import classes_of
 from framework.data.dataset import TEST
 from framework.data.fingerprint import fingerprint
 from framework.data.graph_sets import Samples, SmallGraph, drawn_split
@@ -82,7 +83,7 @@ class Superpixels:
         return Samples(
             contents=list(images),
             labels=labels,
-            num_classes=int(labels.max(initial=-1)) + 1,
+            num_classes=classes_of(labels),
             split=split,
             facts={
                 "unit of positions": f"{self._unit(images.shape[1], images.shape[2]):.6g} pixels",

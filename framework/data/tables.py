@@ -80,6 +80,9 @@ def _check_columns(path: Path, there: Sequence[str], wanted: Sequence[str]) -> N
     missing = [name for name in wanted if name not in there]
     if missing:
         raise InputError(f"'{path}' has no column '{missing[0]}'; it has {', '.join(there)}. Say which one is meant.")
+    twice = [name for name in wanted if list(there).count(name) > 1]
+    if twice:
+        raise InputError(f"'{path}' has several columns '{twice[0]}'; expected one of that name.")
 
 
 @contextlib.contextmanager

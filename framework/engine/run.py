@@ -217,6 +217,9 @@ class Run:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise InputError(f"--{name} is {getattr(self, name)!r}; expected {' or '.join(known)}.")
+        for name in ("out", "store"):
+            if not getattr(self, name):
+                raise InputError(f"--{name} is empty; expected a folder.")
         if not self.deadline > 0:
             raise InputError(f"--deadline is {self.deadline!r}; expected seconds, more than 0.")
         if not isinstance(self.workload, Workload):

@@ -5,6 +5,7 @@ started again, on as many workers or not, goes on with the checkpoint's place an
 """
 
 import dataclasses
+import math
 import statistics
 import time
 from collections import Counter
@@ -28,7 +29,7 @@ from framework.engine.progress import Progress
 from framework.engine.run import Counted, Initialized, Run, Staged, Task, Worker
 from framework.engine.state import beneath, fits, load_optimizer_state, on_host, optimizer_state, under, weights_digest
 from framework.engine.versions import versions
-from framework.errors import InputError
+from framework.errors import InputError, ShardyardError
 from framework.random import Key
 
 REPORTED_PURPOSES = ("frontier", "features", "halo", "gradient")  # in every report, sent or not
@@ -86,6 +87,11 @@ class Learner:
             if run.checkpoint_every and now.step % run.checkpoint_every == 0:
                 self.save()
         now.losses.append(self._mean_loss())
+        if not math.isfinite(now.losses[-1]):
+            raise ShardyardError(
+                f"the loss of epoch {now.epoch + 1} is {now.losses[-1]}: nothing is learned any more. Lower "
+                "--optimizer.lr, or look at the data, and start again with another --out."
+            )
         now.epoch, now.step, now.loss_sum, now.samples = now.epoch + 1, 0, 0.0, 0
         if run.schedule.counts == "epochs":
             self.schedule.step()
@@ -140,7 +146,8 @@ class Learner:
         if run.monitor not in now.metrics:
             if run.patience is None and run.keep == "last":
                 return
-            raise InputError(f"--monitor is '{run.monitor}'; this run measures {', '.join(sorted(now.metrics))}.")
+            measured = ", ".join(sorted(now.metrics)) or "nothing, for its data has no sample to validate or test on"
+            raise InputError(f"--monitor is '{run.monitor}'; expected what this run measures: {measured}.")
         if not now.best or run.improves(now.metrics[run.monitor], now.best[run.monitor]):
             now.best, now.since_best = dict(now.metrics), 0
             if run.keep == "best":

@@ -25,7 +25,7 @@ def require_same_pairs(
         if other[0] != own[0]:
             raise InputError(
                 f"{field} is what step '{made.step}' made of {other[0]}, and this step is of {own[0]}; give both "
-                "the same data."
+                "the same data by their flags, as --teacher.data.folder and --student.data.of.folder."
             )
         if vocabulary and other[1] != own[1]:
             raise InputError(

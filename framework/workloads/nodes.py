@@ -48,7 +48,7 @@ LAYER_BATCH = 65536  # nodes evaluated at a time where the first layer alone is
 MANY = 1 << 17  # nodes of a worker from which on memory counts for more than the time that keeping none of it takes
 _REMEDIES = {
     "split": "Draw a split by --data.shares 0.5 0.2, or name its column by --data.split where the data set has one.",
-    "labels": "Node classification needs them: name their column or file by --data.label or --data.labels.",
+    "labels": "Node classification needs them: y in an .npz file, else a column or file named by --data.label(s).",
 }
 
 
@@ -82,12 +82,12 @@ class NodeClassification:
     def __post_init__(self) -> None:
         if self.batch_size < 0:
             raise InputError(f"--batch-size is {self.batch_size}; expected a number of nodes, or 0 for all of them.")
-        if self.layout != Owner() and self.halo != Exact():
-            halo, layout = (plugin_name(type(plugin)).partition(":")[2] for plugin in (self.halo, self.layout))
-            raise InputError(f"--layout {layout} is exact; it takes no --halo {halo}: choose one of the two.")
-        if self.layout != Owner() and not self.sampler.whole:
-            layout = plugin_name(type(self.layout)).partition(":")[2]
-            raise InputError(f"--layout {layout} is for training on the whole graph; choose --sampler full.")
+        usual = (("halo", self.halo, Exact()), ("layout", self.layout, Owner()))
+        given = {word: plugin_name(type(one)).partition(":")[2] for word, one, default in usual if one != default}
+        if len(given) == 2:
+            raise InputError("--layout {layout} is exact; it takes no --halo {halo}: choose one.".format(**given))
+        for word, name in given.items() if not self.sampler.whole else ():
+            raise InputError(f"--{word} {name} is for training on the whole graph; choose --sampler full.")
         if isinstance(self.halo, Particular):
             self.halo.require("vertex-cut" if isinstance(self.partitioner, VertexCut) else "edge-cut")
 

@@ -12,7 +12,10 @@ Run the conformance suite over a plug-in; the exit code is 1 where a check fails
 
 Example: shardyard check partitioner my_package:Mine --seed 3"""
 
-_QUALITY = ("cut_ratio", "replication_factor", "node_balance", "edge_balance", "halo_share", "seconds")
+_QUALITY = (
+    *("cut_ratio", "replication_factor", "communication_volume"),
+    *("node_balance", "edge_balance", "halo_share", "seconds"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -36,18 +36,31 @@ def command(arguments: list[str]) -> int:
         about="Write what a trained run says of every sample to a Parquet file.",
         example="shardyard predict runs/sage-debian --out classes.parquet",
     )
+    if options.out is not None and options.out.suffix != ".parquet":
+        raise InputError(f"--out is '{options.out}'; expected a name that ends in .parquet.")
     if options.out is not None and not options.out.absolute().parent.is_dir():
         raise InputError(f"--out is '{options.out}', but there is no folder '{options.out.parent}'; make it first.")
     with showing(script=options.folder.json) as show:
         answer = start(run, show, main=embed if options.embeddings else predict, preparing=known_data)
     if options.out is not None:
-        shutil.move(_here(answer["path"]), options.out)
+        _moved(_here(answer["path"]), options.out)
     written = {"path": str(options.out or answer["path"]), "rows": answer["rows"], "columns": list(answer["columns"])}
     if options.folder.json:
         tables.show_json(written)
     else:
         tables.facts({**written, "columns": ", ".join(written["columns"])})
     return 0
+
+
+def _moved(written: str, target: Path) -> None:
+    """Moves a file, which replaces what is there when it is whole. Raises InputError for a disk that takes no more."""
+    torn = target.with_name(f".{target.name}.torn")
+    try:
+        shutil.move(written, torn)
+        torn.replace(target)
+    except OSError as error:
+        torn.unlink(missing_ok=True)
+        raise InputError(f"'{target}' cannot be written: {error.strerror}. It is in '{written}'.") from error
 
 
 def _here(path: str) -> str:

@@ -121,6 +121,19 @@ def test_values_without_a_meaning_are_refused(tmp_path: Path, images: NDArray[An
         ImageArrays(images=str(tmp_path / "a.npz")).open()
 
 
+def test_channels_first_is_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((7, 3, 12, 12), np.uint8), y=np.arange(7))
+    with pytest.raises(InputError, match=r"a.npz' has images \(7, 3, 12, 12\), .* channels first"):
+        ImageArrays(images=str(tmp_path / "a.npz")).open()
+
+
+def test_labels_may_lie_in_an_archive_of_their_own(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", GREY)
+    np.savez(tmp_path / "y.npz", labels=LABELS)
+    raw = ImageArrays(images=str(tmp_path / "x.npy"), labels=str(tmp_path / "y.npz")).open()
+    assert np.array_equal(raw.labels, LABELS)
+
+
 def test_test_images_are_of_the_same_kind(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=GREY, y=LABELS)
     np.savez(tmp_path / "b.npz", x=GREY / 255, y=LABELS)
@@ -189,6 +202,16 @@ def test_a_folder_of_files_is_what_was_written(tmp_path: Path) -> None:
     assert ImageFolder(path=str(tmp_path)).fingerprint() != before
 
 
+def test_files_of_two_bytes_a_pixel_keep_their_shades(tmp_path: Path) -> None:
+    shades = np.arange(COUNT * 30, dtype=np.uint16).reshape(COUNT, 6, 5) * np.uint16(65535 // (COUNT * 30 - 1))
+    for number, pixels in enumerate(shades):
+        folder = tmp_path / NAMES[LABELS[number]]
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{number:03}.png")
+    raw, pixels = decoded(ImageFolder(path=str(tmp_path), decoding=Decoding(color="grey")))
+    assert np.array_equal(pixels[..., 0], np.rint(shades[by_id(raw)] / 257))
+
+
 def test_folders_may_say_what_images_are_for(tmp_path: Path) -> None:
     write_folder(tmp_path / "three", "train", "val", "test")
     raw, _ = decoded(ImageFolder(path=str(tmp_path / "three")))
@@ -203,6 +226,8 @@ def test_folders_may_say_what_images_are_for(tmp_path: Path) -> None:
 
 
 def test_unusable_files_of_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere' is not there; name it by --data.path"):
+        ImageFolder(path=str(tmp_path / "nowhere")).open()
     with pytest.raises(InputError, match="holds no images; expected CLASS/NAME.png"):
         ImageFolder(path=str(tmp_path)).fingerprint()
     write_folder(tmp_path)

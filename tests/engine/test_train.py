@@ -17,7 +17,7 @@ from framework.engine.kept import newest
 from framework.engine.optimize import SGD, Adam, AdamW, Cosine, InverseSquareRoot, Step
 from framework.engine.run import Event, Prepared, Run, Worker
 from framework.engine.train import train
-from framework.errors import InputError, StoreError
+from framework.errors import InputError, ShardyardError, StoreError
 
 
 class StoppedError(Exception):
@@ -126,6 +126,15 @@ def test_an_end_by_patience_is_measured(tmp_path: Path) -> None:
     assert report["epochs"] == 6, "the first even epoch from the fifth on; the second was the best"
     told = evaluate(run(tmp_path, **settings), worker())
     assert told["metrics"] == report["metrics"]
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(ShardyardError, match=r"^the loss of epoch \d+ is (nan|inf): nothing is learned any more"):
+        train(run(tmp_path, epochs=50, checkpoint_every=0, schedule=Step(every=2, gamma=1e300)), worker())
+    found = newest(tmp_path / "checkpoints", Group.alone())
+    assert found is not None
+    assert found.epoch == 2
+    assert all(value.isfinite().all() for value in found.tensors["model"].values())
 
 
 def test_an_unknown_monitor_is_named(tmp_path: Path) -> None:

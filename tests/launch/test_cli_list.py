@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from framework.registry import PARTITIONERS, REGISTRIES
-from launch import cli
+from launch import cli, tables
 
 
 def output(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -67,6 +68,10 @@ def test_the_table_shows_what_the_json_says_and_singular_is_plural(capsys: pytes
         (["evaluate"], "name the run's folder first: shardyard evaluate RUN_FOLDER"),
         (["train", "sage-debain"], "no recipe is called 'sage-debain'. Did you mean 'sage-debian'?"),
         (["train", "no_such_module:recipe"], "module 'no_such_module' cannot be imported"),
+        (["train", "./standins.py:recipe"], "expected MODULE:NAME, as roads:Roads for Roads in roads.py"),
+        (["train", "sage-debian", "--lr", "0.1"], "there is no flag --lr. Did you mean --optimizer.lr?"),
+        (["train", "sage-debian", "--out", ""], "--out is empty; expected a folder"),
+        (["train", "sage-debian", "--halo", "quantized"], "--halo quantized is for training on the whole graph"),
         (["train", "launch_standins:wrong"], "returned a int; expected a framework.engine.run.Run"),
         (["train", "launch_standins:demanding"], "cannot be called without arguments"),
         (["train", "launch_standins:NOT_A_CLASS"], "no class or function 'NOT_A_CLASS'"),
@@ -106,6 +111,44 @@ def test_a_defect_is_one_line_too_and_the_traceback_is_for_who_asks(
     monkeypatch.setenv("SHARDYARD_DEBUG", "1")
     assert cli.main(["list"]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("leaving", "said"), [("'MY_DATA is not set'", "MY_DATA is not set"), ("3", "3"), ("0", "0")])
+def test_a_module_that_leaves_is_no_success(
+    leaving: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"leaving_{said[0].lower()}"
+    (tmp_path / f"{name}.py").write_text(f"import sys\nsys.exit({leaving})\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert cli.main(["train", f"{name}:recipe"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: SystemExit: {said} ({name}.py:2")
+    assert printed.count("\n") == 1
+
+
+def test_a_module_with_a_slip_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slipped.py").write_text("def recipe(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert cli.main(["train", "slipped:recipe"]) == 2
+    assert "module 'slipped' cannot be imported: SyntaxError" in capsys.readouterr().err
+
+
+def test_without_a_place_to_print_nothing_fails() -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$0" -m launch.cli list >&-', sys.executable],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_json_has_no_word_for_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.show_json({"loss": [0.5, float("nan")], "metrics": {"rmse": float("inf")}})
+    assert json.loads(capsys.readouterr().out) == {"loss": [0.5, None], "metrics": {"rmse": None}}
 
 
 def test_an_interrupt_ends_with_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """A run from the command line: trained, resumed, inspected, measured again, and asked what it predicts."""
 
+import errno
 import json
 import re
 import shutil
@@ -200,6 +201,24 @@ def test_predict_writes_embeddings(capsys: pytest.CaptureFixture[str]) -> None:
 def test_predict_into_a_folder_that_is_not_there_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["predict", "runs/sage-debian", "--out", "nowhere/x.parquet"]) == 2
     assert "no folder 'nowhere'" in capsys.readouterr().err
+    assert cli.main(["predict", "runs/sage-debian", "--out", "graph.npz"]) == 2
+    assert "--out is 'graph.npz'; expected a name that ends in .parquet" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("report")
+def test_predict_loses_nothing_where_the_disk_is_full(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: str, target: Path) -> None:
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    Path("x.parquet").write_bytes(b"of before")
+    monkeypatch.setattr("launch.commands.predict.shutil.move", full)
+    assert cli.main(["predict", "runs/sage-debian", "--out", "x.parquet"]) == 2
+    assert "error: 'x.parquet' cannot be written: No space left on device. It is in '" in capsys.readouterr().err
+    assert Path("x.parquet").read_bytes() == b"of before"
+    assert not list(Path().glob(".*.torn"))
 
 
 def test_prepare_finds_the_store_that_training_made(capsys: pytest.CaptureFixture[str], report: dict[str, Any]) -> None:

@@ -54,6 +54,22 @@ def test_a_finished_run_keeps_the_report_of_the_start_that_trained_it(capsys: py
     assert cli.main(["inspect", str(FOLDER), "--verify"]) == 0
 
 
+def test_a_start_that_is_refused_leaves_the_folder_as_it_was(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(*PLACED)
+    before = written()
+    Path("afile").write_text("no folder")
+    refused = {"cannot hold stores": ["--store", "afile"], "is a vertex-cut": ["--partitioner", "hdrf"]}
+    for message, placement in refused.items():
+        assert cli.main(["train", "sage-debian", *SMALL, "--epochs=3", *placement]) == 2
+        assert message in capsys.readouterr().err
+        assert written() == before
+    assert cli.main(["evaluate", str(FOLDER)]) == 0
+    assert cli.main(["train", "sage-debian", *SMALL, "--store", "afile", "--out", "new"]) == 2
+    assert not list(Path("new").glob("*.json")), "what was never a run's may become a pipeline's"
+
+
 def test_people_are_told_that_nothing_was_trained(capsys: pytest.CaptureFixture[str]) -> None:
     train(*PLACED)
     assert "finished already" not in capsys.readouterr().out
