@@ -129,8 +129,9 @@ def test_an_end_by_patience_is_measured(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    risen: dict[str, Any] = {"optimizer": SGD(lr=0.05), "schedule": Step(every=2, gamma=1e30)}
     with pytest.raises(ShardyardError, match=r"^the loss of epoch \d+ is (nan|inf): nothing is learned any more"):
-        train(run(tmp_path, epochs=50, checkpoint_every=0, schedule=Step(every=2, gamma=1e300)), worker())
+        train(run(tmp_path, epochs=50, checkpoint_every=0, **risen), worker())
     found = newest(tmp_path / "checkpoints", Group.alone())
     assert found is not None
     assert found.epoch == 2
