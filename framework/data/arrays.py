@@ -4,7 +4,7 @@ Assumptions: node ids are dense; the arrays are not changed afterwards, for prep
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -140,6 +140,20 @@ def whole_numbers(name: str, values: ArrayLike) -> Ids:
     return column.astype(np.int64)
 
 
+MASKS = {"train_mask": TRAIN, "val_mask": VALIDATION, "test_mask": TEST}
+"""PyG's names of who is for what."""
+
+
+def split_of_masks(masks: Mapping[str, NDArray[Any]], num_nodes: int) -> NDArray[np.uint8]:
+    """A split, uint8 [N], of some of PyG's masks, bool [N]. Raises InputError for masks that are not."""
+    split = np.full(num_nodes, NO_SPLIT, np.uint8)
+    for name, mask in masks.items():
+        if mask.dtype != np.bool_ or mask.shape != (num_nodes,):
+            raise InputError(f"{name} has shape {mask.shape}, of {mask.dtype}; expected ({num_nodes},) of bool.")
+        split[mask] = MASKS[name]
+    return split
+
+
 def split_column(values: ArrayLike) -> NDArray[np.uint8]:
     """A split, uint8 [N]. Raises InputError for a value that is none of NO_SPLIT, TRAIN, VALIDATION and TEST."""
     split = whole_numbers("split", values)
@@ -191,17 +205,13 @@ def from_pyg(data: Any) -> InMemory:
     if labels is not None and labels.dim() != 1:
         raise InputError(f"y has shape {tuple(labels.shape)}; expected one class a node.")
     num_nodes = int(data.num_nodes)
-    split = np.full(num_nodes, NO_SPLIT, np.uint8)
-    masks = {"train_mask": TRAIN, "val_mask": VALIDATION, "test_mask": TEST}
-    given = {value: mask for name, value in masks.items() if (mask := getattr(data, name, None)) is not None}
-    for value, mask in given.items():
-        split[mask.cpu().numpy()] = value
+    masks = {name: mask.cpu().numpy() for name in MASKS if (mask := getattr(data, name, None)) is not None}
     return from_arrays(
         edge_index[0].cpu().numpy(),
         edge_index[1].cpu().numpy(),
         num_nodes=num_nodes,
         features=None if features is None else features.cpu().numpy(),
         labels=None if labels is None else labels.cpu().numpy(),
-        split=split if given else None,
+        split=split_of_masks(masks, num_nodes) if masks else None,
         edge_weights=None if weights is None else weights.cpu().numpy(),
     )

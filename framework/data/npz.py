@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, diags_array, load_npz
 
-from framework.data.arrays import from_arrays, from_scipy, split_column
+from framework.data.arrays import MASKS, from_arrays, from_scipy, split_column, split_of_masks
 from framework.data.dataset import NO_SPLIT, TEST, TRAIN, VALIDATION, ArrayRows, RawGraph, Rows
 from framework.data.fingerprint import fingerprint
 from framework.data.split import hashed_split
@@ -54,8 +54,8 @@ class Npz:
 
     path: str
     """The file. `edge_index` [2, E]; `y` [N]; features as `x` [N, columns], or as CSR in `indptr`, `indices`, `data`,
-    `shape`; `labels`, the classes' names; a split as `split` [N], or as Planetoid's `n_train` and `test`: the first
-    n_train nodes are trained on, the next 500 validated on."""
+    `shape`; `labels`, the classes' names; a split as `split` [N]; as PyG's `train_mask`, `val_mask`, `test_mask`; or as
+    Planetoid's `n_train` and `test`: the first n_train nodes are trained on, the next 500 validated on."""
     undirected: bool = True
     """Whether every edge is given once and stands for both directions."""
     shares: tuple[float, float] | None = None
@@ -66,7 +66,8 @@ class Npz:
     def fingerprint(self) -> str:
         """Digest of the file and the settings."""
         settings = {"undirected": self.undirected, "shares": self.shares, "row_normalized": self.row_normalized}
-        return fingerprint(settings, files=[Path(self.path)])
+        masks = {"masks": True} if Path(self.path).is_file() and {*MASKS} & set(_names(Path(self.path))) else {}
+        return fingerprint({**settings, **masks}, files=[Path(self.path)])
 
     def open(self) -> RawGraph:
         """The graph. Raises InputError for a file that is missing, cut short, or without `edge_index`."""
@@ -142,6 +143,15 @@ def read_archive(path: Path) -> dict[str, NDArray[Any]]:
         raise _unreadable(path, error) from error
 
 
+def _names(path: Path) -> list[str]:
+    """The names of an .npz file's arrays. Raises InputError for one that cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return list(archive)
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from error
+
+
 def read_array(path: Path) -> NDArray[Any]:
     """The array of an .npy file, mapped. Raises InputError for one that cannot be read."""
     try:
@@ -190,6 +200,9 @@ def _factors(sums: Any) -> NDArray[np.float32]:
 def _split(content: dict[str, NDArray[Any]], num_nodes: int) -> NDArray[np.uint8] | None:
     if "split" in content:
         return split_column(content["split"])
+    masks = {name: content[name] for name in MASKS if name in content}
+    if masks:
+        return split_of_masks(masks, num_nodes)
     if not {"n_train", "test"} <= content.keys():
         return None
     split = np.full(num_nodes, NO_SPLIT, np.uint8)

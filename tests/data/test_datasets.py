@@ -98,6 +98,12 @@ def test_planetoid_archive(tmp_path):
     assert (raw.split[:140] == 1).all()
     assert (raw.split[140:640] == 2).all()
     assert np.flatnonzero(raw.split == 3).tolist() == test.tolist()
+    masked = {"train_mask": np.array([True, False, False]), "test_mask": np.array([False, False, True])}
+    np.savez(tmp_path / "masked.npz", edge_index=[[0, 1], [1, 2]], x=np.eye(3), **masked)
+    assert Npz(path=str(tmp_path / "masked.npz")).open().split.tolist() == [1, 0, 3]
+    np.savez(tmp_path / "masked.npz", edge_index=[[0, 1], [1, 2]], x=np.eye(3), train_mask=np.array([0, 1, 2]))
+    with pytest.raises(InputError, match=r"train_mask has shape \(3,\), of int64; expected \(3,\) of bool"):
+        Npz(path=str(tmp_path / "masked.npz")).open()
     one_way = Npz(path=str(tmp_path / "graph.npz"), undirected=False, shares=(0.0, 0.0))
     assert one_way.open().edges.num_edges == 3
     assert set(one_way.open().split) == {3}
