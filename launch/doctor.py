@@ -163,7 +163,13 @@ def network() -> list[Finding]:
 def ray_here(deadline: float = DEADLINE) -> Finding:
     """Whether Ray starts on this machine. Another address may be given by RAY_ADDRESS, as to Ray itself."""
     if os.environ.get("RAY_ADDRESS"):
-        return ray_cluster(os.environ["RAY_ADDRESS"], deadline)
+        try:
+            return ray_cluster(os.environ["RAY_ADDRESS"], deadline)
+        except InputError:
+            text = (
+                f"RAY_ADDRESS is '{os.environ['RAY_ADDRESS']}'; expected HOST:PORT. Without it a start here is tried."
+            )
+            return Finding(name="ray", state="warning", text=text)
     began = time.monotonic()
     state, text = _ask_ray("", deadline)
     if state == "good":

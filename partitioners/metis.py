@@ -5,8 +5,12 @@ symmetric and with duplicates merged into weights, fits in memory some ten times
 Python function balances one weight only, so METIS's own function is called, which the same library exports.
 """
 
+import contextlib
 import ctypes
 import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -84,24 +88,40 @@ class Metis:
         options[int(internal.options_indices.SEED)] = self.seed & 0x7FFFFFFF
         owners = np.zeros(graph.shape[0], integer)
         edge_weights = None if self.objective == "volume" or (graph.data == 1).all() else graph.data.astype(integer)
-        code = library.METIS_PartGraphKway(
-            _pointer(np.array([graph.shape[0]], integer)),
-            _pointer(np.array([len(weights)], integer)),
-            _pointer(graph.indptr.astype(integer, copy=False)),
-            _pointer(graph.indices.astype(integer, copy=False)),
-            _pointer(np.stack(weights, axis=1).astype(integer)),
-            None,  # sizes of nodes in the volume: 1 each
-            None if edge_weights is None else _pointer(edge_weights),
-            _pointer(np.array([parts], integer)),
-            None,  # target shares of the parts: equal
-            _pointer(np.full(len(weights), self.slack, np.float32)),
-            _pointer(options),
-            _pointer(np.zeros(1, integer)),
-            _pointer(owners),
-        )
+        with _silence():
+            code = library.METIS_PartGraphKway(
+                _pointer(np.array([graph.shape[0]], integer)),
+                _pointer(np.array([len(weights)], integer)),
+                _pointer(graph.indptr.astype(integer, copy=False)),
+                _pointer(graph.indices.astype(integer, copy=False)),
+                _pointer(np.stack(weights, axis=1).astype(integer)),
+                None,  # sizes of nodes in the volume: 1 each
+                None if edge_weights is None else _pointer(edge_weights),
+                _pointer(np.array([parts], integer)),
+                None,  # target shares of the parts: equal
+                _pointer(np.full(len(weights), self.slack, np.float32)),
+                _pointer(options),
+                _pointer(np.zeros(1, integer)),
+                _pointer(owners),
+            )
         if code != _OK:
             raise InputError(f"METIS gave up with code {code}: it is out of memory, or its input is not a graph.")
         return owners.astype(np.int32, copy=False)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Leaves out what C code prints meanwhile: METIS tells stdout of parts that it cannot halve, and goes on."""
+    flush, kept = ctypes.CDLL(None).fflush, os.dup(1)
+    flush(None)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        flush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _pointer(array: NDArray[Any]) -> Any:

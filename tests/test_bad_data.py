@@ -195,6 +195,14 @@ def test_a_label_that_is_far_from_all_others():
     assert "the greatest label is 1000000000000 (the first at row 9), but there are only 4 different ones" in message
 
 
+def test_ids_of_objects_are_numbers_or_text(tmp_path):
+    ids = ["a", "b", "c"]
+    graphs = [from_arrays([0], [1], num_nodes=3, ids=np.array(ids, dtype=kind)) for kind in (object, np.str_)]
+    assert graphs[0].fingerprint() == graphs[1].fingerprint()
+    assert graphs[0].open().ids.dtype.kind == "U"
+    assert "ids of type double" in said(lambda: from_arrays([0], [1], num_nodes=3, ids=[0.5, 1.5, 2.5]))
+
+
 def test_a_data_set_that_opens_as_something_else(tmp_path):
     assert "the data set opened as a NoneType; expected a RawGraph" in said(prepared_from(None, tmp_path))
 

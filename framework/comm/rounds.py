@@ -50,8 +50,16 @@ class InRounds(Protocol):
         """How long they are."""
 
 
+def innermost(strategy: object) -> object:
+    """What a strategy that sends rows in another form has beneath it in the end; itself where it has nothing."""
+    while (inner := getattr(strategy, "inner", None)) is not None:
+        strategy = inner
+    return strategy
+
+
 def require_same_rounds(halo: object, gradient: object) -> None:
-    """Raises InputError where both strategies go by rounds, and not by the same."""
+    """Raises InputError where both strategies, or what they send by, go by rounds, and not by the same."""
+    halo, gradient = innermost(halo), innermost(gradient)
     if isinstance(halo, InRounds) and isinstance(gradient, InRounds) and halo.rounds != gradient.rounds:
         raise InputError(
             f"--halo has {halo.rounds} and --gradient has {gradient.rounds}; expected the same rounds: give both the "

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from framework.data.check import check_ends
 from framework.data.dataset import NO_SPLIT, TEST, TRAIN, VALIDATION, ArrayRows, RawGraph
+from framework.data.dictionary import raw_ids
 from framework.data.fingerprint import fingerprint
 from framework.errors import InputError
 from framework.graph.edges import ArrayEdges, Ids, both_directions, doubled
@@ -100,7 +102,7 @@ def from_arrays(
         num_classes = len(class_names) or (0 if classes is None else classes_of(classes))
     graph = RawGraph(
         edges=ArrayEdges(source=sources, target=targets, num_nodes=num_nodes),
-        ids=None if ids is None else np.asarray(ids),
+        ids=None if ids is None else raw_ids(pa.array(ids), "ids"),
         features=None if rows is None else ArrayRows(array=rows),
         labels=classes,
         num_classes=num_classes,

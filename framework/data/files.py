@@ -128,6 +128,7 @@ class Files:
             found += map(Path, matches)
         if not found:
             raise InputError("edges names no file; expected at least one.")
+        found = [path.absolute() for path in found]  # other processes, in other folders, are told of them
         for path in found:
             if not path.is_file():
                 raise InputError(f"'{path}' is missing. Name files of edges that are there.")

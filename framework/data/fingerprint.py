@@ -37,5 +37,7 @@ def _of_file(path: Path) -> str:
 def _of_array(array: NDArray[Any] | None) -> str:
     if array is None:
         return "none"
+    if array.dtype.hasobject:  # whose bytes are addresses
+        raise InputError(f"an array holds {array.dtype}; expected numbers or text: give it a type of NumPy's.")
     header = f"{array.dtype.str} {array.shape}".encode()
     return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).hexdigest()

@@ -47,12 +47,16 @@ class Nodes:
         owned = local < shard.num_owned
         if bool(owned.all()):
             return cls(ids=local + shard.first, original=shard.original[local], degree=shard.degree[local])
-        inside, outside = local.clamp(max=shard.num_owned - 1), (local - shard.num_owned).clamp(min=0)
-        return cls(
-            ids=torch.where(owned, local + shard.first, shard.halo[outside]),
-            original=torch.where(owned, shard.original[inside], shard.halo_original[outside]),
-            degree=torch.where(owned, shard.degree[inside], shard.halo_degree[outside]),
-        )
+        outside = (local - shard.num_owned).clamp(min=0)
+        found = cls(ids=shard.halo[outside], original=shard.halo_original[outside], degree=shard.halo_degree[outside])
+        inside = local[owned]  # perhaps none: a part of a vertex-cut may have edges, and no node that it owns
+        for column, own in (
+            (found.ids, inside + shard.first),
+            (found.original, shard.original[inside]),
+            (found.degree, shard.degree[inside]),
+        ):
+            column[owned] = own
+        return found
 
     @classmethod
     def owned_by(cls, shards: Sequence[GraphShard]) -> "Nodes":

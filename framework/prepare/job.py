@@ -61,6 +61,7 @@ def prepare(
     `mapper` runs the work on single raw files; the bytes of the shards do not depend on it. Raises InputError for raw
     data, a number of parts or a partitioner that cannot be used, and for a full disk, which leaves nothing behind."""
     began = time.monotonic()
+    root = root.absolute()  # other processes, in other folders, are told of it
     _check_parts(parts)
     told = progress or _told_nobody
     told("fingerprint", 0.0)

@@ -76,6 +76,7 @@ def spill_edges(raw: RawGraph, placement: Placement, scratch: Path, mapper: Mapp
     """Buckets all edges, and their weights, by part. Raises InputError for a bad weight, and for a vertex-cut that
     answers amiss the second time it is asked."""
     by_edge = placement.kind == "vertex-cut"
+    append_scratch(scratch / "parts", np.empty(0, np.int32))  # which a graph without edges says nothing more of
     for parts in placement.edge_parts(raw.stream()) if by_edge else [placement.owners]:
         append_scratch(scratch / "parts", parts)
     pieces = _pieces(raw, scratch / "parts", scratch, by_edge=by_edge)

@@ -157,6 +157,8 @@ def _to_disk(path: Path) -> None:
 def _remove_abandoned(root: Path) -> None:
     """Removes the hidden folders of processes of this host that ended without doing so: nobody holds their lock."""
     for lock in root.glob(f".*-{socket.gethostname()}-*/{LOCK}"):
-        with contextlib.suppress(OSError), lock.open("w") as file:
+        # Not made anew where it has just gone: its folder is being published. Nor is another one in its place ours.
+        with contextlib.suppress(OSError), lock.open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(lock.parent, ignore_errors=True)
+            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                shutil.rmtree(lock.parent, ignore_errors=True)

@@ -22,7 +22,7 @@ from framework.comm.halo.strategy import HaloStrategy, Late, Particular
 from framework.comm.layout.owner import Owner
 from framework.comm.layout.strategy import Layout
 from framework.comm.reach import Reach, Shards
-from framework.comm.rounds import require_same_rounds
+from framework.comm.rounds import innermost, require_same_rounds
 from framework.comm.rows import all_rows, share_out
 from framework.comm.topology import Topology
 from framework.config import placement, plugin_name
@@ -88,8 +88,8 @@ class NodeClassification:
             raise InputError("--layout {layout} is exact; it takes no --halo {halo}: choose one.".format(**given))
         for word, name in given.items() if not self.sampler.whole else ():
             raise InputError(f"--{word} {name} is for training on the whole graph; choose --sampler full.")
-        if isinstance(self.halo, Particular):
-            self.halo.require("vertex-cut" if isinstance(self.partitioner, VertexCut) else "edge-cut")
+        if isinstance(halo := innermost(self.halo), Particular):
+            halo.require("vertex-cut" if isinstance(self.partitioner, VertexCut) else "edge-cut")
 
     def prepare(self, root: Path, mapper: Mapper, watch: Callable[[Event], None]) -> Prepared:
         """Partitions the graph and writes its shards."""

@@ -17,7 +17,8 @@ from framework.comm.gradient.local_steps import LocalSteps
 from framework.comm.group import Group
 from framework.comm.halo.corrected import Corrected, CorrectedExchange
 from framework.comm.halo.exact import Exact
-from framework.comm.rounds import Calendar, Rounds
+from framework.comm.halo.quantized import Quantized
+from framework.comm.rounds import Calendar, Rounds, require_same_rounds
 from framework.engine.optimize import SGD, Adam
 from framework.errors import InputError
 
@@ -100,6 +101,12 @@ def test_steps_are_llcg_s() -> None:
     answers = together(3, learned)
     assert answers[0] == answers[1] == answers[2]
     assert answers[0] == pytest.approx(by_hand(3, "llglllg").tolist(), rel=1e-12)
+
+
+def test_rounds_are_looked_for_beneath_what_quantises() -> None:
+    with pytest.raises(InputError, match="expected the same rounds"):
+        require_same_rounds(Quantized(inner=Corrected(local_steps=4)), gradient.Corrected(local_steps=8))
+    require_same_rounds(Quantized(inner=Corrected(local_steps=4)), gradient.Corrected(local_steps=4))
 
 
 def test_the_gradient_s_limits(tmp_path: Path) -> None:

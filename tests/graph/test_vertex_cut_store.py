@@ -17,13 +17,14 @@ from whole_graph import looped_graph
 
 from framework.data.files import Files
 from framework.errors import InputError
-from framework.graph.block import Block
+from framework.graph.block import Block, Nodes
 from framework.graph.edges import EdgeStream
 from framework.graph.local import LocalGraph
 from framework.graph.store import VERSIONS, ShardStore
 from framework.prepare import prepare
 from framework.store.manifest import MANIFEST
 from partitioners.dbh import DegreeBasedHashing
+from partitioners.hdrf import HighDegreeReplicatedFirst
 from partitioners.random import Random
 
 GRAPH = looped_graph(60, 400, isolated=5)
@@ -53,6 +54,23 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ShardStore:
     cut = GivenEdgeOwners(parts_of=tuple(GIVEN.tolist()))
     weights = torch.arange(EDGES, dtype=torch.float32)
     return stored(GRAPH, PARTS, tmp_path_factory.mktemp("store"), partitioner=cut, edge_weights=weights)
+
+
+def test_a_part_may_have_edges_and_own_no_node(tmp_path: Path) -> None:
+    graph = looped_graph(10, 30, isolated=0)
+    store = stored(graph, 8, tmp_path, partitioner=HighDegreeReplicatedFirst())
+    shards = [store.shard(part) for part in range(8)]
+    assert any(shard.num_owned == 0 and len(shard.halo) for shard in shards)
+    for shard in shards:
+        nodes = Nodes.of_shard(shard, torch.arange(shard.num_owned + len(shard.halo)))
+        assert nodes.ids.tolist() == [*range(shard.first, shard.first + shard.num_owned), *shard.halo.tolist()]
+        assert torch.equal(nodes.original, torch.cat([shard.original, shard.halo_original]))
+        assert torch.equal(nodes.degree, torch.cat([shard.degree, shard.halo_degree]))
+
+
+def test_a_graph_without_edges_is_cut(tmp_path: Path) -> None:
+    store = stored(looped_graph(4, 0, isolated=0), 2, tmp_path, partitioner=HighDegreeReplicatedFirst())
+    assert sum(store.shard(part).num_owned for part in range(2)) == 4
 
 
 def weighted_edges(block: Block) -> dict[int, list[tuple[int, float]]]:

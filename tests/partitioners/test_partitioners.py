@@ -89,6 +89,14 @@ def test_every_pass_is_taken(skewed: EdgeStream, monkeypatch: pytest.MonkeyPatch
         assert len(calls) == passes  # one window a pass
 
 
+def test_metis_says_nothing_of_parts_that_it_cannot_halve(capfd: pytest.CaptureFixture[str]) -> None:
+    draw = np.random.Generator(np.random.Philox(0))
+    for parts in range(12, 24):
+        source, target = draw.integers(0, 28, (2, 110))
+        Metis().owners(ArrayEdges(source=source, target=target, num_nodes=28), parts)
+    assert capfd.readouterr().out == ""
+
+
 def test_metis_keeps_several_balances_at_once(planted: EdgeStream) -> None:
     quality = place(Metis(), planted, 8).quality
     assert quality.training_balance is not None

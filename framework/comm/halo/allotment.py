@@ -79,7 +79,7 @@ def allot(several: Sequence[Rows], columns: int, bandwidth: float, variance_weig
     return bits
 
 
-def _least(variance: Numbers, units: NDArray[np.int64], budgets: int) -> tuple[Numbers, list[NDArray[np.intp]]]:
+def _least(variance: Numbers, units: NDArray[np.int64], budgets: int) -> tuple[Numbers, list[NDArray[np.uint8]]]:
     """For each budget the least variance of one worker's groups (infinite where it is too small), and, group by group,
     the choice that the group has in it."""
     best, taken = np.zeros(budgets), []
@@ -87,7 +87,7 @@ def _least(variance: Numbers, units: NDArray[np.int64], budgets: int) -> tuple[N
         options = np.full((len(CHOICES), budgets), np.inf)
         for choice, (cost, size) in enumerate(zip(costs_of_group, units_of_group, strict=True)):
             options[choice, size:] = best[: budgets - size] + cost
-        taken.append(options.argmin(0))
+        taken.append(options.argmin(0).astype(np.uint8))  # there is one for every budget and group
         best = options.min(0)
     return best, taken
 

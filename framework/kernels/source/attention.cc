@@ -205,7 +205,7 @@ VERSIONS void weigh_row(const Attention<T>& in, int64_t t, Entries row, const T*
   heads.repeat(scratch.targets.data(), in.target_scores + t * count);
   leaky_scores(heads, size, in.negative_slope, scratch);
   exponentials(heads, row.count, scratch, out.totals + t * count);
-  if (out.positive) {
+  if (out.positive_totals) {  // not `positive`, which is null too where a head has no columns
     for (int64_t i = 0; i < size; ++i) positive[i] *= weights[i];
     heads.sum(positive, row.count, scratch.targets.data(), scratch.targets.data());
     for (int64_t head = 0; head < count; ++head)
@@ -250,7 +250,7 @@ void attention_rows(const Attention<T>& in, int64_t begin, int64_t end, Scratch<
 template <class T>
 int64_t attention(const Attention<T>& in, const Outputs<T>& out) {
   with_lanes<T>(in.cover.lanes, [&](auto lanes) {
-    const auto rows = out.positive ? attention_rows<lanes.value, true, T> : attention_rows<lanes.value, false, T>;
+    const auto rows = out.positive_totals ? attention_rows<lanes.value, true, T> : attention_rows<lanes.value, false, T>;
 #pragma omp parallel if (in.indptr[in.num_rows] * in.cover.stride >= kSerialWork)
     {
       Scratch<T> scratch(in.heads);
