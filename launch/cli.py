@@ -58,13 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(leaving.code, str) or is_foreign(leaving):  # a user's module, or a network, has left
             return _tell(leaving, f"{told(leaving)}; code that is not Shardyard's ended the command", 1)
         return leaving.code or 0  # help was printed
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        return _tell(
-            error, f"a disk is full: {told(error)}. Free space, then start again.{resume}", InputError.exit_code
-        )
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            text = f"a disk is full: {told(error)}. Free space, then start again.{resume}"
+            return _tell(error, text, InputError.exit_code)
         whose = "code that is not Shardyard's" if is_foreign(error) else "this is a defect"
         return _tell(error, f"{told(error)}; {whose}, SHARDYARD_DEBUG=1 shows the traceback", 1)
 

@@ -1,5 +1,6 @@
 """Listing plug-ins, the help of every command, and the one line that anything wrong comes to."""
 
+import errno
 import json
 import os
 import subprocess
@@ -149,6 +150,23 @@ def test_without_a_place_to_print_nothing_fails() -> None:
 def test_json_has_no_word_for_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
     tables.show_json({"loss": [0.5, float("nan")], "metrics": {"rmse": float("inf")}})
     assert json.loads(capsys.readouterr().out) == {"loss": [0.5, None], "metrics": {"rmse": None}}
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [(errno.ENOSPC, 2, "error: a disk is full: OSError"), (errno.EIO, 1, "error: OSError: [Errno 5]")],
+)
+def test_an_error_of_a_disk_is_one_line(
+    number: int, code: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(arguments: list[str]) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("launch.commands.list.command", failing)
+    assert cli.main(["list"]) == code
+    printed = capsys.readouterr().err
+    assert printed.startswith(said)
+    assert printed.count("\n") == 1
 
 
 def test_an_interrupt_ends_with_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
