@@ -1,6 +1,7 @@
 """The masked language model: what it hides, its loss against a plain loop, its prior, and Mask-Predict pass by pass."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -173,6 +174,23 @@ def test_translations_are_the_best_of_some_lengths(passes: int) -> None:
         assert float(found.scores[row]) == pytest.approx(score, rel=1e-12)
     assert (found.tokens == PAD).equal(~within(found.lengths, found.tokens.shape[1]))
     assert not torch.isin(found.tokens, torch.tensor([BOS, EOS, UNKNOWN, MASK])).any()
+
+
+def test_what_follows_itself_is_written_once() -> None:
+    """And only that: a word may come again later. The score is that of what was predicted."""
+    model, batch = network(seed=6, passes=2, length_beam=2).eval(), pair_batch()
+    merging = MaskedNetwork(model.body, dataclasses.replace(model.settings, merge_repeats=True)).double().eval()
+    merging.load_state_dict(model.state_dict())
+    merged, whole = (each.translate(batch.source, batch.source_lengths) for each in (merging, model))
+    shorter = again = 0
+    for row, length in enumerate(whole.lengths.tolist()):
+        expected = [word for word, _ in itertools.groupby(whole.tokens[row, :length].tolist())]
+        assert merged.tokens[row, : merged.lengths[row]].tolist() == expected
+        shorter, again = shorter + (len(expected) < length), again + (len(set(expected)) < len(expected))
+    assert shorter
+    assert again
+    assert merged.scores.equal(whole.scores)
+    assert (merged.tokens == PAD).equal(~within(merged.lengths, merged.tokens.shape[1]))
 
 
 def test_one_pass_is_greedy() -> None:

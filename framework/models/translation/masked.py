@@ -28,7 +28,7 @@ from framework.models.translation.students import (
 from framework.models.translation.translator import Translations
 from framework.registry import TRANSLATORS
 from framework.samples.pair_batch import PairBatch
-from framework.samples.vocabulary import MASK, PAD
+from framework.samples.vocabulary import MASK
 
 _HIDING = 2  # which of a step's draws; 0 and 1 are the dropout of SOURCE and TARGET
 
@@ -66,6 +66,9 @@ class CMLM:
     """Calls of the decoder in translating. 1: all words at once, each the likeliest."""
     length_beam: int = asked(5)
     """Lengths that are tried of every translation."""
+    merge_repeats: bool = asked(False)
+    """Whether a token that follows itself in a translation is written once: two places that each take the other for
+    unwritten say the same (the multimodality of Gu et al., ICLR 2018)."""
 
     def __post_init__(self) -> None:
         require_widths(self, "width", "heads", "inner", "encoder_layers", "decoder_layers", "passes", "length_beam")
@@ -123,11 +126,11 @@ class MaskedNetwork(nn.Module):
         memories = [memory.take(tried) for memory in self.body.remember(encoded, seen)]
         canvas, scores = mask_predict(self._predictor(memories, words), words, self.settings.passes)
         best = scores.view(n, beam).argmax(dim=1) + beam * torch.arange(n, device=source.device)
-        lengths = words[best]
-        tokens = canvas[best, : int(lengths.max())]
-        return Translations(
-            tokens=tokens.masked_fill(~within(lengths, tokens.shape[1]), PAD), lengths=lengths, scores=scores[best]
-        )
+        kept = within(words[best], int(words[best].max()))
+        tokens = canvas[best, : kept.shape[1]]
+        if self.settings.merge_repeats:
+            kept[:, 1:] &= tokens[:, 1:] != tokens[:, :-1]
+        return Translations.of([row[keep] for row, keep in zip(tokens, kept, strict=True)], scores[best])
 
     def _run(self, batch: PairBatch, canvas: Tensor, wanted: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encoded source [n, S, width] and decoded canvases, those `wanted` or all; in training with dropout."""
