@@ -71,14 +71,14 @@ def main() -> None:
         prepared = {images: _prepared(work, run) for images, run in one_of_each.items()}  # what is missing, at once
     except ShardyardError as error:
         raise SystemExit(str(error)) from error
-    current, done = _digests(options.epochs), [_identity(row) for row in harness.read(out)]
+    done = [_identity(row) for row in harness.read(out)]
     for which, run in wanted:
         if _identity(which) not in done:
             row = {**_trained(work, which, run, prepared[which["set"]]), **which}
             harness.append(out, row)
-            render(out, document, current)
+            render(out, document, options.epochs)
             print(f"{', '.join(map(str, _identity(which)[:-1]))}: {row['metrics']}", flush=True)
-    render(out, document, current)
+    render(out, document, options.epochs)
 
 
 _FIELDS = ("kind", "set", "name", "seed", "workers", "dtype", "precision", "run_digest")
@@ -162,8 +162,9 @@ def _trained(work: Path, which: harness.Row, run: Run, prepared: Prepared) -> ha
 # --- Tables ----------------------------------------------------------------------------------------------------------
 
 
-def render(rows_path: Path, document: Path, current: Collection[str]) -> None:
-    """Write the tables of those rows at `rows_path` whose runs' digests are among `current`."""
+def render(rows_path: Path, document: Path, epochs: int | None = None) -> None:
+    """Write the tables of those rows at `rows_path` that are of the recipes as they are, or of a trial of `epochs`."""
+    current = _digests(epochs)
     rows = [row for row in harness.read(rows_path) if row["run_digest"] in current]
     kinds = {kind: group for (kind,), group in harness.grouped(rows, "kind").items()}
     groups = harness.grouped(kinds.get("accuracy", []), "set", "name", "precision")

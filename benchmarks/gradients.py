@@ -79,8 +79,8 @@ def main() -> None:
                     row = measured(recipe, Path(folder), where)
                     harness.append(options.out, row)
                     print(f"{where}: loss {row['losses'][-1]:.4f}, {row['seconds']:.3f} s a step", flush=True)
-                    render(options.out, options.render, recipe)
-    render(options.out, options.render, recipe)
+                    render(options.out, options.render)
+    render(options.out, options.render)
 
 
 def run_of(recipe: Run, where: harness.Row) -> Run:
@@ -144,8 +144,9 @@ def _import_what_is_needed(gradient: GradientStrategy, group: Group) -> None:
 # --- Table -----------------------------------------------------------------------------------------------------------
 
 
-def render(rows_path: Path, document: Path, recipe: Run) -> None:
-    """Write the table of those rows at `rows_path` that are of `recipe` as it is."""
+def render(rows_path: Path, document: Path, recipe: Run | None = None) -> None:
+    """Write the table of those rows at `rows_path` that are of `recipe` as it is: of the teacher's if not said."""
+    recipe = recipe or teacher_multi30k()
     rows = [row for row in harness.read(rows_path) if row["name"] in STRATEGIES]
     rows = [row for row in rows if row["run_digest"] == run_of(recipe, row).digest()]
     groups = harness.grouped(rows, "name", "steps", "workers")
