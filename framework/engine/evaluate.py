@@ -1,6 +1,7 @@
 """What a trained run is worth, and what it says of every sample: the mains of `evaluate` and `predict`."""
 
 import dataclasses
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,16 @@ def predict(run: Run, worker: Worker) -> dict[str, Any]:
 def embed(run: Run, worker: Worker) -> dict[str, Any]:
     """Embedding of every sample, written to `embeddings.parquet` in the run's folder by the first worker."""
     return _predicted(run, worker, embeddings=True)
+
+
+def predict_apart(run: Run, worker: Worker) -> dict[str, Any]:
+    """As `predict`, in a file that nobody else writes to: to be moved to where it is wanted."""
+    return _predicted(run, worker, embeddings=False, apart=True)
+
+
+def embed_apart(run: Run, worker: Worker) -> dict[str, Any]:
+    """As `embed`, in a file that nobody else writes to: to be moved to where it is wanted."""
+    return _predicted(run, worker, embeddings=True, apart=True)
 
 
 def trained(run: Run, worker: Worker) -> tuple[Task, nn.Module]:
@@ -82,13 +93,14 @@ def _like(record: Any, value: Any, *, asked_too: bool = True, among: Any = None)
     }
 
 
-def _predicted(run: Run, worker: Worker, *, embeddings: bool) -> dict[str, Any]:
+def _predicted(run: Run, worker: Worker, *, embeddings: bool, apart: bool = False) -> dict[str, Any]:
     task, model = trained(run, worker)
     columns = task.predict(model, embeddings)
     table = pa.table({name: _column(values) for name, values in columns.items()})
     tables = _at_first(worker.group, table)
     path = Path(run.out) / ("embeddings.parquet" if embeddings else "predictions.parquet")
     if worker.group.rank == 0:
+        path = path.with_stem(f"{path.stem}-{uuid.uuid4().hex[:8]}") if apart else path
         with replacing(path) as torn:
             pq.write_table(pa.concat_tables(tables).sort_by("id"), torn)
     return {"path": str(path), "rows": sum(worker.group.gather_json(table.num_rows)), "columns": list(columns)}

@@ -27,7 +27,7 @@ class Options:
 
 def command(arguments: list[str]) -> int:
     """Writes the file and prints where it is."""
-    from framework.engine.evaluate import embed, predict
+    from framework.engine import evaluate
 
     run, options = from_folder(
         arguments,
@@ -40,8 +40,10 @@ def command(arguments: list[str]) -> int:
         raise InputError(f"--out is '{options.out}'; expected a name that ends in .parquet.")
     if options.out is not None and not options.out.absolute().parent.is_dir():
         raise InputError(f"--out is '{options.out}', but there is no folder '{options.out.parent}'; make it first.")
+    into_folder = evaluate.embed if options.embeddings else evaluate.predict
+    apart = evaluate.embed_apart if options.embeddings else evaluate.predict_apart
     with showing(script=options.folder.json) as show:
-        answer = start(run, show, main=embed if options.embeddings else predict, preparing=known_data)
+        answer = start(run, show, main=apart if options.out else into_folder, preparing=known_data)
     if options.out is not None:
         _moved(_here(answer["path"]), options.out)
     written = {"path": str(options.out or answer["path"]), "rows": answer["rows"], "columns": list(answer["columns"])}

@@ -190,6 +190,20 @@ def test_predict_writes_a_class_for_every_node(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.usefixtures("report")
+def test_predict_elsewhere_leaves_the_folders_file_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """So that two that predict at once do not take each other's file."""
+    inside = Path("runs/sage-debian/predictions.parquet")
+    assert answer(capsys, "predict", "runs/sage-debian")["path"] == str(inside.absolute())
+    before, names = inside.stat(), sorted(Path("runs/sage-debian").iterdir())
+    answer(capsys, "predict", "runs/sage-debian", "--out", "classes.parquet")
+    assert parquet.read_table("classes.parquet") == parquet.read_table(inside)
+    after = inside.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert sorted(Path("runs/sage-debian").iterdir()) == names
+    inside.unlink()
+
+
+@pytest.mark.usefixtures("report")
 def test_predict_writes_embeddings(capsys: pytest.CaptureFixture[str]) -> None:
     answer(capsys, "predict", "runs/sage-debian", "--embeddings", "--out", "embeddings.parquet")
     table = parquet.read_table("embeddings.parquet")
