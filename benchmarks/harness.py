@@ -21,7 +21,7 @@ Row = dict[str, Any]
 
 ROWS = Path(__file__).parent / "rows"
 DOCUMENTS = Path(__file__).parents[1] / "docs" / "benchmarks"
-_PACKAGES = ("shardyard", "torch", "numpy", "scipy", "pymetis")
+_PACKAGES = ("shardyard", "torch", "numpy", "scipy", "pymetis", "dgl", "torch_geometric")
 
 
 def environment(*, seed: int, run_digest: str, data_digest: str) -> Row:
