@@ -193,32 +193,45 @@ def test_a_worker_alone_sends_nothing() -> None:
         assert exchange.to_owners(torch.empty(0, 4), BACKWARD).wait().shape == (0, 4)
 
 
-@pytest.mark.parametrize(("bandwidth", "weight"), [(1e5, 0.5), (1e6, 0.5), (1e7, 0.2), (1e5, 0.0), (1e5, 1.0)])
-@pytest.mark.parametrize("seed", range(4))
-def test_the_allotment_is_the_best_of_all(bandwidth: float, weight: float, seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    several = [
-        Rows(sender=sender, count=int(generator.integers(1, 12)), spread=float(generator.lognormal(0, 2)))
-        for sender in (0, 1, 1, 2, 2, 2)
-    ]
+def best_of_all(group: Group) -> None:
+    settings = [(1e5, 0.5), (1e6, 0.5), (1e7, 0.2), (1e5, 0.0), (1e5, 1.0)]
+    for (bandwidth, weight), seed in itertools.product(settings, range(4)):
+        generator = np.random.default_rng(seed)
+        everyones = [
+            [Rows(count=int(generator.integers(1, 12)), spread=float(generator.lognormal(0, 2))) for _ in range(groups)]
+            for groups in range(1, group.size + 1)
+        ]
+        mine = allot(everyones[group.rank], 16, bandwidth, weight, group, "test")
+        answer = tuple(CHOICES.index(bits) for each in group.gather_json(mine) for bits in each)
+        objectives = all_objectives(everyones, bandwidth, weight)
+        assert objectives[answer] == pytest.approx(min(objectives.values()), rel=1e-9, abs=1e-15)
+
+
+def all_objectives(everyones: list[list[Rows]], bandwidth: float, weight: float) -> dict[tuple[int, ...], float]:
+    """What every choice for all workers' groups would come to."""
+    several = [rows for each in everyones for rows in each]
+    senders = np.array([sender for sender, each in enumerate(everyones) for _ in each])
     variance, sizes = costs(several, 16)
-    senders = np.array([rows.sender for rows in several])
-
-    def objective(choices: Iterable[int]) -> float:
-        chosen = (np.arange(len(several)), np.array(list(choices)))
+    found = {}
+    for choices in itertools.product(range(len(CHOICES)), repeat=len(several)):
+        chosen = (np.arange(len(several)), np.array(choices))
         longest = max(sizes[chosen][senders == sender].sum() for sender in set(senders))
-        return float(weight * variance[chosen].sum() + (1 - weight) * longest * 8 / bandwidth)
+        share = variance[chosen].sum() / variance[:, 0].sum()
+        found[choices] = float(weight * share + (1 - weight) * longest * 8 / bandwidth)
+    return found
 
-    best = min(map(objective, itertools.product(range(len(CHOICES)), repeat=len(several))))
-    answer = allot(several, 16, bandwidth, weight)
-    assert objective(CHOICES.index(bits) for bits in answer) == pytest.approx(best, rel=1e-9, abs=1e-15)
+
+def test_the_allotment_is_the_best_of_all() -> None:
+    best_of_all(Group.alone())
+    together(3, best_of_all)
 
 
 def test_a_fast_link_gets_more_bits() -> None:
-    several = [Rows(sender=0, count=10_000, spread=1.0 + number) for number in range(4)]
-    mean = [float(np.mean(allot(several, 128, bandwidth, 0.5))) for bandwidth in (1e6, 1e8, 1e12)]
+    several = [Rows(count=10_000, spread=1.0 + number) for number in range(4)]
+    alone = Group.alone()
+    mean = [float(np.mean(allot(several, 128, bandwidth, 0.5, alone, "test"))) for bandwidth in (1e6, 1e8, 1e12)]
     assert mean == [2.0, 4.0, 8.0]
-    assert allot([], 128, 1e9, 0.5) == []
+    assert allot([], 128, 1e9, 0.5, alone, "test") == []
 
 
 def test_two_means_leave_less_than_there_was() -> None:

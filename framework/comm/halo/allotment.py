@@ -8,7 +8,7 @@ variance of c s**2 / 6, where s is the row's range over 2**b - 1; all wait for t
 Other than there, the time follows from a given bandwidth, not from a measured one, so that a run repeats itself; it is
 that of a worker's whole lane, not of its rounds; coefficients of the aggregation are left out; and each lane is a
 problem of its own. It is solved by dynamic programming over bytes instead of by a general solver, which takes minutes
-for sixteen workers: the least variance for every budget, for each worker; then the budget.
+for sixteen workers: each worker finds its least variance for every budget; these are added up, and tell the budget.
 """
 
 import dataclasses
@@ -36,8 +36,6 @@ Numbers = NDArray[np.float64]
 class Rows:
     """Some rows that get the same number of bits."""
 
-    sender: int
-    """The worker that sends them."""
     count: int
     """How many they are."""
     spread: float
@@ -45,38 +43,36 @@ class Rows:
 
 
 def costs(several: Sequence[Rows], columns: int) -> tuple[Numbers, NDArray[np.int64]]:
-    """What each choice of bits costs each group: variance, as a share of what 2 bits everywhere have; and bytes.
-
-    Both [groups, choices]."""
+    """What each choice of bits costs each group: variance; and bytes. Both [groups, choices]."""
     spread = np.array([rows.spread for rows in several])
-    variance = spread[:, None] / (2.0 ** np.array(CHOICES) - 1) ** 2
     sizes = row_bytes(torch.tensor(CHOICES), columns).numpy()
-    return variance / max(variance[:, 0].sum(), 1e-300), np.array([rows.count for rows in several])[:, None] * sizes
+    counts = np.array([rows.count for rows in several], dtype=np.int64)
+    return spread[:, None] / (2.0 ** np.array(CHOICES) - 1) ** 2, counts[:, None] * sizes
 
 
-def allot(several: Sequence[Rows], columns: int, bandwidth: float, variance_weight: float) -> list[int]:
-    """Bits for each group: those of the least `variance_weight` * variance + (1 - `variance_weight`) * seconds.
+def allot(
+    mine: Sequence[Rows], columns: int, bandwidth: float, variance_weight: float, group: Group, purpose: str
+) -> list[int]:
+    """Bits for each group of the rows that this worker sends: those of the least `variance_weight` * variance +
+    (1 - `variance_weight`) * seconds, variance as a share of what 2 bits everywhere would have.
 
-    `bandwidth`: bits a second that a worker can send."""
-    if not several:
+    `bandwidth`: bits a second that a worker can send. All workers call this together."""
+    variance, sizes = costs(mine, columns)
+    told = group.gather_json([float(variance[:, 0].sum()), int(sizes[:, -1].sum()), len(mine)], purpose)
+    unit = -(-max(size for _, size, _ in told) // BUDGETS)
+    if not unit:
         return []
-    variance, sizes = costs(several, columns)
-    senders = np.array([rows.sender for rows in several])
-    owns = [np.flatnonzero(senders == sender) for sender in sorted(set(senders))]
-    unit = -(-max(int(sizes[own, -1].sum()) for own in owns) // BUDGETS)
+    budgets = max(-(-size // unit) + groups for _, size, groups in told) + 1  # each group is rounded up by itself
     units = -(-sizes // unit)
-    budgets = max(int(units[own, -1].sum()) for own in owns) + 1
-    solved = [_least(variance_weight * variance[own], units[own], budgets) for own in owns]
-    seconds = np.arange(budgets) * (unit * 8 / bandwidth)
-    total = np.sum([least for least, _ in solved], axis=0) + (1 - variance_weight) * seconds
-    bits = [0] * len(several)
-    for own, (_, taken) in zip(owns, solved, strict=True):
-        budget = int(total.argmin())
-        for place, choices in reversed(list(zip(own, taken, strict=True))):
-            choice = int(choices[budget])
-            bits[place] = CHOICES[choice]
-            budget -= int(units[place, choice])
-    return bits
+    weight = variance_weight / max(sum(whole for whole, *_ in told), 1e-300)
+    least, taken = _least(weight * variance, units, budgets)
+    summed = group.all_reduce(torch.from_numpy(least), purpose).numpy()
+    budget = int((summed + (1 - variance_weight) * np.arange(budgets) * (unit * 8 / bandwidth)).argmin())
+    bits = []
+    for place, choices in reversed(list(enumerate(taken))):
+        bits.append(CHOICES[choices[budget]])
+        budget -= int(units[place, choices[budget]])
+    return bits[::-1]
 
 
 def _least(variance: Numbers, units: NDArray[np.int64], budgets: int) -> tuple[Numbers, list[NDArray[np.uint8]]]:
@@ -132,18 +128,12 @@ class Allotment:
         """Bits for each row that this worker sends: uint8 [n], on the host."""
         spreads = _spreads(rows)
         chosen = _grouped(spreads, stream.route.sent)
-        mine = [[len(places), float(spreads[places].sum())] for places in chosen]
-        told: list[list[tuple[int, float]]] = self.group.gather_json(mine, f"halo/{stream.lane.name}")
-        several = [
-            Rows(sender=sender, count=count, spread=spread)
-            for sender, parts in enumerate(told)
-            for count, spread in parts
-        ]
-        allotted = allot(several, rows.shape[1], self.bandwidth, self.variance_weight)
-        first = sum(len(parts) for parts in told[: self.group.rank])
+        mine = [Rows(count=len(places), spread=float(spreads[places].sum())) for places in chosen]
+        purpose = f"halo/{stream.lane.name}"
+        allotted = allot(mine, rows.shape[1], self.bandwidth, self.variance_weight, self.group, purpose)
         bits = torch.empty(len(rows), dtype=torch.uint8)
-        for number, places in enumerate(chosen):
-            bits[places] = allotted[first + number]
+        for places, value in zip(chosen, allotted, strict=True):
+            bits[places] = value
         return bits
 
 
