@@ -160,15 +160,17 @@ def plainly(model: MaskedNetwork, source: Tensor, words: int) -> tuple[list[int]
     return canvas, sum(scores) / words
 
 
-@pytest.mark.parametrize("passes", [1, 4])
-def test_translations_are_the_best_of_some_lengths(passes: int) -> None:
-    model, batch = network(seed=3, passes=passes, length_beam=3).eval(), pair_batch()
+@pytest.mark.parametrize(("passes", "lengths"), [(1, "likeliest"), (4, "likeliest"), (4, "expected")])
+def test_translations_are_the_best_of_some_lengths(passes: int, lengths: str) -> None:
+    model, batch = network(seed=3, passes=passes, length_beam=3, lengths=lengths).eval(), pair_batch()
     found = model.translate(batch.source, batch.source_lengths)
     for row, length in enumerate(batch.source_lengths.tolist()):
         source = batch.source[row : row + 1, :length]
         encoded = model.body.encode(source, visible(torch.tensor([length]), length))
-        likely = 1 + model.length(encoded.mean(dim=1))[0, 1:].topk(3).indices
-        tried = [plainly(model, source, words) for words in likely.tolist()]
+        told = model.length(encoded.mean(dim=1))[0, 1:].softmax(dim=0).tolist()
+        mean = sum(share * words for words, share in enumerate(told, start=1))
+        away = [-share if lengths == "likeliest" else abs(words - mean) for words, share in enumerate(told, start=1)]
+        tried = [plainly(model, source, 1 + place) for place in sorted(range(len(told)), key=away.__getitem__)[:3]]
         tokens, score = max(tried, key=lambda each: each[1])
         assert found.tokens[row, : found.lengths[row]].tolist() == tokens
         assert float(found.scores[row]) == pytest.approx(score, rel=1e-12)

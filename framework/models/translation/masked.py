@@ -7,6 +7,7 @@ head of the encoder predicts it.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,9 @@ class CMLM:
     """Calls of the decoder in translating. 1: all words at once, each the likeliest."""
     length_beam: int = asked(5)
     """Lengths that are tried of every translation."""
+    lengths: Literal["likeliest", "expected"] = asked("likeliest")
+    """Which lengths are tried: the likeliest, or those nearest to the mean of all by their probabilities. Of lengths
+    that are likely alike the shorter is a little likelier: one likeliest length makes translations too short."""
     merge_repeats: bool = asked(False)
     """Whether a token that follows itself in a translation is written once: two places that each take the other for
     unwritten say the same (the multimodality of Gu et al., ICLR 2018)."""
@@ -120,8 +124,7 @@ class MaskedNetwork(nn.Module):
         n, beam = len(source), self.settings.length_beam
         seen = visible(source_lengths, source.shape[1])
         encoded = self.body.encode(source, seen)
-        scores = self._length_scores(encoded, source_lengths)
-        words = 1 + scores[:, 1:].topk(beam, dim=1).indices.flatten()
+        words = self._tried_lengths(self._length_scores(encoded, source_lengths)).flatten()
         tried = torch.arange(n, device=source.device).repeat_interleave(beam)
         memories = [memory.take(tried) for memory in self.body.remember(encoded, seen)]
         canvas, scores = mask_predict(self._predictor(memories, words), words, self.settings.passes)
@@ -144,6 +147,15 @@ class MaskedNetwork(nn.Module):
         taken = within(lengths, encoded.shape[1])[:, :, None]
         scores: Tensor = self.length((encoded * taken).sum(dim=1) / lengths[:, None])
         return scores.to(encoded.dtype)
+
+    def _tried_lengths(self, scores: Tensor) -> Tensor:
+        """The numbers of words that are tried, by scores [n, longest] of all: int64 [n, beam]."""
+        beam, scores = self.settings.length_beam, scores[:, 1:]
+        if self.settings.lengths == "likeliest":
+            return 1 + scores.topk(beam, dim=1).indices
+        places = torch.arange(scores.shape[1], device=scores.device)
+        expected = (scores.softmax(dim=1) * places).sum(dim=1, keepdim=True)
+        return 1 + (places - expected).abs().topk(beam, dim=1, largest=False).indices
 
     def _predictor(self, memories: Sequence[Memory], words: Tensor) -> Predict:
         """The likeliest words of canvases of `words` (int64 [m]) words, whose sources are `memories`."""
