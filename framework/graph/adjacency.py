@@ -74,8 +74,8 @@ def open_adjacency(graph: EdgeStream, *, budget: int | None = None) -> Iterator[
     """Sort `graph` by node; the temporary file is gone at the end of the `with`.
 
     `budget`: entries a window may have (a node with more is a window by itself); 8 a node, at least 2^18, unless
-    given. Raises InputError for an id that is no node, for a stream that changes between passes, for 2^31 nodes, and
-    when the temporary folder is full."""
+    given. Raises InputError for an id that is no node, for a stream in which a node has other than its number of
+    neighbours the second time, for 2^31 nodes, and when the temporary folder is full."""
     if graph.num_nodes >= 2**31:
         raise InputError(f"the graph has {graph.num_nodes} nodes; partitioners take fewer than 2^31.")
     scan = kernels.Scan.empty(graph.num_nodes)
@@ -121,22 +121,22 @@ def _sort(graph: EdgeStream, adjacency: Adjacency, entries: Ids, *, both: bool) 
     window = np.repeat(np.arange(windows, dtype=np.int32), np.diff(adjacency.bounds))
     begins = np.cumsum(entries) - entries
     filled = np.zeros(windows, np.int64)
-    following = _starts(adjacency.degrees)[:-1] if adjacency.file is None else None
+    rows = _Rows(adjacency, 0, adjacency.bounds[-1]) if adjacency.file is None else None
     for source, target in _chunks(graph):
         ends, pairs = kernels.bucket_edges(source, target, window, windows, both=both)
         counts = np.diff(ends, prepend=0)
         filled += counts
         if (filled > entries).any():
-            raise _changed(filled, entries)
-        if following is not None:
-            kernels.fill_rows(pairs, 0, following, adjacency.buffer)
+            raise _other_total(filled, entries)
+        if rows is not None:
+            rows.fill(pairs)
             continue
         assert adjacency.file is not None
         for number in np.flatnonzero(counts):
             adjacency.file.seek(int(begins[number] + filled[number] - counts[number]) * _PAIR_BYTES)
             _write(adjacency.file, pairs[ends[number] - counts[number] : ends[number]])
     if (filled != entries).any():
-        raise _changed(filled, entries)
+        raise _other_total(filled, entries)
     if adjacency.file is not None:
         _pairs_to_rows(adjacency, adjacency.file, entries, begins)
 
@@ -145,16 +145,30 @@ def _pairs_to_rows(adjacency: Adjacency, file: FileIO, entries: Ids, begins: Ids
     """Replace the pairs of each window by its rows, in place: they end before the pairs of the next window begin."""
     chunk = np.empty((_CHUNK, 2), np.int32)
     for number, (begin, count) in enumerate(zip(begins.tolist(), entries.tolist(), strict=True)):
-        first, last = adjacency.bounds[number : number + 2].tolist()
-        following = _starts(adjacency.degrees[first:last])[:-1]
+        rows = _Rows(adjacency, *adjacency.bounds[number : number + 2].tolist())
         file.seek(begin * _PAIR_BYTES)
         for done in range(0, count, _CHUNK):
             pairs = chunk[: min(_CHUNK, count - done)]
             _read(file, pairs)
-            kernels.fill_rows(pairs, first, following, adjacency.buffer)
+            rows.fill(pairs)
         file.seek(begin * _ENTRY_BYTES)
         _write(file, adjacency.buffer[:count])
     file.truncate(int(entries.sum()) * _ENTRY_BYTES)
+
+
+class _Rows:
+    """The rows of a window, in the buffer, while they are filled."""
+
+    def __init__(self, adjacency: Adjacency, first: int, last: int) -> None:
+        starts = _starts(adjacency.degrees[first:last])
+        self._first, self._following, self._ends = first, starts[:-1].copy(), starts[1:]
+        self._buffer = adjacency.buffer
+
+    def fill(self, pairs: Nodes) -> None:
+        """Put the second of each of `pairs` into the row of the first. Raises InputError for a row that is full."""
+        bad = kernels.fill_rows(pairs, self._first, self._following, self._ends, self._buffer)
+        if bad is not None:
+            raise _changed(f"node {pairs[bad, 0]} has more neighbours than the first time")
 
 
 def _chunks(graph: EdgeStream) -> Iterator[EdgeBatch]:
@@ -190,8 +204,11 @@ def _bytes(array: Nodes) -> memoryview:
     return array.data.cast("B") if array.size else memoryview(b"")
 
 
-def _changed(filled: Ids, entries: Ids) -> InputError:
+def _other_total(filled: Ids, entries: Ids) -> InputError:
+    return _changed(f"{int(filled.sum())} neighbours so far, {int(entries.sum())} in all the first time")
+
+
+def _changed(how: str) -> InputError:
     return InputError(
-        f"the stream gave other edges the second time it was read ({int(filled.sum())} neighbours so far, "
-        f"{int(entries.sum())} in all the first time); expected the same edges each time."
+        f"the stream gave other edges the second time it was read ({how}); expected the same edges each time."
     )

@@ -119,19 +119,25 @@ def _bucket_edges_numpy(source: Longs, target: Longs, window: Parts, windows: in
     return np.cumsum(np.bincount(of, minlength=windows)), pairs[np.argsort(of, kind="stable")]
 
 
-def fill_rows(pairs: Parts, first: int, following: Longs, neighbors: Parts) -> None:
+def fill_rows(pairs: Parts, first: int, following: Longs, ends: Longs, neighbors: Parts) -> int | None:
     """Put the second of each of `pairs`, int32 [pairs, 2], into the row of the first, at its next free entry.
 
-    `following`: the next free entry of every row, int64 [rows], the first row being that of node `first`."""
+    `following`: the next free entry of every row, `ends`: its end, int64 [rows] each, the first row being that of node
+    `first`. Returns the position of the first pair whose row is full; None where all fit."""
     if native.available():
-        native.call("fill_rows", pairs, len(pairs), first, following, neighbors)
-        return
+        bad = native.call("fill_rows", pairs, len(pairs), first, following, ends, neighbors)
+        return bad - 1 if bad else None
     rows = pairs[:, 0] - first
     order = np.argsort(rows, kind="stable")
     counts = np.bincount(rows, minlength=len(following))
     before = np.repeat(np.cumsum(counts) - counts, counts)
-    neighbors[np.repeat(following, counts) + np.arange(len(pairs)) - before] = pairs[order, 1]
+    places = np.repeat(following, counts) + np.arange(len(pairs)) - before
+    full = order[places >= np.repeat(ends, counts)]
+    if len(full):
+        return int(full.min())
+    neighbors[places] = pairs[order, 1]
     following += counts
+    return None
 
 
 def assign_window(

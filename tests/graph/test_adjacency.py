@@ -84,6 +84,33 @@ def test_a_stream_that_changes_is_refused() -> None:
         pass
 
 
+class Moving:
+    """A stream whose edges lie elsewhere every time; as many of them, in every window of four nodes."""
+
+    num_nodes, num_edges, node_weights = 8, 20_000, None
+
+    def __init__(self) -> None:
+        self.first = 2
+
+    def __iter__(self) -> Iterator[EdgeBatch]:
+        self.first = 2 - self.first
+        source = np.repeat([self.first, self.first + 4], self.num_edges // 2)
+        yield source, source + 1
+
+
+@pytest.mark.parametrize("budget", [None, 20_000])
+@pytest.mark.parametrize("setting", ["", "torch"])
+def test_as_many_edges_of_other_nodes_are_refused(
+    budget: int | None, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHARDYARD_KERNELS", setting)
+    with (
+        pytest.raises(InputError, match="node 2 has more neighbours than the first time"),
+        open_adjacency(Moving(), budget=budget) as adjacency,
+    ):
+        assert (adjacency.file is None) == (budget is None)
+
+
 def test_an_unknown_node_is_refused() -> None:
     stream = ArrayEdges(source=np.array([0, 3]), target=np.array([1, 1]), num_nodes=3)
     with pytest.raises(InputError, match="3 -> 1; expected node ids from 0 to 2"), open_adjacency(stream):

@@ -87,11 +87,18 @@ def test_buckets_then_rows_are_the_adjacency(either: str, both: bool) -> None:
         indptr = np.concatenate([[0], np.cumsum(counts)])
         neighbors = np.empty(indptr[-1], np.int32)
         following = indptr[:-1].copy()
-        kernels.fill_rows(of_window, 20 * number, following, neighbors)
+        assert kernels.fill_rows(of_window, 20 * number, following, indptr[1:], neighbors) is None
         assert np.array_equal(following, indptr[1:])
         for row in range(20):
             found = np.bincount(neighbors[indptr[row] : indptr[row + 1]], minlength=NODES)
             assert np.array_equal(found, dense[20 * number + row])
+
+
+def test_a_pair_whose_row_is_full_is_told(either: str) -> None:
+    pairs = np.array([[7, 1], [8, 2], [7, 3], [7, 4], [8, 5]], np.int32)
+    neighbors = np.full(4, -1, np.int32)
+    assert kernels.fill_rows(pairs, 7, np.array([0, 2]), np.array([2, 3]), neighbors) == 3
+    assert neighbors[3] == -1
 
 
 @needs_native
