@@ -204,12 +204,16 @@ REGISTRIES = {
 }
 
 
+def is_ours(module: str) -> bool:
+    """Whether a module belongs to a package that holds built-ins."""
+    return module.partition(".")[0] in {registry.package for registry in REGISTRIES.values()}
+
+
 def is_known(module: str) -> bool:
     """Whether a module is imported already, or belongs to a package of ours or of an installed plug-in."""
     points = [point for registry in REGISTRIES.values() for point in registry.announced().values()]
-    packages = {registry.package for registry in REGISTRIES.values()}
-    packages |= {_module_of(point).partition(".")[0] for point in points}
-    return module in sys.modules or module.partition(".")[0] in packages
+    packages = {_module_of(point).partition(".")[0] for point in points}
+    return module in sys.modules or is_ours(module) or module.partition(".")[0] in packages
 
 
 def _module_of(point: EntryPoint) -> str:

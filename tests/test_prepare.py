@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import errno
+import importlib
 import multiprocessing
 import os
 import subprocess
@@ -13,11 +14,12 @@ import numpy as np
 import pytest
 from oracle_store import by_original, expected_lists, neighbour_lists, random_edges, shard_bytes
 
+from framework import config
 from framework.data.arrays import InMemory, from_arrays
 from framework.data.dataset import ArrayRows
 from framework.data.files import Files
 from framework.errors import InputError
-from framework.graph.store import ShardStore
+from framework.graph.store import VERSIONS, ShardStore
 from framework.memory import PeakMemory
 from framework.prepare import prepare
 from framework.prepare import shards as shards_module
@@ -63,6 +65,26 @@ def test_the_digest_depends_on_data_partitioner_and_parts(tmp_path):
     ]
     assert len({store.path for store in stores}) == 4
     assert [store.data_digest == stores[0].data_digest for store in stores] == [True, False, True, True]
+
+
+def test_the_digest_depends_on_the_code_of_a_plugin(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    code = (Path(__file__).parent / "plugin_package" / "shardyard_dealer.py").read_text()
+    file = tmp_path / "edited_dealer.py"
+    file.write_text(code)
+    module = importlib.import_module("edited_dealer")
+    first = prepare(graph(), module.Dealer(), 2, tmp_path / "stores")
+    assert prepare(graph(), module.Dealer(), 2, tmp_path / "stores").reused
+    file.write_text(code.replace("return owners", "return parts - 1 - owners"))
+    second = prepare(graph(), importlib.reload(module).Dealer(), 2, tmp_path / "stores")
+    assert not second.reused
+    owned = [set(ShardStore.open(path).shard(0).original.tolist()) for path in (first.path, second.path)]
+    assert owned[0] ^ owned[1] == set(range(NODES))
+
+
+def test_the_digest_of_a_builtin_is_of_its_fields_alone(tmp_path):
+    made = prepare(graph(), Random(), 2, tmp_path)
+    assert made.digest == config.digest([made.data_digest, config.encode(Random()), 2, VERSIONS["edge-cut"]])
 
 
 def test_a_damaged_store_is_made_again(tmp_path):

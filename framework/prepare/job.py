@@ -8,6 +8,7 @@ and feature rows pass through scratch files, bucketed by part.
 
 import dataclasses
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from framework import config
 from framework.data.check import check_graph
 from framework.data.dataset import Dataset, IngestedDataset, Mapper
-from framework.data.digests import remembering
+from framework.data.digests import file_digest, remembering
 from framework.errors import InputError, PluginError
 from framework.graph.build import Numbering
 from framework.graph.edges import EdgeStream
@@ -25,7 +26,7 @@ from framework.graph.store import VERSIONS, ShardStore
 from framework.partition import EdgeCut, Placement, VertexCut, kind_of, place
 from framework.prepare.shards import write_shards
 from framework.prepare.spill import Progress, spill_edges, spill_features
-from framework.registry import PARTITIONERS
+from framework.registry import PARTITIONERS, is_ours
 from framework.store.folder import once
 
 
@@ -36,7 +37,7 @@ class Prepared:
     path: Path
     """The store's folder."""
     digest: str
-    """What the store is a function of: data, partitioner, parts, format."""
+    """What the store is a function of: data, partitioner (with its code, where that is not ours), parts, format."""
     data_digest: str
     """The data set's fingerprint."""
     seconds: float
@@ -67,9 +68,8 @@ def prepare(
     told("fingerprint", 0.0)
     with remembering(root):
         data_digest = dataset.fingerprint()
-    digest = config.digest(
-        [data_digest, config.encode(partitioner, result_only=True), parts, VERSIONS[kind_of(partitioner)]]
-    )
+    spec = config.encode(partitioner, result_only=True)
+    digest = config.digest([data_digest, spec, parts, VERSIONS[kind_of(partitioner)], *_code_of(partitioner)])
 
     def make(folder: Path) -> None:
         draft = _build(dataset, partitioner, parts, folder, mapper, told)
@@ -94,6 +94,14 @@ def _told_nobody(step: str, fraction: float) -> None:
 def _check_parts(parts: int) -> None:
     if not isinstance(parts, int) or parts < 1:
         raise InputError(f"parts is {parts!r}; expected a whole number of at least 1.")
+
+
+def _code_of(partitioner: EdgeCut | VertexCut) -> list[str]:
+    """The digest of the file that defines somebody else's plug-in, which says no version when it answers otherwise.
+    Nothing for a built-in, and for a class that no file defines."""
+    module = type(partitioner).__module__
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return [] if is_ours(module) or not file or not Path(file).is_file() else [file_digest(Path(file))]
 
 
 def _placed(partitioner: EdgeCut | VertexCut, graph: EdgeStream, parts: int) -> Placement:
