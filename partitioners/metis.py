@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import dataclasses
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -28,6 +29,7 @@ Constraint = Literal["nodes", "edges", "training"]
 
 _OPTIONS, _OK = 40, 1  # METIS_NOPTIONS and METIS_OK of metis.h
 _OBJECTIVES = {"cut": 0, "volume": 1}
+_STDOUT = threading.Lock()
 
 
 @PARTITIONERS.register("metis")
@@ -111,17 +113,25 @@ class Metis:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Leaves out what C code prints meanwhile: METIS tells stdout of parts that it cannot halve, and goes on."""
-    flush, kept = ctypes.CDLL(None).fflush, os.dup(1)
-    flush(None)
-    try:
-        with Path(os.devnull).open("w") as nowhere:
-            os.dup2(nowhere.fileno(), 1)
-        yield
-    finally:
+    """Leaves out what C code prints meanwhile: METIS tells stdout of parts that it cannot halve, and goes on.
+
+    Stdout is the whole process's, so one thread at a time; where it is closed there is nothing to leave out."""
+    with _STDOUT:
+        flush = ctypes.CDLL(None).fflush
         flush(None)
-        os.dup2(kept, 1)
-        os.close(kept)
+        try:
+            kept = os.dup(1)
+        except OSError:
+            yield
+            return
+        try:
+            with Path(os.devnull).open("w") as nowhere:
+                os.dup2(nowhere.fileno(), 1)
+            yield
+        finally:
+            flush(None)
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def _pointer(array: NDArray[Any]) -> Any:

@@ -1,6 +1,8 @@
 """What each built-in claims: its balance, its quality beside METIS, its limits, and the errors of its settings."""
 
 import dataclasses
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from framework import random
+from framework.conformance import small_graph
 from framework.data.generators import Planted, RecursiveMatrix
 from framework.errors import InputError
 from framework.graph.edges import ArrayEdges, EdgeStream
@@ -95,6 +98,25 @@ def test_metis_says_nothing_of_parts_that_it_cannot_halve(capfd: pytest.CaptureF
         source, target = draw.integers(0, 28, (2, 110))
         Metis().owners(ArrayEdges(source=source, target=target, num_nodes=28), parts)
     assert capfd.readouterr().out == ""
+
+
+def test_calls_of_metis_at_once_give_stdout_back(planted: EdgeStream) -> None:
+    before = os.fstat(1)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: Metis().owners(planted, 8), range(8)))
+    assert os.path.samestat(os.fstat(1), before)
+    assert all(np.array_equal(answer, answers[0]) for answer in answers)
+
+
+def test_metis_needs_no_stdout() -> None:
+    kept = os.dup(1)
+    os.close(1)
+    try:
+        owners = Metis().owners(small_graph(), 4)
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+    assert np.unique(owners).tolist() == [0, 1, 2, 3]
 
 
 def test_metis_keeps_several_balances_at_once(planted: EdgeStream) -> None:
