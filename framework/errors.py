@@ -6,8 +6,12 @@ alone; a traceback is for our own defects. An error that is none of these is tol
 
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _OURS = {"framework", "launch", "partitioners"}
 _LIBRARIES = {
@@ -50,6 +54,17 @@ def told(error: BaseException) -> str:
     """An error that is none of ours as one line: its class, its text, and the file and line it comes from."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text} ({_place(error)})" if text else f"{type(error).__name__} ({_place(error)})"
+
+
+def asked(failed: str, question: Callable[[], T]) -> T:
+    """What a plug-in answers. Raises PluginError where it raises what is none of our errors: `failed`, which says whose
+    question was on what, then the error and its place in the plug-in's code."""
+    try:
+        return question()
+    except ShardyardError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{failed}: {told(error)}.") from error
 
 
 def is_foreign(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from framework import random
-from framework.errors import InputError, PluginError, ShardyardError, told
+from framework.errors import InputError, PluginError, asked
 from framework.graph.edges import EdgeBatch, EdgeStream, Ids
 from framework.graph.shard import Kind
 from framework.memory import PeakMemory
@@ -214,13 +214,7 @@ def _edge_answers(
 
 
 def _asked(partitioner: Any, question: Callable[[], T]) -> T:
-    """What a plug-in answers. Raises PluginError, naming it and the place in its code, where it raises instead."""
-    try:
-        return question()
-    except ShardyardError:
-        raise
-    except Exception as error:
-        raise PluginError(f"{_name(partitioner)} failed: {told(error)}.") from error
+    return asked(f"{_name(partitioner)} failed", question)
 
 
 def _validate(partitioner: Any, method: str, answer: Any, length: int, parts: int) -> None:

@@ -132,6 +132,8 @@ def fault_of(graph: SmallGraph) -> str:
     if graph.weights is not None and graph.weights.shape != graph.source.shape:
         return f"{graph.weights.shape} weights; expected one an edge"
     numbers = (graph.features, graph.positions, graph.weights)
-    if not all(np.isfinite(values).all() for values in numbers if values is not None):
+    with np.errstate(over="ignore"):  # too large a number becomes infinite, as it would in the columns
+        stored = [np.asarray(values, np.float32) for values in numbers if values is not None]
+    if not all(np.isfinite(values).all() for values in stored):
         return "a feature, a position or a weight that is not finite"
     return ""

@@ -4,6 +4,7 @@ Assumptions: the call may run in another process on the same file system. Where 
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from framework.data.graph_sets import GraphSet, SmallGraph, fault_of
-from framework.errors import PluginError
+from framework.errors import PluginError, asked
 from framework.graph.pairs import require_scratch
 from framework.kernels.csr import build_csr
 from framework.registry import GRAPH_SETS
@@ -44,18 +45,18 @@ class Chunk:
 
 def make_graphs(chunk: Chunk) -> tuple[list[tuple[int, str]], Shape | None]:
     """Writes the graphs of a chunk to its file; returns the samples without one, each with the reason, and what all
-    graphs have in common. Raises PluginError for a graph that is malformed."""
+    graphs have in common. Raises PluginError for a graph that is malformed, and for a set that fails."""
     require_scratch(chunk.file.parent)
+    who = f"graph set '{GRAPH_SETS.name_of(type(chunk.graph_set))}'"
     refused, made = [], []
     for number, content in zip(chunk.numbers.tolist(), chunk.contents, strict=True):
-        graph = chunk.graph_set.graph(content, chunk.cache)
+        graph = asked(f"{who} failed on sample {number}", functools.partial(_graph, chunk, content))
         if isinstance(graph, str):
             refused.append((number, graph))
             continue
         fault = fault_of(graph)
         if fault:
-            name = GRAPH_SETS.name_of(type(chunk.graph_set))
-            raise PluginError(f"graph set '{name}' made of sample {number} a graph with {fault}. Mend its graph().")
+            raise PluginError(f"{who} made of sample {number} a graph with {fault}. Mend its graph().")
         made.append(graph)
     shapes = {(graph.features.shape[1], graph.positions.shape[1], graph.weights is not None) for graph in made}
     if len(shapes) > 1:
@@ -63,6 +64,11 @@ def make_graphs(chunk: Chunk) -> tuple[list[tuple[int, str]], Shape | None]:
     with full_disk_named(chunk.file):
         np.savez(chunk.file, **_joined([_columns(graph) for graph in made]) if made else {})  # type: ignore[arg-type]  # of their allow_pickle
     return refused, next(iter(shapes), None)
+
+
+def _graph(chunk: Chunk, content: Any) -> SmallGraph | str:
+    with full_disk_named(chunk.cache):
+        return chunk.graph_set.graph(content, chunk.cache)
 
 
 def _columns(graph: SmallGraph) -> Columns:

@@ -176,8 +176,8 @@ def _scales(samples: Samples, usable: NDArray[np.int64]) -> tuple[tuple[float, .
     if samples.targets is None:
         return (), ()
     trained = samples.targets[usable[samples.split[usable] == TRAIN]]
-    deviations = trained.std(axis=0)
-    return tuple(trained.mean(axis=0).tolist()), tuple(np.where(deviations > 0, deviations, 1.0).tolist())
+    differ = trained.max(axis=0) > trained.min(axis=0)  # the deviation of equal values may be a rounding error
+    return tuple(trained.mean(axis=0).tolist()), tuple(np.where(differ, trained.std(axis=0), 1.0).tolist())
 
 
 def _unknown_targets(samples: Samples) -> list[str]:

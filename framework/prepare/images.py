@@ -25,7 +25,7 @@ from framework import config
 from framework.data.dataset import TRAIN, Mapper, each, of_raw_files
 from framework.data.digests import remembering
 from framework.data.image_sets import ImageSet, RawImages, check_images
-from framework.errors import InputError, PluginError, StoreError
+from framework.errors import InputError, PluginError, StoreError, asked
 from framework.graph.pairs import require_scratch
 from framework.prepare.spill import Progress
 from framework.registry import IMAGE_SETS
@@ -104,7 +104,7 @@ def _decoded(
     image_set: ImageSet, raw: RawImages, offsets: Tensor, work: Path, mapper: Mapper, told: Progress
 ) -> tuple[int, int, int]:
     """Sees to it that the pixels of every part are in `work`; returns what shape images have."""
-    shape = _checked(image_set, image_set.decode(raw.contents[:1]), count=1, first=0).shape[1:]
+    shape = _images(image_set, raw.contents[:1], first=0).shape[1:]
     pieces = [
         Piece(
             image_set=image_set,
@@ -125,7 +125,7 @@ def _decoded(
 def decode_piece(piece: Piece) -> None:
     """Writes the pixels of a piece's images to its file, which appears whole."""
     require_scratch(piece.file.parent)
-    pixels = _checked(piece.image_set, piece.image_set.decode(piece.contents), len(piece.contents), piece.first)
+    pixels = _images(piece.image_set, piece.contents, piece.first)
     if pixels.shape[1:] != piece.shape:
         name = IMAGE_SETS.name_of(type(piece.image_set))
         raise PluginError(
@@ -138,12 +138,14 @@ def decode_piece(piece: Piece) -> None:
         torn.replace(piece.file)
 
 
-def _checked(image_set: ImageSet, pixels: NDArray[np.uint8], count: int, first: int) -> NDArray[np.uint8]:
-    """What a set has decoded. Raises PluginError where it is not so many images in bytes."""
+def _images(image_set: ImageSet, contents: Sequence[Any], first: int) -> NDArray[np.uint8]:
+    """What a set decodes, from image `first` on. Raises PluginError where it fails, or makes other than so many images
+    in bytes."""
+    who, count = f"image set '{IMAGE_SETS.name_of(type(image_set))}'", len(contents)
+    pixels = asked(f"{who} failed on {count} images from number {first} on", lambda: image_set.decode(contents))
     if pixels.ndim != 4 or len(pixels) != count or pixels.dtype != np.uint8:
-        name = IMAGE_SETS.name_of(type(image_set))
         raise PluginError(
-            f"image set '{name}' made {pixels.dtype} {pixels.shape} of {count} images from number {first} on; expected "
+            f"{who} made {pixels.dtype} {pixels.shape} of {count} images from number {first} on; expected "
             f"uint8 ({count}, height, width, channels). Mend its decode()."
         )
     return pixels

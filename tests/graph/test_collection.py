@@ -181,6 +181,8 @@ class Odd:
 
     def open(self) -> Any:
         samples = self.shapes.open()
+        if self.how == "alike":
+            samples.targets[:, 0] = 0.1
         return dataclasses.replace(samples, split=samples.split[:-1]) if self.how == "rows" else samples
 
     def graph(self, content: int, cache: Path) -> Any:
@@ -190,9 +192,11 @@ class Odd:
             "edge": {"target": graph.target + 1},
             "nan": {"positions": graph.positions * np.nan},
             "columns": {"features": graph.features[:, :2]},
-            "rows": {},
+            "large": {"features": graph.features * np.float64(1e39)},
         }
-        return dataclasses.replace(graph, **changes[self.how]) if content == 50 else graph
+        if self.how == "raises" and content == 50:
+            raise ValueError("this one is too odd")
+        return dataclasses.replace(graph, **changes.get(self.how, {})) if content == 50 else graph
 
 
 @pytest.mark.parametrize(
@@ -200,6 +204,8 @@ class Odd:
     [
         ("edge", r"of sample 50 a graph with an edge that leads out of its \d+ nodes"),
         ("nan", "of sample 50 a graph with a feature, a position or a weight that is not finite"),
+        ("large", "of sample 50 a graph with a feature, a position or a weight that is not finite"),
+        ("raises", r"graph set '.*:Odd' failed on sample 50: ValueError: this one is too odd \(test_collection.py:"),
         ("columns", "have 2 columns at 2 dimensions without edge weights and 4 columns"),
         ("rows", "split has 59 rows; expected 60, one a sample"),
     ],
@@ -210,6 +216,12 @@ def test_a_set_that_answers_amiss_is_named(tmp_path: Path, how: str, said: str, 
         prepare_graphs(Odd(how=how), 2, tmp_path, chunk=chunk)
     assert isinstance(told.value, PluginError) == (how != "rows")
     assert not list(tmp_path.glob(".*"))  # nothing half-made is left
+
+
+def test_targets_that_are_all_alike_are_not_scaled(tmp_path: Path) -> None:
+    collection = prepare_graphs(Odd(how="alike", shapes=Shapes(targets=2)), 2, tmp_path).collection
+    assert collection.target_deviations[0] == 1
+    assert 0.1 < collection.target_deviations[1] != 1
 
 
 def test_settings_are_checked(tmp_path: Path) -> None:
