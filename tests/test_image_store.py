@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,31 @@ def test_what_was_decoded_before_a_kill_is_not_decoded_again(tmp_path: Path) -> 
     assert files_of(prepared(Stripes(), tmp_path / "cut", images_a_part=8, mapper=noting)) == whole
     assert done == [0, 8, 16, 24]
     assert again == [16, 32, 40, 48, 56, 64]
+
+
+def test_whoever_prepares_the_same_waits_and_decodes_nothing(tmp_path: Path) -> None:
+    waiting = threading.Event()
+    reused = []
+
+    def told(step: str, fraction: float) -> None:
+        if step.startswith("wait"):
+            waiting.set()
+
+    def second() -> None:
+        reused.append(prepare_images(Stripes(), tmp_path, mapper=never, progress=told, images_a_part=16).reused)
+
+    def never(function: Callable[[Piece], None], pieces: Sequence[Piece]) -> Iterator[None]:
+        raise AssertionError("nothing is decoded twice")
+
+    def mapper(function: Callable[[Piece], None], pieces: Sequence[Piece]) -> Iterator[None]:
+        other.start()
+        assert waiting.wait(60)
+        yield from map(function, pieces)
+
+    other = threading.Thread(target=second)
+    assert not prepare_images(Stripes(), tmp_path, mapper=mapper, images_a_part=16).reused
+    other.join(60)
+    assert reused == [True]
 
 
 def write_pictures(root: Path) -> None:

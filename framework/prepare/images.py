@@ -31,7 +31,7 @@ from framework.prepare.spill import Progress
 from framework.registry import IMAGE_SETS
 from framework.samples.images import VERSION, WHITE, ImageStore
 from framework.store.columns import FileFacts, column_file, map_column, write_column
-from framework.store.folder import full_disk_named, once, work_folder
+from framework.store.folder import found_whole, full_disk_named, once, work_folder
 
 IMAGES_A_PART = 1024
 WORK = "decoding"
@@ -75,12 +75,15 @@ def prepare_images(
         raw = image_set.open()
         check_images(raw)
         offsets = torch.arange(0, len(raw.contents) + images_a_part, images_a_part).clamp(max=len(raw.contents))
-        with work_folder(root / WORK / digest[:16]) as work:
-            shape = _decoded(image_set, raw, offsets, work, mapper, told)
-            draft = _written(folder, raw, offsets, shape, work)
+        shape = _decoded(image_set, raw, offsets, work, mapper, told)
+        draft = _written(folder, raw, offsets, shape, work)
         dataclasses.replace(draft, digest=digest, data_digest=data_digest).seal()
 
-    store, reused = once(root / digest[:16], ImageStore.open, make)
+    path, work = root / digest[:16], root / WORK / digest[:16]
+    store, reused = found_whole(path, ImageStore.open), True
+    if store is None:  # another process that needs the same waits here, and then finds it
+        with work_folder(work, lambda: told("wait for the process that decodes the same", 0.0)):
+            store, reused = once(path, ImageStore.open, make)
     return PreparedImages(store=store, seconds=time.monotonic() - began, reused=reused)
 
 

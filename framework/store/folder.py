@@ -48,22 +48,24 @@ def once(path: Path, open: Callable[[Path], T], make: Callable[[Path], object]) 
 
     Where it is missing or damaged, `make` fills a hidden folder beside it, which then takes its name. Raises
     NewerVersionError for a folder that is not ours to replace, InputError as `temporary_folder` does."""
-
-    def whole(path: Path) -> T | None:
-        try:
-            return open(path)
-        except NewerVersionError:
-            raise
-        except StoreError:
-            return None
-
-    found = whole(path)
+    found = found_whole(path, open)
     if found is not None:
         return found, True
     with temporary_folder(path.parent, path.name) as folder:
         make(folder)
-        publish(folder, path, whole=whole)
+        publish(folder, path, whole=lambda path: found_whole(path, open))
     return open(path), False
+
+
+def found_whole(path: Path, open: Callable[[Path], T]) -> T | None:
+    """What the folder `path` holds, as `open` gives it; None where it is missing or damaged. Raises
+    NewerVersionError."""
+    try:
+        return open(path)
+    except NewerVersionError:
+        raise
+    except StoreError:
+        return None
 
 
 def publish(folder: Path, path: Path, *, whole: Callable[[Path], object]) -> None:
