@@ -99,7 +99,7 @@ def plugin_name(plugin: type) -> str:
 
 def _plugin_class(name: str, trusted: bool) -> type[Any]:
     """The frozen dataclass of a `plugin_name`: whatever else a name leads to is not called."""
-    kind, _, short = name.partition(":")
+    kind, short = _module_of(name), name.partition(":")[2]
     registered = kind in REGISTRIES and ":" not in short
     if not registered and not trusted:
         _refuse_unknown_module(name)
@@ -116,12 +116,19 @@ def _is_frozen(plugin: type[Any]) -> bool:
 
 
 def _refuse_unknown_module(name: str) -> None:
-    module = name.partition(":")[0]
+    module = _module_of(name)
     if not is_known(module):
         raise InputError(
             f"'{name}' is of a module that no installed plug-in announces; module '{module}' was not imported. "
             "If you trust it, `evaluate` and `predict` take --trust."
         )
+
+
+def _module_of(name: object) -> str:
+    """What is before the colon. Raises InputError for a name that is no text."""
+    if not isinstance(name, str):
+        raise InputError(f"a plug-in's name is {name!r}; expected text, as 'partitioner:fennel' or 'module:Class'.")
+    return name.partition(":")[0]
 
 
 def digest(value: Any, *, result_only: bool = False) -> str:

@@ -58,6 +58,9 @@ def test_a_run_comes_back_from_its_dict() -> None:
         {"plugin": f"{__name__}:harmless"},
         {"plugin": f"{__name__}:Mutable"},
         {"plugin": f"{__name__}:Run", "workload": None},
+        {"plugin": 5},
+        {"plugin": None},
+        {"plugin": ["partitioner:fennel"]},
     ],
 )
 def test_what_is_no_plug_in_is_not_called(
@@ -97,6 +100,8 @@ def test_a_network_of_a_strangers_module_is_refused_alike() -> None:
     assert decode(encode(model), trusted=True) == model
     with pytest.raises(InputError, match="'stranger_networks:Net' is of a module that no installed plug-in"):
         decode(encode(model))
+    with pytest.raises(InputError, match="name is 5; expected text"):
+        decode({**encode(model), "network": 5})
     known = Module(network="torch.nn:Bilinear")
     assert decode(encode(known)) == known
 

@@ -80,8 +80,10 @@ def prepare_images(
         dataclasses.replace(draft, digest=digest, data_digest=data_digest).seal()
 
     path, work = root / digest[:16], root / WORK / digest[:16]
-    store, reused = found_whole(path, ImageStore.open), True
-    if store is None:  # another process that needs the same waits here, and then finds it
+    there = found_whole(path, ImageStore.open)
+    if there is not None:
+        store, reused = there, True
+    else:  # another process that needs the same waits here, and then finds it
         with work_folder(work, lambda: told("wait for the process that decodes the same", 0.0)):
             store, reused = once(path, ImageStore.open, make)
     return PreparedImages(store=store, seconds=time.monotonic() - began, reused=reused)

@@ -67,7 +67,9 @@ def write_column(path: Path, values: NDArray[Any] | pa.Array) -> FileFacts:
 def read_column(path: Path) -> pa.Array:
     """The column of a file, its buffers in the mapped file. Raises StoreError for a missing or damaged file."""
     with _damage_named(path):
-        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0).column(0)
+        column = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0).column(0)
+        column.validate()
+        return column
 
 
 def map_column(path: Path) -> Tensor:
@@ -85,7 +87,7 @@ def _damage_named(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise StoreError(f"'{path}' is missing. {REMEDY}") from error
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError, IndexError, RuntimeError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise StoreError(
             f"'{path}' cannot be read as an Arrow file ({reason}): it was cut short or altered. {REMEDY}"

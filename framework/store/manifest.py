@@ -21,6 +21,7 @@ def write_manifest(folder: Path, content: Mapping[str, Any], *, format: str, ver
     """Writes the manifest of `folder`: plain values, `files` (path inside the folder -> FileFacts). Raises OSError."""
     whole = {"format": format, "version": version, **content}
     whole["files"] = {name: dataclasses.asdict(facts) for name, facts in content["files"].items()}
+    whole = json.loads(json.dumps(whole))  # as it will be read: keys that are numbers become text, in another order
     (folder / MANIFEST).write_text(json.dumps({**whole, "checksum": _checksum(whole)}, indent=1))
 
 

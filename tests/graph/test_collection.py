@@ -156,6 +156,12 @@ def test_damage_is_named(tmp_path: Path) -> None:
     Collection.open(collection.path).verify()
 
 
+def test_facts_whose_keys_are_numbers_are_kept_as_text(tmp_path: Path) -> None:
+    collection = prepare_graphs(Odd(how="facts"), 2, tmp_path).collection
+    assert collection.facts == {"of ring": {"2": 1, "10": 3}}
+    assert prepare_graphs(Odd(how="facts"), 2, tmp_path).reused
+
+
 def test_a_store_of_one_graph_is_no_collection(tmp_path: Path) -> None:
     graph = Planted(nodes=60, edges=200, blocks=3, classes=3, features=2)
     store = prepare(graph, Random(), 1, tmp_path)
@@ -181,6 +187,8 @@ class Odd:
 
     def open(self) -> Any:
         samples = self.shapes.open()
+        if self.how == "facts":
+            return dataclasses.replace(samples, facts={"of ring": {2: 1, 10: 3}})
         if self.how == "alike":
             samples.targets[:, 0] = 0.1
         return dataclasses.replace(samples, split=samples.split[:-1]) if self.how == "rows" else samples
