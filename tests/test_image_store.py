@@ -18,6 +18,7 @@ from framework.data.dataset import TRAIN, is_of_raw_files
 from framework.data.image_files import ImageFolder
 from framework.data.image_sets import RawImages
 from framework.errors import InputError, NewerVersionError, PluginError, StoreError
+from framework.prepare import images as images_module
 from framework.prepare.images import WORK, Piece, decode_piece, prepare_images
 from framework.samples.images import ImageReader, ImageStore
 from framework.store.manifest import MANIFEST
@@ -131,7 +132,7 @@ def test_what_was_decoded_before_a_kill_is_not_decoded_again(tmp_path: Path) -> 
     with pytest.raises(KilledError):
         prepared(Stripes(), tmp_path / "cut", images_a_part=8, mapper=dying)
     (torn,) = (tmp_path / "cut" / WORK).glob("*/00002.arrow")
-    os.truncate(torn, torn.stat().st_size // 2)  # as after a loss of power
+    os.truncate(torn, torn.stat().st_size // 2)
     again: list[int] = []
 
     def noting(function: Callable[[Piece], None], pieces: Sequence[Piece]) -> Iterator[None]:
@@ -142,6 +143,21 @@ def test_what_was_decoded_before_a_kill_is_not_decoded_again(tmp_path: Path) -> 
     assert files_of(prepared(Stripes(), tmp_path / "cut", images_a_part=8, mapper=noting)) == whole
     assert done == [0, 8, 16, 24]
     assert again == [16, 32, 40, 48, 56, 64]
+
+
+def test_a_piece_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "00000.arrow"
+    synced: list[str] = []
+
+    def to_disk(path: Path) -> None:
+        assert not file.exists()
+        synced.append(path.name)
+
+    monkeypatch.setattr(images_module, "to_disk", to_disk)
+    decode_piece(Piece(image_set=Constant(), contents=[0], first=0, shape=(2, 2, 1), file=file))
+    assert file.exists()
+    assert len(synced) == 1
+    assert file.name in synced[0]
 
 
 def test_whoever_prepares_the_same_waits_and_decodes_nothing(tmp_path: Path) -> None:

@@ -277,14 +277,36 @@ def die_midway(root: Path) -> None:
     prepare(graph(), Random(), 2, root)
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
-    process = multiprocessing.get_context("spawn").Process(target=die_midway, args=(tmp_path,))
+def die_at_the_end(root: Path) -> None:
+    rename = Path.rename
+    Path.rename = lambda path, target: os._exit(9) if path.is_dir() else rename(path, target)
+    prepare(graph(), Random(), 2, root)
+
+
+@pytest.mark.parametrize("die", [die_midway, die_at_the_end])
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path, die):
+    process = multiprocessing.get_context("spawn").Process(target=die, args=(tmp_path,))
     process.start()
     process.join(60)
     assert process.exitcode == 9
     assert len(list(tmp_path.iterdir())) == 1
     path = prepare(graph(), Random(), 2, tmp_path).path
     assert list(tmp_path.iterdir()) == [path]
+    assert {entry.name for entry in path.iterdir()} == {MANIFEST, "part-00000", "part-00001"}
+
+
+def test_a_folder_that_cannot_get_its_name_says_why(tmp_path, monkeypatch):
+    rename = Path.rename
+
+    def forbidden(path, target):
+        if path.is_dir():
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", forbidden)
+    with pytest.raises(PermissionError):
+        prepare(graph(), Random(), 2, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("parts", [0, -1])

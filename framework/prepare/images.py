@@ -31,7 +31,7 @@ from framework.prepare.spill import Progress
 from framework.registry import IMAGE_SETS
 from framework.samples.images import VERSION, WHITE, ImageStore
 from framework.store.columns import FileFacts, column_file, map_column, write_column
-from framework.store.folder import found_whole, full_disk_named, once, work_folder
+from framework.store.folder import found_whole, full_disk_named, once, to_disk, work_folder
 
 IMAGES_A_PART = 1024
 WORK = "decoding"
@@ -128,7 +128,7 @@ def _decoded(
 
 @of_raw_files
 def decode_piece(piece: Piece) -> None:
-    """Writes the pixels of a piece's images to its file, which appears whole."""
+    """Writes the pixels of a piece's images to its file, which appears whole: a loss of power leaves no other."""
     require_scratch(piece.file.parent)
     pixels = _images(piece.image_set, piece.contents, piece.first)
     if pixels.shape[1:] != piece.shape:
@@ -140,6 +140,7 @@ def decode_piece(piece: Piece) -> None:
     torn = piece.file.with_name(f".{piece.file.name}.{uuid.uuid4().hex}")
     with full_disk_named(piece.file):
         write_column(torn, pixels.reshape(len(pixels), -1))
+        to_disk(torn)
         torn.replace(piece.file)
 
 
@@ -161,7 +162,7 @@ def _pixels_of(work: Path, part: int) -> Path:
 
 
 def _is_whole(piece: Piece) -> bool:
-    """Whether a piece was decoded before. A torn file, as a loss of power leaves it, is none."""
+    """Whether a piece was decoded before: what has its name was on the disk by then. One that was cut short is none."""
     try:
         return tuple(map_column(piece.file).shape) == (len(piece.contents), math.prod(piece.shape))
     except StoreError:

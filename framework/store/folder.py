@@ -72,17 +72,19 @@ def publish(folder: Path, path: Path, *, whole: Callable[[Path], object]) -> Non
     """Renames the finished `folder` to `path`. Where another process was faster its folder stays, if it is `whole`, and
     ours goes. Raises OSError."""
     with ThreadPoolExecutor(_SYNC_THREADS) as pool:  # the disk takes many files at once as fast as one
-        list(pool.map(_to_disk, [*folder.rglob("*"), folder]))
-    (folder / LOCK).unlink()
+        list(pool.map(to_disk, [*folder.rglob("*"), folder]))
     try:
         folder.rename(path)
     except OSError:
+        if not path.exists():  # nobody was faster: it cannot be done
+            raise
         if whole(path):
             return
         path.rename(folder.with_name(folder.name + "-damaged"))
         folder.rename(path)
         shutil.rmtree(folder.with_name(folder.name + "-damaged"), ignore_errors=True)
-    _to_disk(path.parent)
+    (path / LOCK).unlink(missing_ok=True)  # not before: it is what tells that a hidden folder was abandoned
+    to_disk(path.parent)
 
 
 @contextlib.contextmanager
@@ -147,7 +149,7 @@ def _lock(folder: Path) -> int:
     return lock
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
     """Waits until a file's content, or a folder's entries, will survive a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -159,7 +161,7 @@ def _to_disk(path: Path) -> None:
 def _remove_abandoned(root: Path) -> None:
     """Removes the hidden folders of processes of this host that ended without doing so: nobody holds their lock."""
     for lock in root.glob(f".*-{socket.gethostname()}-*/{LOCK}"):
-        # Not made anew where it has just gone: its folder is being published. Nor is another one in its place ours.
+        # Not made anew where it has just gone: its folder was published. Nor is another one in its place ours.
         with contextlib.suppress(OSError), lock.open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
