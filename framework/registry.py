@@ -10,6 +10,7 @@ import functools
 import importlib
 import pkgutil
 import sys
+import threading
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, distributions
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ from typing import Any, TypeVar
 from framework.errors import InputError
 
 T = TypeVar("T")
+
+_IMPORTING = threading.RLock()  # one of all registries: two that import each other's built-ins would wait for ever
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,7 @@ class Registry:
         self.package = builtin.partition(".")[0]
         self._classes: dict[str, Callable[..., Any]] = {}
         self._names: dict[Callable[..., Any], str] = {}
-        self._imported = False
+        self._importing = self._imported = False
 
     def register(self, name: str) -> Callable[[T], T]:
         """Class decorator: make the class known as `name`; the class itself, and so its type, is unchanged."""
@@ -124,10 +127,17 @@ class Registry:
     def _import_builtin(self) -> None:
         if self._imported:
             return
-        self._imported = True  # first: the modules imported below may ask this registry in turn
-        package = importlib.import_module(self._builtin)
-        for module in pkgutil.iter_modules(getattr(package, "__path__", [])):  # one module has no path: it is all
-            importlib.import_module(f"{self._builtin}.{module.name}")
+        with _IMPORTING:  # who asks meanwhile waits for the whole answer
+            if self._imported or self._importing:  # the latter: a module imported below asks this registry in turn
+                return
+            self._importing = True
+            try:
+                package = importlib.import_module(self._builtin)
+                for module in pkgutil.iter_modules(getattr(package, "__path__", [])):  # one module has no path: is all
+                    importlib.import_module(f"{self._builtin}.{module.name}")
+                self._imported = True
+            finally:
+                self._importing = False
 
 
 def load(reference: str, kind: str) -> Callable[..., Any]:

@@ -1,9 +1,13 @@
 """A run as a value: it comes back from its dict; a dict from elsewhere can neither call nor import what it likes."""
 
 import dataclasses
+import importlib
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ from framework.engine.folder import read_run
 from framework.engine.run import Run
 from framework.errors import InputError
 from framework.models.node_model import Module
-from framework.registry import PARTITIONERS, RECIPES
+from framework.registry import PARTITIONERS, RECIPES, Registry
 
 ROOT = Path(__file__).parents[1]
 
@@ -143,6 +147,53 @@ def test_a_broken_entry_point_is_listed_with_its_error(monkeypatch: pytest.Monke
             PARTITIONERS.get("broken")
     finally:
         registry._entry_points.cache_clear()
+
+
+THINGS = """
+from framework.registry import Registry
+
+THINGS = Registry("thing", builtin="thing_package")
+"""
+THING = """
+import time
+from things import THINGS
+
+assert THINGS.names() == [], "a module may ask, and has no whole answer yet"
+time.sleep(0.3)
+
+@THINGS.register("one")
+class One: pass
+"""
+
+
+@pytest.fixture
+def things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """A registry of the one built-in that `thing_package/one.py` beneath the path registers."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "thing_package").mkdir()
+    (tmp_path / "things.py").write_text(THINGS)
+    (tmp_path / "thing_package" / "one.py").write_text(THING)
+    yield importlib.import_module("things").THINGS
+    for name in ("things", "thing_package", "thing_package.one"):
+        sys.modules.pop(name, None)
+
+
+def test_who_asks_while_built_ins_are_imported_waits(things: Registry) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(things.names)
+        while "thing_package.one" not in sys.modules and not first.done():
+            time.sleep(0.01)
+        assert things.names() == ["one"]
+        assert first.result() == ["one"]
+
+
+def test_built_ins_that_failed_once_are_imported_again(things: Registry, tmp_path: Path) -> None:
+    file = tmp_path / "thing_package" / "one.py"
+    file.write_text("raise ValueError('not today')")
+    with pytest.raises(ValueError, match="not today"):
+        things.names()
+    file.write_text(THING)
+    assert things.names() == ["one"]
 
 
 def test_entry_points_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
