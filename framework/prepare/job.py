@@ -10,9 +10,11 @@ import dataclasses
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from framework import config
@@ -22,8 +24,9 @@ from framework.data.digests import file_digest, remembering
 from framework.errors import InputError, PluginError
 from framework.graph.build import Numbering
 from framework.graph.edges import EdgeStream
+from framework.graph.shard import PartCounts
 from framework.graph.store import VERSIONS, ShardStore
-from framework.partition import EdgeCut, Placement, VertexCut, kind_of, place
+from framework.partition import EdgeCut, Placement, Quality, VertexCut, balance, kind_of, place
 from framework.prepare.shards import write_shards
 from framework.prepare.spill import Progress, spill_edges, spill_features
 from framework.registry import PARTITIONERS, is_ours
@@ -113,6 +116,18 @@ def _placed(partitioner: EdgeCut | VertexCut, graph: EdgeStream, parts: int) -> 
         raise PluginError(f"{error} `shardyard check partitioner {name}` tries it on small graphs.") from error
 
 
+def _require_measured(partitioner: EdgeCut | VertexCut, quality: Quality, counts: Sequence[PartCounts]) -> None:
+    """Raises PluginError for a vertex-cut whose shards are not what was measured: it answered otherwise the second
+    time."""
+    mirrors, edge_balance = sum(count.halo for count in counts), balance(np.array([count.edges for count in counts]))
+    if (mirrors, edge_balance) != (quality.communication_volume, quality.edge_balance):
+        raise PluginError(
+            f"partitioner '{PARTITIONERS.name_of(type(partitioner))}' answered otherwise the second time: {mirrors} "
+            f"mirrors and an edge balance of {edge_balance:g}, after {quality.communication_volume} and "
+            f"{quality.edge_balance:g}; expected the same answer each time. Draw under a seed."
+        )
+
+
 def _build(
     dataset: Dataset | IngestedDataset,
     partitioner: EdgeCut | VertexCut,
@@ -136,6 +151,8 @@ def _build(
     numbering = Numbering.of(placement.owners, parts, placement.shared)
     del placement  # its bits, one a node and part, are not needed any more
     files, counts = write_shards(raw, numbering, kind, scratch, folder, told)
+    if kind == "vertex-cut":
+        _require_measured(partitioner, quality, counts)
     draft = ShardStore(
         path=folder,
         digest="",

@@ -16,7 +16,7 @@ from torch import Tensor
 from whole_graph import looped_graph
 
 from framework.data.files import Files
-from framework.errors import InputError
+from framework.errors import PluginError
 from framework.graph.block import Block, Nodes
 from framework.graph.edges import EdgeStream
 from framework.graph.local import LocalGraph
@@ -36,16 +36,23 @@ GIVEN = torch.tensor([SOME[draw] for draw in np.random.Generator(np.random.Philo
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fickle:
-    """A vertex-cut that forgets an edge the second time it is asked."""
+    """A vertex-cut that answers otherwise the second time it is asked."""
 
     asked: str
     """A file that is there from the first time on."""
+    then: str
+    """What it answers then: `fewer` edges, part 1 for `all`, or for `some` more."""
 
     def edge_owners(self, graph: EdgeStream, parts: int) -> Iterator[NDArray[np.int32]]:
-        """Part 0."""
-        forgotten = Path(self.asked).exists()
+        """Part 1 for every other edge."""
+        again = Path(self.asked).exists()
         Path(self.asked).touch()
-        yield np.zeros(graph.num_edges - forgotten, np.int32)
+        answer = np.arange(graph.num_edges, dtype=np.int32) % 2
+        if again and self.then == "some":
+            answer[:4] = 1
+        if again and self.then == "all":
+            answer[:] = 1
+        yield answer[: graph.num_edges - (again and self.then == "fewer")]
 
 
 @pytest.fixture(scope="module")
@@ -176,9 +183,17 @@ def test_edges_in_several_files_follow_their_parts(tmp_path: Path) -> None:
         assert sorted(numbers) == list(range(part, 300, 4))
 
 
-def test_a_partitioner_that_changes_its_mind_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=rf"Fickle.*edge_owners, batch 0 answered int32 of shape \({EDGES - 1},\)"):
-        stored(GRAPH, 2, tmp_path / "stores", partitioner=Fickle(asked=str(tmp_path / "asked")))
+@pytest.mark.parametrize(
+    ("then", "said"),
+    [
+        ("fewer", rf"Fickle.*edge_owners, batch 0 answered int32 of shape \({EDGES - 1},\)"),
+        ("all", r"Fickle' answered otherwise the second time: \d+ mirrors and an edge balance of 2, after \d+ and 1.0"),
+        ("some", "Fickle' answered otherwise the second time"),
+    ],
+)
+def test_a_partitioner_that_changes_its_mind_is_named(tmp_path: Path, then: str, said: str) -> None:
+    with pytest.raises(PluginError, match=said):
+        stored(GRAPH, 2, tmp_path / "stores", partitioner=Fickle(asked=str(tmp_path / "asked"), then=then))
     assert list((tmp_path / "stores").iterdir()) == []
 
 
