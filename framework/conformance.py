@@ -2,7 +2,8 @@
 
 Assumptions: a check is a small graph on which something often goes wrong; it passes if `place` accepts the answer and
 the answer is what the check says. A plug-in that holds the whole graph says `in_memory: ClassVar[bool] = True`; of
-every other, memory is measured in a process of its own while the stream grows tenfold.
+every other, memory is measured in a process of its own while the stream grows tenfold. So a plug-in must be one that
+another process can import.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,14 @@ def _is_deterministic(partitioner: Partitioner) -> Verdict:
     first, second = (_answer(place(partitioner, graph, 4), graph) for _ in range(2))
     if not np.array_equal(first, second):
         return f"a second run answered differently for {np.count_nonzero(first != second)} of {len(first)}."
+    seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    elsewhere = np.array(_in_new_process("_answer_again", {}, partitioner, {"PYTHONHASHSEED": seed}), np.int32)
+    if not np.array_equal(first, elsewhere):
+        differing = np.count_nonzero(first != elsewhere)
+        return (
+            f"a run in another process answered differently for {differing} of {len(first)}; expected the same: use "
+            "neither hash() of text nor the order of a set."
+        )
     return None
 
 
@@ -201,7 +210,8 @@ def _ignores_batches(partitioner: Partitioner) -> Verdict:
 def _leaves_the_stream_alone(partitioner: Partitioner) -> Verdict:
     graph, untouched = small_graph(), small_graph()
     place(partitioner, graph, 4)
-    if not (np.array_equal(graph.source, untouched.source) and np.array_equal(graph.target, untouched.target)):
+    names = ("source", "target", "node_weights")
+    if not all(np.array_equal(getattr(graph, name), getattr(untouched, name)) for name in names):
         return "it changed the arrays that the stream gave it; expected it to work on copies."
     return None
 
@@ -249,26 +259,40 @@ CHECKS: dict[str, Callable[[Partitioner], Verdict]] = {
 """Every check by what it asks, in the order they are made."""
 
 
-# --- Memory, in a process of its own ----------------------------------------------------------------------------------
+# --- In processes of their own ----------------------------------------------------------------------------------------
 
 
 def measure_growth(partitioner: Partitioner, *, num_nodes: int, num_edges: tuple[int, ...]) -> list[int]:
     """Bytes that `partitioner` adds at its peak on random graphs of each of `num_edges`, in 4 parts, in a new process.
 
     Raises InputError where that process fails, with the last line it said."""
-    request = {"partitioner": config.encode(partitioner), "num_nodes": num_nodes, "num_edges": num_edges}
+    request = {"num_nodes": num_nodes, "num_edges": num_edges}
+    added: list[int] = _in_new_process("_measure", request, partitioner, _EXACT_MEMORY)
+    return added
+
+
+def _in_new_process(
+    function: str, request: Mapping[str, Any], partitioner: Partitioner, environment: Mapping[str, str]
+) -> Any:
+    """What a function of this file prints as JSON in a new process. Raises InputError where that process fails, with
+    the last line it said."""
     process = subprocess.run(
-        [sys.executable, "-c", "from framework.conformance import _measure; _measure()"],
-        input=json.dumps(request),
+        [sys.executable, "-c", f"from framework.conformance import {function}; {function}()"],
+        input=json.dumps({**request, "partitioner": config.encode(partitioner)}),
         capture_output=True,
         text=True,
-        env={**os.environ, **_EXACT_MEMORY, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     if process.returncode:
         said = process.stderr.strip().splitlines() or ["nothing"]
-        raise InputError(f"the process that measures memory ended with {process.returncode} and said: {said[-1]}")
-    added: list[int] = json.loads(process.stdout.splitlines()[-1])
-    return added
+        raise InputError(f"the process that runs it anew ended with {process.returncode} and said: {said[-1]}")
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def _answer_again() -> None:
+    """The other end of `_is_deterministic`."""
+    partitioner, graph = config.decode(json.load(sys.stdin)["partitioner"], trusted=True), small_graph()
+    print(json.dumps(_answer(place(partitioner, graph, 4), graph).tolist()))
 
 
 def _measure() -> None:

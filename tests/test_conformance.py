@@ -90,6 +90,12 @@ class Unseeded:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class HashesText:
+    def owners(self, graph: EdgeStream, parts: int) -> NodeParts:
+        return np.array([hash(str(node)) % parts for node in range(graph.num_nodes)], np.int32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SeesBatches:
     def owners(self, graph: EdgeStream, parts: int) -> NodeParts:
         owners = modulo(graph, parts)
@@ -103,6 +109,14 @@ class Scribbles:
     def owners(self, graph: EdgeStream, parts: int) -> NodeParts:
         for source, _ in graph:
             source %= 2
+        return modulo(graph, parts)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScribblesOnWeights:
+    def owners(self, graph: EdgeStream, parts: int) -> NodeParts:
+        if graph.node_weights is not None:
+            graph.node_weights[:] = 1
         return modulo(graph, parts)
 
 
@@ -180,8 +194,10 @@ DEFECTS = [
     (CountsFromOne(), "covers every node or edge once", "parts from 1 to 4; expected .* from 0 to 3"),
     (OnePartForAll(), "respects the number of parts, and uses them", "asked for 2 parts of 192 nodes it used 1"),
     (Unseeded(), "is deterministic", "a second run answered differently"),
+    (HashesText(), "is deterministic", "in another process answered differently"),
     (SeesBatches(), "does not depend on where batches end", "in batches of 7"),
     (Scribbles(), "leaves the stream's arrays alone", "it changed the arrays"),
+    (ScribblesOnWeights(), "leaves the stream's arrays alone", "it changed the arrays"),
     (NeedsNodesForAllParts(), "empty parts: more parts than nodes", "failed: ZeroDivisionError"),
     (CountsNodesItSaw(), "isolated nodes", r"shape \(6,\); expected .* \(40,\)"),
     (LoopsOnLoops(), "self-loops", "AssertionError: a node is its own neighbour"),
