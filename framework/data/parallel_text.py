@@ -1,9 +1,10 @@
 """Pairs of sentences in text files: two files a split, line by line; or one table with a column a language.
 
-Assumptions: files are UTF-8, plain or gzip (a name that ends in .gz); a line ends with a line feed, and nothing else
-ends one.
+Assumptions: files are UTF-8, with a byte order mark or without, plain or gzip (a name that ends in .gz); a line ends
+with a line feed, and nothing else ends one.
 """
 
+import codecs
 import dataclasses
 import gzip
 import hashlib
@@ -59,7 +60,7 @@ class ParallelText:
         split: list[int] = []
         ids: list[str] = []
         for name, value, source_file, target_file in self._files():
-            lines = read_lines(source_file), read_lines(target_file)
+            lines = [[line.strip() for line in read_lines(file)] for file in (source_file, target_file)]
             if len(lines[0]) != len(lines[1]):
                 raise InputError(
                     f"'{source_file}' has {len(lines[0])} lines and '{target_file}' {len(lines[1])}; expected as many, "
@@ -159,19 +160,20 @@ class TabSeparated:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, plain or gzip, without white space at their ends.
+    """The lines of a text file, plain or gzip, without a carriage return at their ends, nor a mark of the byte order.
 
     Raises InputError for a file that cannot be read, was cut short, or is not UTF-8: then it names the line."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"'{path}' cannot be read ({error}): it may be cut short. Fetch it again.") from error
+    data = data.removeprefix(codecs.BOM_UTF8)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(f"'{path}' is not UTF-8 in line {line}; convert it, for instance by iconv.") from error
-    return [line.strip() for line in text.removesuffix("\n").split("\n")] if text else []
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
 def _found(folder: Path, name: str) -> Path:

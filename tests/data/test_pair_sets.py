@@ -1,5 +1,6 @@
 """Data sets of pairs of sentences: files as they are, what is wrong with files named, splits by source sentence."""
 
+import codecs
 import dataclasses
 import gzip
 import os
@@ -114,6 +115,23 @@ def test_a_source_sentence_is_in_one_split(tmp_path: Path) -> None:
     assert pairs.ids.tolist() == list(range(1, 1001))
     swapped = TabSeparated(path=str(file), source_column=1, target_column=0).open()
     assert swapped.source.to_pylist()[0] == "Satz 0"
+
+
+def test_an_empty_cell_keeps_its_column(tmp_path: Path) -> None:
+    file = tmp_path / "table.tsv"
+    file.write_bytes(b"Hello\t Hallo \tCC\r\n\tNur deutsch\tCC\nGood day\t\nYes\tJa\r\n")
+    pairs = TabSeparated(path=str(file)).open()
+    assert (pairs.source.to_pylist(), pairs.target.to_pylist()) == (["Hello", "Yes"], ["Hallo", "Ja"])
+    assert pairs.facts == {"blank_pairs": 2}
+    assert pairs.ids is not None
+    assert pairs.ids.tolist() == [1, 4]
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    pairs = written(tmp_path, val=codecs.BOM_UTF8 + b"Eins\n")
+    assert pairs.open().target.to_pylist()[4] == "Eins"
+    with pytest.raises(InputError, match=r"val\.de' is not UTF-8 in line 2"):
+        written(tmp_path, val=codecs.BOM_UTF8 + b"E\n\xff\n").open()
 
 
 def test_what_a_table_cannot_be(tmp_path: Path) -> None:
