@@ -358,6 +358,35 @@ def test_ids_twice_or_missing_or_mixed(files, tmp_path):
     (tmp_path / "text.csv").write_text("source,target\na,b\n")
     mixed = Files(edges=(*files.edges, str(tmp_path / "text.csv")))
     assert "ids of another kind" in tried(mixed, tmp_path)
+    np.save(tmp_path / "numbers.npy", np.asarray([[1, 2]]))
+    (tmp_path / "nodes.csv").write_text("id\n1\n2\nx7\n")
+    unlike = Files(edges=(str(tmp_path / "numbers.npy"),), nodes=str(tmp_path / "nodes.csv"))
+    assert "numbers.npy' has ids of another kind than the table" in tried(unlike, tmp_path)
+
+
+@pytest.mark.parametrize("blank", ["", "NA"])
+def test_numbers_of_which_one_is_missing(tmp_path, blank):
+    edges, nodes = tmp_path / "edges.csv", tmp_path / "nodes.csv"
+    edges.write_text(f"source,target\n1,2\n2,{blank}\n")
+    nodes.write_text("id\n1\n2\n")
+    assert f"'{edges}' has rows without an id" in tried(Files(edges=(str(edges),)), tmp_path)
+    assert f"'{edges}' has 1 rows without an id" in tried(Files(edges=(str(edges),), nodes=str(nodes)), tmp_path)
+    nodes.write_text(f'id\n1\n"{blank}"\n')
+    assert f"'{nodes}' has 1 rows without an id" in tried(Files(edges=(str(edges),), nodes=str(nodes)), tmp_path)
+
+
+def test_a_number_with_a_zero_in_front_is_unknown_to_numbers(files, tmp_path):
+    (tmp_path / "zeros.csv").write_text("source,target\n10,20\n010,20\n")
+    zeros = dataclasses.replace(files, edges=(str(tmp_path / "zeros.csv"),))
+    assert "has an edge (number 1) with node 010, which is unknown to the table" in tried(zeros, tmp_path)
+
+
+def test_a_value_of_another_type_than_its_column(files, tmp_path):
+    (tmp_path / "nodes.csv").write_text("id,x\n10,1\n20,red\n30,2\n")
+    nodes = dataclasses.replace(files, nodes=str(tmp_path / "nodes.csv"), label="")
+    message = tried(nodes, tmp_path)
+    assert "nodes.csv' has a value that is not of the type of its column (" in message
+    assert "invalid value 'red'" in message
 
 
 def test_nan_in_a_feature_column_names_the_raw_id(files, tmp_path):

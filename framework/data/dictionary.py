@@ -1,14 +1,20 @@
 """The dictionary step: raw ids, of any int64 or text, to the dense original ids and back.
 
-Assumptions: the ids of all nodes fit in memory, twice. Another process reads a dictionary from its folder, mapped.
+Assumptions: the ids of all nodes fit in memory, twice. Another process reads a dictionary from its folder, mapped. In
+files that do not say whether their ids are numbers (CSV, TSV), they are where every single one is written as an int64
+number is: `007` makes all of them text, so that it is not taken for `7`.
 """
 
+import contextlib
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as compute
+import pyarrow.csv as csv
 from numpy.typing import NDArray
 
 from framework.errors import InputError
@@ -16,6 +22,9 @@ from framework.graph.edges import Ids
 
 UNKNOWN = -1
 """What `lookup` answers for an id that no node has."""
+BLANKS = csv.ConvertOptions().null_values
+"""How CSV and TSV say that there is no number."""
+_SPACES = " \t"  # may stand around a number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,7 +68,7 @@ class Dictionary:
 def raw_ids(column: pa.Array, where: str) -> NDArray[Any]:
     """A column of ids as int64 or text. Raises InputError for another type, a too large number, a missing value."""
     if column.null_count:
-        raise InputError(f"{where} has {column.null_count} rows without an id; expected one in every row.")
+        raise blank_ids(where, column.null_count)
     if pa.types.is_integer(column.type):
         try:
             numbers: NDArray[Any] = column.cast(pa.int64()).to_numpy()
@@ -71,3 +80,110 @@ def raw_ids(column: pa.Array, where: str) -> NDArray[Any]:
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
         return np.asarray(column.to_pylist(), dtype=np.str_)
     raise InputError(f"{where} has ids of type {column.type}; expected int64 numbers or text.")
+
+
+def whole_numbers_of(texts: pa.Array) -> pa.Array:
+    """Texts that are written as int64 numbers are, `-5` or `70` but not `07`, as such; null for all others."""
+    with contextlib.suppress(pa.ArrowInvalid):
+        numbers = texts.cast(pa.int64())
+        if numbers.cast(texts.type).equals(texts):  # nearly always, and much faster than what follows
+            return numbers
+    trimmed = compute.utf8_trim(texts, _SPACES)
+    spelled = compute.match_substring_regex(trimmed, r"^(?:0|-?[1-9][0-9]{0,18})$")
+    limits = np.iinfo(np.int64)
+    limit = compute.if_else(compute.starts_with(trimmed, "-"), str(limits.min), str(limits.max))
+    shorter = compute.less(compute.binary_length(trimmed), compute.binary_length(limit))
+    fits = compute.or_(shorter, compute.less_equal(trimmed, limit))  # of as many digits, text is ordered as numbers are
+    return compute.if_else(compute.and_(spelled, fits), trimmed, None).cast(pa.int64())
+
+
+def is_blank(texts: pa.Array) -> pa.Array:
+    """Which of some texts say that there is no number."""
+    return compute.is_in(texts, pa.array(BLANKS, texts.type))
+
+
+def all_numbers(pieces: Iterable[pa.Array], where: str) -> NDArray[np.int64] | None:
+    """Texts as int64 numbers, [n]; None where one is text, and so all are. Raises InputError for numbers and blanks."""
+    numbers, blanks = [], 0
+    for texts in pieces:
+        found = whole_numbers_of(texts)
+        blank = is_blank(texts)
+        if not compute.all(compute.or_(found.is_valid(), blank), min_count=0).as_py():
+            return None
+        numbers.append(found.to_numpy(zero_copy_only=False))
+        blanks += compute.sum(blank, min_count=0).as_py()
+    if blanks:
+        raise blank_ids(where, blanks)
+    return np.concatenate(numbers) if numbers else np.empty(0, np.int64)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FoundIds:
+    """The different ids of files, before it is known whether they are numbers."""
+
+    numbers: NDArray[np.int64]
+    """Those that are numbers, or are written as text without a type would write them: int64 [n], sorted."""
+    texts: NDArray[Any]
+    """All others: text [m], sorted."""
+    of_numbers: str = ""
+    """A file whose ids can be nothing but numbers, if there is one."""
+    of_text: str = ""
+    """A file whose ids can be nothing but text."""
+    with_blanks: str = ""
+    """A file without types that lacks an id, if ids are numbers."""
+
+    @classmethod
+    def of(cls, column: pa.Array, where: str, *, typed: bool) -> "FoundIds":
+        """Those of a column; `typed`: whether the file says of what type it is. Raises as `raw_ids`."""
+        if typed:
+            ids = np.unique(raw_ids(column, where))
+            if ids.dtype.kind == "U":
+                return cls(numbers=np.empty(0, np.int64), texts=ids, of_text=where)
+            return cls(numbers=ids, texts=np.empty(0, np.str_), of_numbers=where)
+        texts = column.unique()
+        numbers = whole_numbers_of(texts)
+        exact = compute.fill_null(compute.equal(numbers.cast(texts.type), texts), False)
+        blank = is_blank(texts)
+        words = compute.invert(compute.or_(numbers.is_valid(), blank))
+        return cls(
+            numbers=np.sort(numbers.filter(exact).to_numpy()),
+            texts=np.unique(np.asarray(texts.filter(compute.invert(exact)).to_pylist(), np.str_)),
+            of_text=where if compute.any(words).as_py() else "",
+            with_blanks=where if compute.any(blank).as_py() else "",
+        )
+
+    def joined(self, other: "FoundIds") -> "FoundIds":
+        """Those of both. Raises InputError where one can be numbers alone, and the other text."""
+        both = FoundIds(
+            numbers=_union(self.numbers, other.numbers),
+            texts=_union(self.texts, other.texts),
+            of_numbers=self.of_numbers or other.of_numbers,
+            of_text=self.of_text or other.of_text,
+            with_blanks=self.with_blanks or other.with_blanks,
+        )
+        if both.of_numbers and both.of_text:
+            raise InputError(
+                f"{both.of_text} has text as ids, and {both.of_numbers} ids of another kind, numbers; expected all "
+                "numbers, or all text. Save them alike, for instance as text in both."
+            )
+        return both
+
+    def decided(self) -> NDArray[Any]:
+        """All ids, sorted: numbers where all are, else text. Raises InputError for numbers of which some are blank."""
+        if self.of_text:
+            spelled = np.asarray(pa.array(self.numbers).cast(pa.string()).to_pylist(), np.str_)
+            return _union(self.texts, spelled)
+        if self.with_blanks:
+            raise blank_ids(self.with_blanks)
+        return _union(self.numbers, whole_numbers_of(pa.array(self.texts.tolist(), pa.string())).to_numpy())
+
+
+def _union(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+    """What is in either, sorted; what is empty has no say in the width of text."""
+    return one if not len(other) else other if not len(one) else np.union1d(one, other)
+
+
+def blank_ids(where: str, rows: int | None = None) -> InputError:
+    """The error for rows without an id."""
+    count = "" if rows is None else f"{rows} "
+    return InputError(f"{where} has {count}rows without an id; expected one in every row.")

@@ -1,28 +1,32 @@
 """A graph in files of the user's own: edge lists in any number of files, and a table of nodes.
 
-Assumptions: raw ids are any int64 or text, neither dense nor sorted. With a table of nodes a node's original id is its
-row there. Without one, but with a file of features, raw ids are row numbers of it. With neither, the nodes are those
-that edges name, in sorted order. Parsing happens once: dense edges are kept in scratch files for all later passes.
+Assumptions: raw ids are any int64 or text (which of them in CSV and TSV, dictionary.py says), neither dense nor sorted.
+With a table of nodes a node's original id is its row there. Without one, but with a file of features, raw ids are row
+numbers of it. With neither, the nodes are those that edges name, in sorted order. Parsing happens once: dense edges are
+kept in scratch files for all later passes.
 """
 
 import dataclasses
+import functools
 import glob
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as compute
 from numpy.typing import NDArray
 
 from framework import config
 from framework.data.arrays import classes_of
 from framework.data.dataset import ArrayRows, Mapper, RawGraph, Rows, each
-from framework.data.dictionary import UNKNOWN, Dictionary, raw_ids
+from framework.data.dictionary import Dictionary, FoundIds, blank_ids, is_blank, raw_ids, whole_numbers_of
 from framework.data.fingerprint import fingerprint
 from framework.data.node_table import NodeTable
 from framework.data.npz import read_array
 from framework.data.split import hashed_split
-from framework.data.tables import read_edges
+from framework.data.tables import has_types, read_edges
 from framework.errors import InputError
 from framework.graph.edges import both_directions, doubled
 from framework.graph.pairs import PairFiles, WeightFiles, append_pairs, append_scratch, require_scratch
@@ -158,10 +162,8 @@ class Files:
             return table.ids()
         if features is not None:
             return None
-        known: NDArray[Any] | None = None
-        for job, ids in zip(jobs, each(mapper, _find_ids, jobs), strict=True):
-            known = _merged(known, ids, job.file)
-        return known
+        found: FoundIds = functools.reduce(FoundIds.joined, each(mapper, _find_ids, jobs))
+        return found.decided()
 
     def _split(self, table: NodeTable | None, num_nodes: int) -> NDArray[np.uint8] | None:
         if table is not None and self.split:
@@ -187,6 +189,11 @@ class _Job:
     """Whether raw ids are looked up; else they are the original ones."""
 
     @property
+    def among(self) -> str:
+        """Where nodes have to be."""
+        return f"the table '{self.dataset.nodes}'" if self.dataset.nodes else f"the {self.num_nodes} rows of features"
+
+    @property
     def pairs(self) -> Path:
         """The file's dense edges."""
         return self.scratch / f"{self.number:05d}.pairs"
@@ -197,23 +204,17 @@ class _Job:
         return self.scratch / f"{self.number:05d}.weights"
 
 
-def _find_ids(job: _Job) -> NDArray[Any]:
-    """The raw ids in one file, sorted, each once."""
-    known: NDArray[Any] | None = None
+def _find_ids(job: _Job) -> FoundIds:
+    """The different raw ids in one file."""
+    known: FoundIds | None = None
+    typed = has_types(job.file)
     for batch in read_edges(job.file, [job.dataset.source, job.dataset.target], job.dataset.batch_size):
         for column in batch.columns:
-            known = _merged(known, np.unique(raw_ids(column, f"'{job.file}'")), job.file)
+            found = FoundIds.of(column, f"'{job.file}'", typed=typed)
+            known = found if known is None else known.joined(found)
     if known is None:
         raise _no_edges(job.file)
     return known
-
-
-def _merged(known: NDArray[Any] | None, ids: NDArray[Any], file: Path) -> NDArray[Any]:
-    if known is None:
-        return ids
-    if known.dtype.kind != ids.dtype.kind:
-        raise InputError(f"'{file}' has ids of another kind than those before: expected all numbers, or all text.")
-    return np.union1d(known, ids)
 
 
 def _make_dense(job: _Job) -> int:
@@ -224,8 +225,7 @@ def _make_dense(job: _Job) -> int:
     columns = [dataset.source, dataset.target, *([dataset.weight] if dataset.weight else [])]
     seen = 0
     for batch in read_edges(job.file, columns, dataset.batch_size):
-        raw = [raw_ids(batch.column(end), f"'{job.file}'") for end in range(2)]
-        source, target = (_dense(job, dictionary, ids, seen) for ids in raw)
+        source, target = (_dense(job, dictionary, batch.column(end), seen) for end in range(2))
         if dataset.weight:
             weights = _numbers(batch.column(2), job.file)
             twice = np.repeat(weights, 2)[doubled(source, target)] if dataset.undirected else weights
@@ -237,18 +237,28 @@ def _make_dense(job: _Job) -> int:
     return seen
 
 
-def _dense(job: _Job, dictionary: Dictionary | None, ids: NDArray[Any], first: int) -> NDArray[np.int64]:
-    if dictionary is None:
-        originals = ids if ids.dtype.kind == "i" else np.full(len(ids), UNKNOWN)
-        known = (originals >= 0) & (originals < job.num_nodes)
+def _dense(job: _Job, dictionary: Dictionary | None, column: pa.Array, first: int) -> NDArray[np.int64]:
+    """The original ids of one end of edges, the first of them being number `first` of the file."""
+    where, readable = f"'{job.file}'", np.ones(len(column), bool)
+    numeric = dictionary is None or dictionary.keys.dtype.kind != "U"
+    if numeric and not has_types(job.file):
+        found = whole_numbers_of(column)
+        ids, readable = found.fill_null(0).to_numpy(), found.is_valid().to_numpy(zero_copy_only=False)
+        if blanks := int(compute.sum(is_blank(column)).as_py()):
+            raise blank_ids(where, blanks)
     else:
-        originals = dictionary.lookup(ids)
-        known = originals != UNKNOWN
+        ids = raw_ids(column, where)
+        if numeric != (ids.dtype.kind != "U"):
+            raise InputError(
+                f"{where} has ids of another kind than {job.among}, {column.type}: expected "
+                f"{'numbers' if numeric else 'text'}. Save them alike."
+            )
+    originals = ids if dictionary is None else dictionary.lookup(ids)
+    known = readable & (originals >= 0) & (originals < job.num_nodes)
     if not known.all():
         row = int(np.argmin(known))
-        among = f"the table '{job.dataset.nodes}'" if job.dataset.nodes else f"the {job.num_nodes} rows of features"
         raise InputError(
-            f"'{job.file}' has an edge (number {first + row}) with node {ids[row]}, which is unknown to {among}. "
+            f"{where} has an edge (number {first + row}) with node {column[row]}, which is unknown to {job.among}. "
             "Add the node there, or take the edge out."
         )
     return originals

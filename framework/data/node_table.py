@@ -14,14 +14,14 @@ import pyarrow.compute as compute
 from numpy.typing import NDArray
 
 from framework.data.dataset import NO_LABEL, NO_SPLIT, TEST, TRAIN, VALIDATION
-from framework.data.dictionary import raw_ids
-from framework.data.tables import read_table
+from framework.data.dictionary import BLANKS, all_numbers, raw_ids
+from framework.data.tables import has_types, read_table
 from framework.errors import InputError
 from framework.graph.edges import Ids
 
 _SPLITS = {
     "": NO_SPLIT, "none": NO_SPLIT, "train": TRAIN, "training": TRAIN, "valid": VALIDATION, "val": VALIDATION,
-    "validation": VALIDATION, "test": TEST,
+    "validation": VALIDATION, "test": TEST, **{str(value): value for value in (NO_SPLIT, TRAIN, VALIDATION, TEST)},
 }  # fmt: skip
 
 
@@ -38,7 +38,9 @@ class NodeTable:
 
     def ids(self) -> NDArray[Any]:
         """The raw ids: int64 [N] or text [N]. Raises InputError for a table without rows, or ids of another type."""
-        return raw_ids(self._column(self.id), f"'{self.path}'")
+        where = f"'{self.path}'"
+        numbers = None if has_types(self.path) else all_numbers(self._pieces(self.id, pa.string()), where)
+        return raw_ids(self._column(self.id, pa.string()), where) if numbers is None else numbers
 
     def labels(self, column: str) -> tuple[Ids, tuple[str, ...]]:
         """Classes, int64 [N], and their names where the column holds names. Raises InputError for another type."""
@@ -54,14 +56,14 @@ class NodeTable:
 
     def split(self, column: str) -> NDArray[np.uint8]:
         """What nodes are for, uint8 [N]. Raises InputError for a value that says nothing of the kind."""
-        values = self._column(column)
+        values = self._column(column, pa.string())
         if pa.types.is_integer(values.type):
             numbers = compute.fill_null(values, NO_SPLIT).to_numpy()
             unknown = sorted(set(np.unique(numbers).tolist()) - {NO_SPLIT, TRAIN, VALIDATION, TEST})
             split: NDArray[np.uint8] = numbers.astype(np.uint8)
         else:
             encoded = compute.fill_null(values.cast(pa.string()), "").dictionary_encode()
-            words = [word.strip().lower() for word in encoded.dictionary.to_pylist()]
+            words = ["" if word in BLANKS else word.strip().lower() for word in encoded.dictionary.to_pylist()]
             unknown = sorted(set(words) - _SPLITS.keys())
             split = np.asarray([_SPLITS.get(word, NO_SPLIT) for word in words], np.uint8)[encoded.indices.to_numpy()]
         if unknown:
@@ -72,17 +74,24 @@ class NodeTable:
 
     def rows(self, columns: tuple[str, ...]) -> "TableRows":
         """Feature rows of columns of numbers."""
-        return TableRows(table=self, columns=columns, num_nodes=len(self._column(self.id)))
+        return TableRows(table=self, columns=columns, num_nodes=sum(map(len, self._pieces(self.id, pa.string()))))
 
-    def batches(self, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
-        """The columns, in batches."""
-        return read_table(self.path, columns, self.batch_size)
+    def batches(self, columns: tuple[str, ...], type_: pa.DataType | None = None) -> Iterator[pa.RecordBatch]:
+        """The columns, in batches; in CSV and TSV of the type `type_`, or of a guessed one."""
+        types = dict.fromkeys(columns, type_) if type_ else None
+        return read_table(self.path, columns, self.batch_size, types=types)
 
-    def _column(self, name: str) -> pa.Array:
-        chunks = [batch.column(0) for batch in self.batches((name,))]
-        if not sum(map(len, chunks)):
+    def _pieces(self, name: str, type_: pa.DataType | None = None) -> Iterator[pa.Array]:
+        """A column, in batches. Raises InputError for a table without rows."""
+        rows = 0
+        for batch in self.batches((name,), type_):
+            rows += len(batch)
+            yield batch.column(0)
+        if not rows:
             raise InputError(f"'{self.path}' has no rows; expected one a node.")
-        return pa.chunked_array(chunks).combine_chunks()
+
+    def _column(self, name: str, type_: pa.DataType | None = None) -> pa.Array:
+        return pa.chunked_array(list(self._pieces(name, type_))).combine_chunks()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,7 +112,7 @@ class TableRows:
 
     def batches(self) -> Iterator[NDArray[Any]]:
         """float32 [batch, columns]. Raises InputError for a column of another type than numbers."""
-        for batch in self.table.batches(self.columns):
+        for batch in self.table.batches(self.columns, pa.float64()):
             for name, column in zip(self.columns, batch.columns, strict=True):
                 if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
                     raise InputError(

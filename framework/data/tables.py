@@ -1,11 +1,12 @@
 """Columns of one raw file, in batches: Parquet, CSV, TSV (plain or compressed), and edges in NPY and NPZ.
 
 Assumptions: CSV and TSV files begin with a row of column names; a file is read from its start to its end, and never
-held as a whole. A column keeps the type the file gives it; in CSV and TSV a type is guessed from the first megabyte.
+held as a whole. A column keeps the type the file gives it; in CSV and TSV the reader says one, or it is guessed from
+the first megabyte.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,18 @@ _DELIMITERS = {"csv": ",", "tsv": "\t"}
 EDGE_FORMATS = ("parquet", "csv", "tsv", "npz", "npy")
 
 
-def read_table(path: Path, columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
-    """The columns of a table, in the order asked for. Raises InputError for a file that is missing, cut short or of no
-    known format, and for a column that it does not have."""
+def has_types(path: Path) -> bool:
+    """Whether a file says of what type its columns are, as all but CSV and TSV do. Raises InputError for no format."""
+    return _format(path) not in _DELIMITERS
+
+
+def read_table(
+    path: Path, columns: Sequence[str], batch_size: int, *, types: Mapping[str, pa.DataType] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The columns of a table, in the order asked for. `types`: what columns of CSV and TSV are; others are guessed.
+
+    Raises InputError for a file that is missing, cut short or of no known format, for a column that it does not have,
+    and for a value of CSV or TSV that is not of its column's type."""
     kind = _format(path)
     with _errors_named(path):
         if kind == "parquet":
@@ -31,8 +41,11 @@ def read_table(path: Path, columns: Sequence[str], batch_size: int) -> Iterator[
                 for batch in file.iter_batches(batch_size, columns=list(columns)):
                     yield batch.select(list(columns))
         elif kind in _DELIMITERS:
-            with csv.open_csv(path, parse_options=csv.ParseOptions(delimiter=_DELIMITERS[kind])) as reader:
+            parsing = csv.ParseOptions(delimiter=_DELIMITERS[kind])
+            with csv.open_csv(path, parse_options=parsing) as reader:
                 _check_columns(path, reader.schema.names, columns)
+            converting = csv.ConvertOptions(column_types=types, include_columns=list(dict.fromkeys(columns)))
+            with csv.open_csv(path, parse_options=parsing, convert_options=converting) as reader:
                 for batch in reader:
                     yield from _cut(batch.select(list(columns)), batch_size)
         else:
@@ -40,11 +53,12 @@ def read_table(path: Path, columns: Sequence[str], batch_size: int) -> Iterator[
 
 
 def read_edges(path: Path, columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
-    """Source, target and perhaps a weight: as `read_table`; or an .npy file [E, 2] or [2, E]; or an .npz file with
-    `edge_index` [2, E], the weight an array [E] under its name."""
+    """Source, target and perhaps a weight: as `read_table`, ids in CSV and TSV as text; or an .npy file [E, 2] or
+    [2, E]; or an .npz file with `edge_index` [2, E], the weight an array [E] under its name."""
     kind = _format(path)
     if kind not in ("npy", "npz"):
-        yield from read_table(path, columns, batch_size)
+        types = {**dict.fromkeys(columns[2:], pa.float64()), **dict.fromkeys(columns[:2], pa.string())}
+        yield from read_table(path, columns, batch_size, types=types)
         return
     if kind == "npy":
         edges = read_array(path)
@@ -93,4 +107,9 @@ def _errors_named(path: Path) -> Iterator[None]:
         raise InputError(f"'{path}' is missing. Name a file that is there.") from error
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
+        if "conversion error" in reason:
+            raise InputError(
+                f"'{path}' has a value that is not of the type of its column ({reason}). Mend that value, or the "
+                "column's; or export it as Parquet, where every column says its type."
+            ) from error
         raise InputError(f"'{path}' cannot be read ({reason}): it may be cut short. Export it again.") from error

@@ -78,6 +78,66 @@ def test_text_ids(tmp_path: Path, write: Callable[..., Path]):
     assert edges_of(raw) == (sources, targets)
 
 
+def test_numbers_with_zeros_in_front_are_text(tmp_path: Path):
+    (tmp_path / "edges.csv").write_text("source,target\n01234,55\n1234,66\n")
+    raw = Files(edges=(str(tmp_path / "edges.csv"),)).open()
+    assert raw.ids.tolist() == ["01234", "1234", "55", "66"]
+    assert edges_of(raw) == ([0, 1], [2, 3])
+    (tmp_path / "nodes.csv").write_text("id\n1234\n01234\n66\n55\n")
+    raw = Files(edges=(str(tmp_path / "edges.csv"),), nodes=str(tmp_path / "nodes.csv")).open()
+    assert raw.ids.tolist() == ["1234", "01234", "66", "55"]
+    assert edges_of(raw) == ([1, 0], [3, 2])
+
+
+@pytest.mark.parametrize(
+    "ids", [("1", "2", "x7"), ("9223372036854775808", "2", "7"), ("-0", "0", "3"), ("1", "1.5", "2")]
+)
+def test_one_id_of_text_makes_all_of_them_text(tmp_path: Path, ids: tuple[str, ...]):
+    for name, (source, target) in {"a": ids[:2], "b": ids[1:]}.items():
+        (tmp_path / f"{name}.csv").write_text(f"source,target\n{source},{target}\n")
+    (tmp_path / "nodes.csv").write_text("\n".join(["id", *ids]))
+    for nodes in ("", str(tmp_path / "nodes.csv")):
+        raw = Files(edges=(str(tmp_path / "a.csv"), str(tmp_path / "b.csv")), nodes=nodes).open()
+        assert raw.ids.tolist() == (list(ids) if nodes else sorted(ids))
+        known = raw.ids.tolist()
+        assert edges_of(raw) == ([known.index(name) for name in ids[:2]], [known.index(name) for name in ids[1:]])
+
+
+def test_numbers_may_have_spaces_around_them_and_be_any_int64(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("source,target\n 5 ,-9223372036854775808\n9223372036854775807,\t-7\n")
+    as_npy(tmp_path / "b", np.asarray([5]), np.asarray([0]))
+    raw = Files(edges=(str(tmp_path / "a.csv"), str(tmp_path / "b.npy"))).open()
+    assert raw.ids.tolist() == [-(2**63), -7, 0, 5, 2**63 - 1]
+    assert edges_of(raw) == ([3, 4, 3], [0, 1, 2])
+    (tmp_path / "c.csv").write_text("source,target\n 5,x\n")
+    assert Files(edges=(str(tmp_path / "c.csv"),)).open().ids.tolist() == [" 5", "x"], "text is kept as it is"
+
+
+def test_types_of_late_values_do_not_matter(tmp_path: Path):
+    """The first megabyte of a CSV file says nothing of the others, nor does a column that nobody asked for."""
+    count = 150_000
+    rows = [f"{number},{number},,1" for number in range(count)]
+    (tmp_path / "nodes.csv").write_text("\n".join(["id,x,use,note", *rows, "last,0.5,train,hello"]))
+    (tmp_path / "edges.csv").write_text(
+        "\n".join(["a,b,w", *(f"{number},0,1" for number in range(count)), "last,1,0.5"])
+    )
+    raw = Files(
+        edges=(str(tmp_path / "edges.csv"),),
+        source="a", target="b", weight="w", nodes=str(tmp_path / "nodes.csv"), columns=("x",), split="use",
+    ).open()  # fmt: skip
+    assert raw.split.tolist() == [0] * count + [1]
+    assert np.concatenate(list(raw.features.batches()))[-1] == 0.5
+    assert np.concatenate(list(raw.edge_weights))[-1] == 0.5
+    assert raw.ids[count] == "last"
+
+
+def test_a_split_in_csv_may_be_of_numbers(tmp_path: Path):
+    as_csv(tmp_path / "edges", np.asarray([0]), np.asarray([1]))
+    (tmp_path / "nodes.csv").write_text("id,use\n0,1\n1,3\n2,NA\n3,0\n4, 2\n5,\n")
+    dataset = Files(edges=(str(tmp_path / "edges.csv"),), nodes=str(tmp_path / "nodes.csv"), split="use")
+    assert dataset.open().split.tolist() == [1, 3, 0, 0, 2, 0]
+
+
 def test_ids_that_are_dense_already_need_no_dictionary(tmp_path: Path):
     raw = Files(edges=(str(as_npy(tmp_path / "edges", np.asarray([2, 0]), np.asarray([1, 2]))),)).open()
     assert raw.ids is None
