@@ -342,6 +342,11 @@ def test_values_of_a_wrong_type(files, tmp_path):
     assert "has ids of type double" in tried(dataclasses.replace(files, source="w"), tmp_path)
     assert "holds 'holdout'; expected train" in tried(_with_nodes(files, part=["train", "holdout", ""]), tmp_path)
     assert "is double; expected whole numbers or names" in tried(dataclasses.replace(files, label="x"), tmp_path)
+    table = parquet.read_table(files.nodes).drop_columns("class")
+    huge = pa.array([0, 1, 2**63 + 5], pa.uint64())
+    parquet.write_table(table.append_column("class", huge), files.nodes)
+    assert "column 'class' of" in (message := tried(files, tmp_path))
+    assert "holds 9223372036854775813; expected classes" in message
 
 
 def _with_nodes(files: Files, **columns: list[object]) -> Files:

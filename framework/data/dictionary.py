@@ -65,6 +65,11 @@ class Dictionary:
         return cls(keys=keys, originals=originals)
 
 
+def is_text(type_: pa.DataType) -> bool:
+    """Whether a column of a type holds text, however it is laid out."""
+    return pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)
+
+
 def raw_ids(column: pa.Array, where: str) -> NDArray[Any]:
     """A column of ids as int64 or text. Raises InputError for another type, a too large number, a missing value."""
     if column.null_count:
@@ -77,7 +82,7 @@ def raw_ids(column: pa.Array, where: str) -> NDArray[Any]:
         return numbers
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
+    if is_text(column.type):
         return np.asarray(column.to_pylist(), dtype=np.str_)
     raise InputError(f"{where} has ids of type {column.type}; expected int64 numbers or text.")
 

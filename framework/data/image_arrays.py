@@ -144,8 +144,10 @@ def read_idx(path: Path) -> NDArray[Any]:
     if kind not in _IDX_TYPES:
         raise InputError(f"'{path}' is no IDX file; expected a name that ends in .npz or .npy, or a file in IDX.")
     begin, dtype = 4 + 4 * dimensions, np.dtype(_IDX_TYPES[kind])
+    if len(content) < begin:
+        raise InputError(f"'{path}' has {len(content)} bytes; its head alone has {begin}. It was cut short.")
     shape = tuple(np.frombuffer(content[4:begin], ">i4").tolist())
     expected = begin + math.prod(shape) * dtype.itemsize
-    if len(shape) != dimensions or len(content) != expected:
+    if len(content) != expected:
         raise InputError(f"'{path}' has {len(content)} bytes; its head says {expected}. It was cut short.")
     return np.frombuffer(content, dtype, offset=begin).reshape(shape).astype(dtype.newbyteorder("="))

@@ -1,12 +1,13 @@
 """Images that have to be decoded: folders of PNG and JPEG files, and tables that hold such files in a column.
 
 Assumptions: Pillow reads them, and gives the same bytes for a file wherever it does; a folder's name is a class. An
-image's content is where it is: a path, or the table's bytes.
+image's content is where it is: a path, or the table's bytes and their row.
 """
 
 import dataclasses
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from framework.data.arrays import classes_of, whole_numbers
 from framework.data.dataset import TEST, TRAIN, VALIDATION
+from framework.data.dictionary import is_text
 from framework.data.fingerprint import fingerprint
 from framework.data.image_arrays import as_bytes
 from framework.data.image_sets import RawImages, shared_out
@@ -46,24 +48,26 @@ class Decoding:
         if self.side < 0:
             raise InputError(f"--data.decoding.side is {self.side}; expected a number of pixels, or 0.")
 
-    def images(self, files: Sequence[Path | bytes]) -> NDArray[np.uint8]:
-        """[n, height, width, channels] of paths, or of what such files hold. Raises InputError naming one that is
-        damaged or of another size than the first."""
-        decoded = [self._image(file) for file in files]
-        for file, image in zip(files, decoded, strict=True):
+    def images(self, files: Sequence[Path | bytes], names: Sequence[str] | None = None) -> NDArray[np.uint8]:
+        """[n, height, width, channels] of paths, or of what such files hold. `names`: what errors call each.
+
+        Raises InputError naming one that is damaged or of another size than the first."""
+        names = [_named(file) for file in files] if names is None else names
+        decoded = [self._image(file, name) for file, name in zip(files, names, strict=True)]
+        for name, image in zip(names, decoded, strict=True):
             if image.shape != decoded[0].shape:
                 raise InputError(
-                    f"{_named(file)} is {image.shape[1]} x {image.shape[0]} pixels; expected {decoded[0].shape[1]} x "
+                    f"{name} is {image.shape[1]} x {image.shape[0]} pixels; expected {decoded[0].shape[1]} x "
                     f"{decoded[0].shape[0]} as others are, or --data.decoding.side for all."
                 )
         return np.stack(decoded)
 
-    def _image(self, file: Path | bytes) -> NDArray[np.uint8]:
+    def _image(self, file: Path | bytes, name: str) -> NDArray[np.uint8]:
         try:
             with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
                 image = _of_bytes(opened).convert(_MODES[self.color])
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-            raise InputError(f"{_named(file)} cannot be decoded ({error}). Mend or remove it.") from error
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise InputError(f"{name} cannot be decoded ({error}). Mend or remove it.") from error
         if self.side and image.size != (self.side, self.side):
             image = image.resize((self.side, self.side), Image.Resampling.BILINEAR)
         pixels = np.asarray(image)
@@ -114,15 +118,18 @@ class ImageFolder:
         return self.decoding.images([Path(content) for content in contents])
 
     def _files(self) -> list[Path]:
-        """All images beneath the folder, by name."""
+        """All images beneath the folder, by name, through links to folders as well."""
         root = Path(self.path)
         if not root.is_dir():
             raise InputError(f"the folder '{self.path}' is not there; name it by --data.path.")
-        found = sorted(file for file in root.rglob("*") if file.suffix.lower() in ENDINGS)
+        found = sorted(file for file in _beneath(root) if file.suffix.lower() in ENDINGS)
         depths = {len(file.relative_to(root).parts) for file in found}
         if depths not in ({2}, {3}):
             given = f"images {sorted(depths)} names deep" if found else "no images"
             raise InputError(f"'{self.path}' holds {given}; expected CLASS/NAME.png, or train/CLASS/NAME.png for all.")
+        for file in found:
+            if not _is_text(file.relative_to(root).as_posix()):
+                raise InputError(f"the name of the image {str(file)!a} is not UTF-8; give the file another one.")
         return found
 
     def _split(self, folders: list[str], images: int) -> NDArray[np.uint8]:
@@ -174,12 +181,18 @@ class ImageTable:
         table, tested = ([self._read(Path(file)) for file in files] for files in (self.files, self.test_files))
         if not table:
             raise InputError("--data.files names no file; expected at least one.")
-        rows = pa.concat_tables([*table, *tested]).combine_chunks()
+        parts = list(zip((*self.files, *self.test_files), (*table, *tested), strict=True))
+        for file, part in parts:
+            if part.schema != table[0].schema:
+                given, first = (some["label"].type for some in (part, table[0]))
+                raise InputError(f"'{file}' has {given} in '{self.label}', '{self.files[0]}' {first}; save both alike.")
+        places = [f"row {row} of '{file}'" for file, part in parts for row in range(len(part))]
+        rows = pa.concat_tables([part for _, part in parts]).combine_chunks()
         labels, names = _classes(rows["label"])
         count = sum(map(len, table))
         split = shared_out(count, self.validation, 0 if tested else self.test)
         return RawImages(
-            contents=rows["image"].to_pylist(),
+            contents=list(zip(rows["image"].to_pylist(), places, strict=True)),
             labels=labels,
             num_classes=len(names) or classes_of(labels),
             class_names=names,
@@ -188,7 +201,7 @@ class ImageTable:
 
     def decode(self, contents: Sequence[Any]) -> NDArray[np.uint8]:
         """The images in some of the rows. Raises InputError for one that is damaged, or of another size."""
-        return self.decoding.images([bytes(content or b"") for content in contents])
+        return self.decoding.images([image or b"" for image, _ in contents], [place for _, place in contents])
 
     def _read(self, file: Path) -> pa.Table:
         """The file's two columns, as `image` (bytes) and `label`."""
@@ -208,13 +221,26 @@ class ImageTable:
             images = pa.chunked_array([chunk.field("bytes") for chunk in images.chunks])
         if not (pa.types.is_binary(images.type) or pa.types.is_large_binary(images.type)):
             raise InputError(f"'{file}' has {images.type} in '{self.image}'; expected bytes of PNG or JPEG files.")
-        return pa.table({"image": images.cast(pa.large_binary()), "label": table[self.label]})
+        labels = self._labels(file, table[self.label])
+        return pa.table({"image": images.cast(pa.large_binary()), "label": labels})
+
+    def _labels(self, file: Path, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        """A file's classes as int64 or text, whatever holds them. Raises InputError for a row that has none."""
+        if pa.types.is_dictionary(column.type):
+            decoded = [chunk.dictionary_decode() for chunk in column.chunks]
+            column = pa.chunked_array(decoded, column.type.value_type)
+        if not is_text(column.type):
+            return pa.chunked_array([whole_numbers(f"column '{self.label}' of '{file}'", column.to_numpy())])
+        if column.null_count:
+            row = int(np.argmax(column.is_null().to_numpy()))
+            raise InputError(f"row {row} of '{file}' has no label in '{self.label}'; add one, or take the row out.")
+        return column.cast(pa.large_string())
 
 
 def _classes(column: pa.ChunkedArray) -> tuple[Ids, tuple[str, ...]]:
     """Classes as numbers, and their names in alphabetical order where they come as names."""
-    if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
-        return whole_numbers("label", column.to_numpy()), ()
+    if not is_text(column.type):
+        return column.to_numpy(), ()
     names, numbers = np.unique(np.asarray(column.to_pylist(), dtype=np.str_), return_inverse=True)
     return numbers.astype(np.int64), tuple(names.tolist())
 
@@ -224,6 +250,29 @@ def _of_bytes(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray(as_bytes(np.asarray(image).astype(np.uint16)[None])[0, ..., 0])
+
+
+def _beneath(root: Path) -> Iterator[Path]:
+    """All files beneath a folder; links are followed but where they lead back to a folder that they were found in."""
+    for name, folders, files in os.walk(root, followlinks=True):
+        here = Path(name)
+        folders[:] = [folder for folder in folders if not _leads_back(here / folder, root)]
+        yield from (here / file for file in files)
+
+
+def _leads_back(folder: Path, root: Path) -> bool:
+    if not folder.is_symlink():
+        return False
+    there = folder.resolve()
+    return any(above.resolve().is_relative_to(there) for above in folder.parents if above.is_relative_to(root))
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _named(file: Path | bytes) -> str:

@@ -3,6 +3,7 @@
 Assumptions: one number or text a node fits in memory; feature columns are read in batches, as often as they are needed.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow.compute as compute
 from numpy.typing import NDArray
 
 from framework.data.dataset import NO_LABEL, NO_SPLIT, TEST, TRAIN, VALIDATION
-from framework.data.dictionary import BLANKS, all_numbers, raw_ids
+from framework.data.dictionary import BLANKS, all_numbers, is_text, raw_ids
 from framework.data.tables import has_types, read_table
 from framework.errors import InputError
 from framework.graph.edges import Ids
@@ -46,8 +47,12 @@ class NodeTable:
         """Classes, int64 [N], and their names where the column holds names. Raises InputError for another type."""
         values = self._column(column)
         if pa.types.is_integer(values.type):
-            return compute.fill_null(values.cast(pa.int64()), NO_LABEL).to_numpy(), ()
-        if pa.types.is_string(values.type) or pa.types.is_dictionary(values.type):
+            with contextlib.suppress(pa.ArrowInvalid):
+                return compute.fill_null(values.cast(pa.int64()), NO_LABEL).to_numpy(), ()
+            raise InputError(
+                f"column '{column}' of '{self.path}' holds {compute.max(values)}; expected classes, numbered from 0 on."
+            )
+        if is_text(values.type) or pa.types.is_dictionary(values.type):
             text = values.cast(pa.string())
             names = sorted(name for name in text.unique().to_pylist() if name)
             found = compute.fill_null(compute.index_in(text, pa.array(names, pa.string())), NO_LABEL)

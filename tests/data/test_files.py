@@ -176,6 +176,20 @@ def test_table_of_nodes_gives_order_classes_split_and_features(tmp_path: Path):
     assert raw.stream().node_weights.tolist() == [1, 0, 0]
 
 
+@pytest.mark.parametrize(
+    "layout", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
+)
+def test_names_of_classes_of_any_layout(tmp_path: Path, layout: pa.DataType):
+    as_csv(tmp_path / "edges", np.asarray([0, 1]), np.asarray([1, 2]))
+    names = pa.array(["red", "blue", None]).cast(layout)
+    ids = np.arange(3)
+    table = pa.table({"id": ids, "kind": names})
+    file = tmp_path / "nodes.parquet"
+    parquet.write_table(table, file)
+    raw = Files(edges=(str(tmp_path / "edges.csv"),), nodes=str(file), label="kind").open()
+    assert (raw.class_names, raw.labels.tolist()) == (("blue", "red"), [1, 0, -1])
+
+
 def test_features_without_a_table_number_the_nodes(tmp_path: Path):
     as_npy(tmp_path / "edges", np.asarray([3, 0]), np.asarray([0, 1]))
     rows = np.arange(10.0).reshape(5, 2)

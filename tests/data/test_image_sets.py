@@ -1,6 +1,7 @@
 """Data sets of images: every source gives the same images, splits are by hash or as given, bad files are named."""
 
 import gzip
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,77 @@ def test_tables_hold_files_of_images(tmp_path: Path) -> None:
     (tmp_path / "torn.arrow").write_bytes((tmp_path / "a.arrow").read_bytes()[:99])
     with pytest.raises(InputError, match=r"torn.arrow' cannot be read"):
         ImageTable(files=(str(tmp_path / "torn.arrow"),)).open()
+
+
+def labelled(path: Path, labels: pa.Array, files: list[bytes | None] | None = None) -> str:
+    """A table of images with those labels."""
+    files = files or [png(path.with_suffix(".png"), PIXELS[0])] * len(labels)
+    parquet.write_table(pa.table({"image": pa.array(files, pa.binary()), "label": labels}), path)
+    return str(path)
+
+
+def test_labels_of_any_layout_are_the_same(tmp_path: Path) -> None:
+    names = ["cat", "ant", "cat"]
+    encoded = pa.array(names).dictionary_encode()
+    layouts = [pa.array(names), encoded, pa.array(names, pa.large_string())]
+    files = tuple(labelled(tmp_path / f"{number}.parquet", labels) for number, labels in enumerate(layouts))
+    raw = ImageTable(files=files).open()
+    assert (raw.class_names, raw.labels.tolist()) == (("ant", "cat"), [1, 0, 1] * 3)
+    numbers = tuple(
+        labelled(tmp_path / f"{name}.parquet", pa.array([0, 2, 1], getattr(pa, name)()))
+        for name in ("int32", "int64", "uint8", "float32")
+    )
+    raw = ImageTable(files=numbers[:2], test_files=numbers[2:]).open()
+    assert (raw.class_names, raw.labels.tolist()) == ((), [0, 2, 1] * 4)
+    with pytest.raises(InputError, match=r"int32.parquet' has int64 in 'label', '.*0.parquet' large_string; save both"):
+        ImageTable(files=(files[0], numbers[0])).open()
+
+
+def test_what_a_row_of_a_table_lacks_is_named(tmp_path: Path) -> None:
+    for name, labels in (("text", ["cat", None, "dog"]), ("numbers", [0, None, 1])):
+        file = labelled(tmp_path / f"{name}.parquet", pa.array(labels))
+        with pytest.raises(InputError, match=rf"{name}.parquet' (has no label in|holds nan at 1)"):
+            ImageTable(files=(file,)).open()
+    whole = png(tmp_path / "whole.png", PIXELS[0])
+    for bad, words in ((whole[:40], "cannot be decoded"), (None, "cannot be decoded"), (None, "row 1 of")):
+        file = labelled(tmp_path / "bad.parquet", pa.array([0, 1]), [whole, bad])
+        with pytest.raises(InputError, match=words) as caught:
+            decoded(ImageTable(files=(labelled(tmp_path / "good.parquet", pa.array([0, 1])), file)))
+        assert str(caught.value).startswith(f"row 1 of '{file}' ")
+
+
+def test_linked_folders_are_classes_too(tmp_path: Path) -> None:
+    write_folder(tmp_path / "elsewhere")
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "elsewhere" / "ant").rename(root / "ant")
+    for name in NAMES[1:]:
+        (root / name).symlink_to(tmp_path / "elsewhere" / name)
+    (tmp_path / "elsewhere" / "bee" / "again").symlink_to(root)  # and so for ever
+    (root / "ant" / "above").symlink_to(tmp_path)
+    raw, pixels = decoded(ImageFolder(path=str(root)))
+    assert raw.class_names == NAMES
+    assert np.array_equal(pixels, PIXELS[by_id(raw)])
+
+
+def test_a_name_that_is_no_text_is_named(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    os.rename(tmp_path / "ant" / "000.png", os.fsencode(tmp_path / "ant") + b"/caf\xe9.png")  # noqa: PTH104 - no Path
+    with pytest.raises(InputError, match=r"ant/caf\\udce9.png' is not UTF-8; give the file another one"):
+        ImageFolder(path=str(tmp_path)).fingerprint()
+
+
+def test_an_image_that_is_too_large_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(InputError, match=r"ant/000.png' cannot be decoded \(Image size \(30 pixels\) exceeds"):
+        decoded(ImageFolder(path=str(tmp_path)))
+
+
+def test_an_idx_file_that_ends_in_its_head_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cut-idx").write_bytes(b"\0\0\x08\x03\0\0\0\1\0")
+    with pytest.raises(InputError, match=r"cut-idx' has 9 bytes; its head alone has 16\. It was cut short"):
+        ImageArrays(images=str(tmp_path / "cut-idx"), labels=str(tmp_path / "cut-idx")).open()
 
 
 def test_columns_that_do_not_fit_are_refused() -> None:
