@@ -67,7 +67,7 @@ class Dictionary:
 
 def is_text(type_: pa.DataType) -> bool:
     """Whether a column of a type holds text, however it is laid out."""
-    return pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
 
 
 def raw_ids(column: pa.Array, where: str) -> NDArray[Any]:

@@ -3,12 +3,14 @@
 Assumptions: a layer is called with a block and the rows of its sources, as every layer of `dgl.nn` that works on
 sampled blocks is. Its answer may have one more dimension, heads, which are put side by side. Dropout inside a DGL layer
 draws from torch's generator, which the engine seeds for every step: such a run can be resumed exactly, but it depends
-on the number of workers.
+on the number of workers. A block's edge weights reach a layer that has an argument `edge_weight`, and any layer of the
+user's own as `edata["weight"]`.
 
 Networks are made of the house's own parts: `NodeNetwork([DglLayer(conv), ...], input_dropout=0.0, dropout=0.5,
 elu=False)` has keyed dropout between the layers and exact layer-wise evaluation.
 """
 
+import inspect
 import os
 
 import torch
@@ -38,11 +40,27 @@ class DglLayer(nn.Module):
                 "use norm='right' or norm='none', or the model 'gcn'."
             )
         self.layer, self.self_loops = layer, self_loops
+        self._weighted = "edge_weight" in inspect.signature(layer.forward).parameters
 
     def forward(self, block: GraphBlock, x: Tensor) -> Tensor:
-        """[sources, columns] -> [targets, out], heads side by side."""
+        """[sources, columns] -> [targets, out], heads side by side.
+
+        Raises InputError for edge weights that would not count."""
         block, x = block.whole(x)
-        out: Tensor = self.layer(dgl_block(block.with_self_loops if self.self_loops else block), x)
+        if block.edge_weights is None:
+            out: Tensor = self.layer(dgl_block(block.with_self_loops if self.self_loops else block), x)
+            return out.flatten(1)
+        if self.self_loops:
+            raise InputError("self_loops=True drops edge weights, for added edges have none; use edges of weight 1.")
+        if self._weighted:
+            out = self.layer(dgl_block(block), x, edge_weight=block.edge_weights.to(x.dtype))
+            return out.flatten(1)
+        if type(self.layer).__module__.startswith("dgl."):  # which look for no weights of their own accord
+            raise InputError(
+                f"{type(self.layer).__name__} takes no edge weights, so that they would not count; use edges of weight "
+                "1, or a layer whose forward has an argument edge_weight."
+            )
+        out = self.layer(dgl_block(block), x)
         return out.flatten(1)
 
 

@@ -61,12 +61,20 @@ class PygLayer(nn.Module):
         """GCNConv finds each node's degree by summing weights of in-edges: this makes them add up to the true degrees.
 
         A target's drawn edges together weigh its true degree; a source that is no target gets a loop that does. The
-        graph's own self-loops are left out: PyG replaces them by one a node, unless `add_self_loops` is off."""
+        graph's own self-loops are left out: PyG replaces them by one a node. Raises InputError for them where it keeps
+        them (`add_self_loops` off) or counts one as a loop of weight 1 (`improved`), for degrees are without loops."""
         if block.edge_weights is not None:
             raise InputError(
                 "GCNConv normalises by weighted degrees, which a block does not know; use edges of weight 1."
             )
-        layer, block = self.layer, block.without_self_loops
+        layer, loop_free = self.layer, block.without_self_loops
+        if loop_free is not block and (layer.improved or not layer.add_self_loops):
+            setting = "improved=True" if layer.improved else "add_self_loops=False"
+            raise InputError(
+                f"GCNConv({setting}) treats the graph's own self-loops unlike those that it adds, and a block does not "
+                "know which of its nodes have one; take them out of the graph, or leave the setting out."
+            )
+        block = loop_free
         edges, drawn = edge_index(block), block.drawn
         degree = block.sources.degree.to(x.device, x.dtype)
         share = degree[: block.num_targets] / drawn.clamp(min=1)

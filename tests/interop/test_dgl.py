@@ -82,6 +82,40 @@ def test_a_block_keeps_its_edges_in_order() -> None:
     assert graph.num_dst_nodes() == len(SEEDS)
 
 
+@pytest.mark.parametrize("name", ["SAGEConv", "GATConv", "GraphConv, mean", "GINConv"])
+def test_edge_weights_reach_a_layer_that_takes_them(name: str) -> None:
+    layer = LAYERS[name](COLUMNS, OUT).double()
+    x = random_rows(GRAPH.num_nodes, COLUMNS).detach()
+    weights = random_rows(len(GRAPH.source), 1).detach().flatten().float()
+    block = dataclasses.replace(GRAPH.block, edge_weights=weights)
+    in_input_order = x.new_empty(len(GRAPH.source))
+    in_input_order[GRAPH.csr.edges] = weights.double()
+    expected = layer(THEIRS, x, edge_weight=in_input_order).flatten(1)
+    torch.testing.assert_close(DglLayer(layer)(block, x), expected, rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(expected, DglLayer(layer)(GRAPH.block, x))
+    with pytest.raises(InputError, match="self_loops=True drops edge weights"):
+        DglLayer(layer, self_loops=True)(block, x)
+
+
+class OwnLayer(nn.Module):
+    """One of the user's, that looks for weights itself."""
+
+    def forward(self, graph: "dgl.DGLGraph", x: torch.Tensor) -> torch.Tensor:
+        with graph.local_scope():
+            graph.srcdata["x"] = x
+            graph.update_all(dgl.function.u_mul_e("x", "weight", "m"), dgl.function.sum("m", "sum"))
+            out: torch.Tensor = graph.dstdata["sum"]
+            return out
+
+
+def test_edge_weights_that_a_layer_does_not_take_are_refused() -> None:
+    block = dataclasses.replace(GRAPH.block, edge_weights=torch.full((len(GRAPH.source),), 2.0))
+    x = random_rows(GRAPH.num_nodes, COLUMNS).detach().float()
+    with pytest.raises(InputError, match="GATv2Conv takes no edge weights"):
+        DglLayer(LAYERS["GATv2Conv"](COLUMNS, OUT))(block, x)
+    torch.testing.assert_close(DglLayer(OwnLayer())(block, x), 2 * GRAPH.block.sum(x))
+
+
 @pytest.mark.parametrize("norm", ["both", "left"])
 def test_a_layer_that_needs_out_degrees_is_refused(norm: str) -> None:
     with pytest.raises(InputError, match="out-degrees"):

@@ -82,6 +82,16 @@ def test_an_improved_gcn_has_loops_of_weight_two() -> None:
     torch.testing.assert_close(PygLayer(layer)(graph.block, x), expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("setting", ["improved=True", "add_self_loops=False"])
+def test_settings_that_count_the_graphs_own_loops_are_refused_where_there_are_some(setting: str) -> None:
+    name, _, value = setting.partition("=")
+    layer = PygLayer(pyg.GCNConv(COLUMNS, OUT, **{name: value == "True"})).double()
+    with pytest.raises(InputError, match=rf"GCNConv\({setting}\) treats the graph's own self-loops"):
+        layer(GRAPH.block, random_rows(GRAPH.num_nodes, COLUMNS))
+    graph = random_graph(50, 300)
+    assert layer(graph.block, random_rows(50, COLUMNS)).shape == (50, OUT)
+
+
 @every_layer
 def test_layers_one_by_one_over_the_whole_graph_are_the_network(make: Callable[[int, int], nn.Module]) -> None:
     ours, _ = network(make)
