@@ -19,7 +19,23 @@ from framework.registry import DATASETS
 
 Floats = NDArray[np.float64]
 
+_MOST_SCALE = 30  # of nodes whose numbers are int32
+_PATIENCE = 1 << 20  # draws without success, at least, before a graph is said to have no room
 _PAIRS, _NODES, _FEATURES = range(3)  # what a generator is for: the second half of its Philox key
+
+
+def _require_ranges(settings: "RecursiveMatrix | Planted", *, least: dict[str, int], shares: tuple[str, ...]) -> None:
+    """Raises InputError for a setting below its least value, a share that is none, and an odd number of edges."""
+    for name, bound in least.items():
+        if getattr(settings, name) < bound:
+            raise InputError(f"--data.{name} is {getattr(settings, name)}; expected at least {bound}.")
+    for name in shares:
+        if not 0 <= getattr(settings, name) <= 1:
+            raise InputError(f"--data.{name} is {getattr(settings, name)}; expected a share, from 0 to 1.")
+    if settings.edges % 2:
+        raise InputError(
+            f"--data.edges is {settings.edges}; expected an even number: each undirected one counts twice."
+        )
 
 
 @DATASETS.register("rmat")
@@ -43,6 +59,15 @@ class RecursiveMatrix:
     """Number of classes."""
     seed: int = 0
     """Of every draw."""
+
+    def __post_init__(self) -> None:
+        _require_ranges(self, least={"scale": 0, "edges": 0, "features": 0, "classes": 1}, shares=("corner", "side"))
+        if self.scale > _MOST_SCALE:
+            raise InputError(f"--data.scale is {self.scale}; expected at most {_MOST_SCALE}.")
+        if self.corner + 2 * self.side > 1 + 1e-9:
+            raise InputError(
+                f"--data.corner is {self.corner} and --data.side {self.side}; expected corner + 2 * side of at most 1."
+            )
 
     def fingerprint(self) -> str:
         """Digest of the settings: they say everything."""
@@ -95,6 +120,12 @@ class Planted:
     """Number of classes; every block has one."""
     seed: int = 0
     """Of every draw."""
+
+    def __post_init__(self) -> None:
+        least = {"nodes": 1, "edges": 0, "blocks": 1, "features": 0, "classes": 1}
+        _require_ranges(self, least=least, shares=("inside", "noise"))
+        if not self.exponent > 1:
+            raise InputError(f"--data.exponent is {self.exponent}; expected more than 1.")
 
     def fingerprint(self) -> str:
         """Digest of the settings: they say everything."""
@@ -189,15 +220,25 @@ def _distinct_pairs(
     random: np.random.Generator,
     draw: Callable[[np.random.Generator, int], tuple[Ids, Ids]],
 ) -> NDArray[np.int32]:
-    """`count` distinct unordered pairs of different nodes from `draw`, in a shuffled order: int32 [count, 2]."""
+    """`count` distinct unordered pairs of different nodes from `draw`, in a shuffled order: int32 [count, 2].
+
+    Raises InputError where `draw` gives next to none that are new, however often: it can not give so many."""
     if count > nodes * (nodes - 1) // 8:
         raise InputError(f"{2 * count} edges are too many for {nodes} nodes; expected at most a quarter of all pairs.")
     found = np.empty(0, np.int64)
+    in_vain = 0
     while len(found) < count:
         missing = count - len(found)
         source, target = draw(random, missing + missing // 8 + 1024)
         keys = (np.minimum(source, target) * nodes + np.maximum(source, target))[source != target]
         found = np.union1d(found, keys)
+        in_vain = in_vain + len(source) if 1000 * (len(found) - count + missing) < missing else 0
+        if in_vain > max(_PATIENCE, 10 * missing):
+            raise InputError(
+                f"{2 * count} edges find no room among these {nodes} nodes: {in_vain} draws running gave next to none "
+                f"beyond {2 * len(found)}. Ask for fewer, or for blocks that are larger or less alone (--data.blocks, "
+                "--data.inside), or for less skew (--data.corner)."
+            )
     random.shuffle(found)
     kept = found[:count]
     return np.stack([kept // nodes, kept % nodes], axis=1).astype(np.int32)

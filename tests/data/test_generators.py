@@ -87,6 +87,40 @@ def test_too_many_edges_are_refused() -> None:
         RecursiveMatrix(scale=4, edges=200).open()
 
 
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        Planted(nodes=1000, edges=20_000, blocks=200, inside=1.0),
+        RecursiveMatrix(scale=10, edges=200_000, corner=0.9, side=0.05),
+    ],
+    ids=lambda dataset: type(dataset).__name__,
+)
+def test_a_graph_without_room_is_refused(dataset: RecursiveMatrix | Planted) -> None:
+    with pytest.raises(InputError, match=f"{dataset.edges} edges find no room among these"):
+        dataset.open()
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        (RecursiveMatrix, {"classes": 0}, "classes is 0; expected at least 1"),
+        (RecursiveMatrix, {"scale": 31}, "scale is 31; expected at most 30"),
+        (RecursiveMatrix, {"edges": 7}, "edges is 7; expected an even number"),
+        (RecursiveMatrix, {"edges": -8}, "edges is -8; expected at least 0"),
+        (RecursiveMatrix, {"corner": 0.9, "side": 0.19}, "corner is 0.9 and --data.side 0.19"),
+        (Planted, {"blocks": 0}, "blocks is 0; expected at least 1"),
+        (Planted, {"nodes": 0}, "nodes is 0; expected at least 1"),
+        (Planted, {"features": -1}, "features is -1; expected at least 0"),
+        (Planted, {"exponent": 1.0}, "exponent is 1.0; expected more than 1"),
+        (Planted, {"inside": float("nan")}, "inside is nan; expected a share"),
+        (Planted, {"noise": 1.5}, "noise is 1.5; expected a share"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(kind: type, settings: dict[str, float], said: str) -> None:
+    with pytest.raises(InputError, match=rf"--data\.{said}"):
+        kind(**settings)
+
+
 def test_both_are_registered() -> None:
     assert DATASETS.get("rmat") is RecursiveMatrix
     assert DATASETS.get("planted") is Planted
