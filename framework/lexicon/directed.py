@@ -186,8 +186,9 @@ def _expected(job: _Job, number: int, folder: Path) -> Counts:
 
 
 def _relative(counts: Floats, rows: NDArray[np.int64]) -> Floats:
-    """Each count over the sum of its row: float64 [types]; rows ascend."""
+    """Each count over the sum of its row: float64 [types]; rows ascend. A row of which all has become 0 stays so."""
     starts = np.flatnonzero(np.diff(rows, prepend=-1))
     sums = np.add.reduceat(counts, starts)
+    sums[sums == 0] = 1
     shares: Floats = counts / np.repeat(sums, np.diff(np.append(starts, len(rows))))
     return shares

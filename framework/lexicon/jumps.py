@@ -14,6 +14,7 @@ from framework.lexicon.counts import Floats
 
 LEAST = 1e-9
 """The weight, against 1 of all, of a jump that training did not see: so that no sentence is impossible."""
+_FLOOR = 1e-290  # of a weight: nothing to any other, but a window of nothing else has a sum that can be divided by
 _STEPS = 4  # of the maximisation: each raises the likelihood, more would raise it little
 
 
@@ -32,7 +33,7 @@ def transitions(weights: Floats, length: int) -> Floats:
 
 
 def learned(weights: Floats, jumps: Floats, departures: Floats) -> Floats:
-    """Weights that make expected counts likelier than `weights` do, or as likely; they add up to 1."""
+    """Weights that make expected counts likelier than `weights` do, or as likely; they add up to 1, and none is 0."""
     longest = len(weights) // 2
     for _ in range(_STEPS):
         chances = np.zeros_like(weights)
@@ -46,7 +47,7 @@ def learned(weights: Floats, jumps: Floats, departures: Floats) -> Floats:
             chances[first : first + 2 * length] += np.convolve(ratios[::-1], np.ones(length))
         seen = chances > 0
         weights = np.where(seen, jumps / np.where(seen, chances, 1.0), weights)
-        weights /= weights.sum()
+        weights = np.maximum(weights / weights.sum(), _FLOOR)
     return weights
 
 

@@ -68,6 +68,20 @@ def test_likelihood_never_falls(passes, seed, tmp_path):
         assert not len(rises) or rises[0] > 0
 
 
+@pytest.mark.parametrize("passes", [Passes(model1=5, hmm=24), Passes(model1=2, hmm=60)])
+def test_jumps_that_are_never_made_do_not_end_in_nan(passes, tmp_path):
+    """The weights of all jumps but one halve their digits with every pass, until float64 has none that small."""
+    sentences = Sentences.of([list(range(first, first + 20)) for first in range(40)])
+    bitext = Bitext(source=sentences, target=sentences)
+    model = estimate(bitext, VOCABULARY, passes, tmp_path)
+    for values in (model.probabilities, model.weights, model.log_likelihoods):
+        assert np.isfinite(values).all()
+    rises = np.diff(model.log_likelihoods[passes.model1 :])
+    assert (rises >= -1e-9 * abs(model.log_likelihoods[0])).all()
+    assert model.weights.min() > 0
+    assert all(np.array_equal(links, np.arange(20)) for links in model.links(bitext, VOCABULARY, passes)[:5])
+
+
 def test_pieces_show_in_rounding_alone(tmp_path):
     bitext, passes = drawn(300), Passes(model1=3, hmm=3)
     whole, cut = (estimate(bitext, VOCABULARY, passes, tmp_path / str(size), size=size) for size in (300, 7))
