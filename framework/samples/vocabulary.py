@@ -1,19 +1,24 @@
 """A vocabulary of subwords that both languages share: byte-pair encoding (Sennrich et al., ACL 2016) by SentencePiece.
 
 Assumptions: a vocabulary is one file, SentencePiece's own model; the same sentences in the same order give the same
-bytes. Its first tokens are the five below, in every vocabulary.
+bytes. Its first tokens are the five below, in every vocabulary. SentencePiece's usual normalisation (NFKC) is in
+force: "…" becomes "...", and spaces of any kind and number one space.
 """
 
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from framework.errors import InputError, StoreError
 from framework.store.columns import REMEDY
 
 PAD, BOS, EOS, UNKNOWN, MASK = range(5)
 """No token at all, the beginning and the end of a sentence, what no token spells, and a token that is to be guessed."""
+
+
+_USUAL_BYTES = 4192  # of a sentence: SentencePiece learns from no longer one, and says nothing, unless it is told to
 
 
 class Vocabulary:
@@ -33,13 +38,17 @@ class Vocabulary:
     def learn(cls, sentences: Iterable[str], size: int) -> "Vocabulary":
         """A vocabulary of `size` tokens: characters, and the most frequent pairs of tokens, joined again and again.
 
-        Raises InputError where the sentences have too few characters, or more, for a vocabulary of this size."""
+        All sentences count, however long. Raises InputError where they have too few characters, or more, for a
+        vocabulary of this size."""
         from sentencepiece import SentencePieceTrainer
 
-        written = io.BytesIO()
+        written, held = io.BytesIO(), list(sentences)
+        longest = max((len(sentence.encode()) for sentence in held), default=0)
+        # The setting is a part of the model's bytes, which stay as they are where it changes nothing.
+        limit: dict[str, Any] = {"max_sentence_length": longest} if longest > _USUAL_BYTES else {}
         try:
             SentencePieceTrainer.train(
-                sentence_iterator=iter(sentences),
+                sentence_iterator=iter(held),
                 model_writer=written,
                 model_type="bpe",
                 vocab_size=size,
@@ -51,6 +60,7 @@ class Vocabulary:
                 unk_id=UNKNOWN,
                 control_symbols=["<mask>"],  # none that a text could spell
                 minloglevel=2,
+                **limit,
             )
         except RuntimeError as error:
             raise InputError(

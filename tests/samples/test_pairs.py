@@ -38,6 +38,17 @@ def test_a_vocabulary_is_a_function_of_the_sentences() -> None:
     assert Vocabulary.learn(TEXT, 40).digest != Vocabulary.learn(TEXT, 39).digest
 
 
+def test_a_long_sentence_is_learned_from() -> None:
+    long = "two dogs run " * 400 + "é"
+    vocabulary = Vocabulary.learn([*TEXT, long], 40)
+    assert UNKNOWN not in vocabulary.encode(["é"])[0]
+
+
+def test_text_is_normalised() -> None:
+    vocabulary = Vocabulary.learn([*TEXT, "one ... two"], 40)
+    assert vocabulary.decode(vocabulary.encode(["one\u00a0 \u2026 two"])) == ["one ... two"]
+
+
 def test_a_vocabulary_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"no vocabulary of 4000 tokens can be made .*Please set it to a value <= \d+\.$"
