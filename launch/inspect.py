@@ -9,13 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from framework.engine import checkpoint as checkpoints
-from framework.engine.folder import CHECKPOINTS, REPORT, RUN, WEIGHTS, encoded_run, read_json
+from framework.engine.folder import CHECKPOINTS, REPORT, RUN, encoded_run, read_json, verify_weights
 from framework.engine.state import weights_digest
-from framework.errors import InputError, StoreError
+from framework.errors import InputError
 from framework.graph import collection
 from framework.graph.collection import Collection
 from framework.graph.store import ShardStore
@@ -227,7 +224,8 @@ def _run(folder: Path, verify: bool) -> Inspection:
     if verify:
         for name in names:
             checkpoints.read(folder / CHECKPOINTS / name)
-        _verify_weights(folder / WEIGHTS, report)
+        if "weights_digest" in report:
+            verify_weights(folder, report, _REMEDY)
     parts = tuple({"checkpoint": name} for name in names)
     return Inspection(kind="run", path=str(folder), facts=facts, parts=parts, verified=verify)
 
@@ -243,18 +241,6 @@ def _pipeline(folder: Path, verify: bool) -> Inspection:
             inspect(Path(told["path"]), verify=True)
         parts.append({"step": name, "digest": told.get("digest", "")[:16], "folder": told.get("path", "not made yet")})
     return Inspection(kind="pipeline", path=str(folder), facts=facts, parts=tuple(parts), verified=verify)
-
-
-def _verify_weights(path: Path, report: Mapping[str, Any]) -> None:
-    """Raises StoreError where a finished run's weights are not those of its report."""
-    if "weights_digest" not in report:
-        return
-    try:
-        found = weights_digest(load_file(path))
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"'{path}' cannot be read ({error}). {_REMEDY}") from error
-    if found != report["weights_digest"]:
-        raise StoreError(f"'{path}' was altered: its digest is not the one in {REPORT}. {_REMEDY}")
 
 
 def _settings(encoded: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from framework import config
-from framework.engine.folder import REPORT, WEIGHTS, read_json
+from framework.engine.folder import REPORT, read_json, verify_weights
 from framework.engine.pipeline import Pipeline, Product, product_digest, resolved, run_digest
 from framework.engine.run import Event, Launcher, Run
 from framework.errors import InputError, NewerVersionError, StoreError
@@ -149,7 +149,7 @@ class _Walker:
             found, reused = there, True
         else:  # another walk that needs the same waits here, and then finds it
             with work_folder(work, lambda: self._watch({"event": "waits", "step": name})):
-                found, reused = once(store / digest[:16], ProductFolder.open, make)
+                found, reused = once(store / digest[:16], _whole_product, make)
         made = Made(step=name, digest=digest, path=str(found.path))
         return made, {"was": "reused" if reused else was, "facts": found.facts}
 
@@ -157,20 +157,30 @@ class _Walker:
 def _product_in(path: Path) -> ProductFolder | None:
     """The product in a folder; None where there is none, or a damaged one. Raises NewerVersionError."""
     try:
-        return ProductFolder.open(path)
+        return _whole_product(path)
     except NewerVersionError:
         raise
     except StoreError:
         return None
 
 
+def _whole_product(path: Path) -> ProductFolder:
+    """The product in a folder, every byte of it compared: what is made of it bears the digest of one that is whole."""
+    found = ProductFolder.open(path)
+    found.verify()
+    return found
+
+
 def _report_of(run: Run, data_digest: str) -> Mapping[str, Any] | None:
-    """What a run came to that ended as it is now, of the data there is now; None where it did not."""
+    """What a run came to that ended as it is now, of the data there is now; None where it did not, or where its weights
+    are damaged, so that its last checkpoint gives them once more."""
     folder = Path(run.out)
     try:
         report: Mapping[str, Any] = read_json(folder / REPORT, "")
+        expected = {"run_digest": run.digest(), "data_digest": data_digest}
+        if {name: report.get(name) for name in expected} != expected:
+            return None
+        verify_weights(folder, report, "")
     except StoreError:
         return None
-    expected = {"run_digest": run.digest(), "data_digest": data_digest}
-    same = {name: report.get(name) for name in expected} == expected
-    return report if same and (folder / WEIGHTS).exists() else None
+    return report

@@ -1,6 +1,7 @@
 """A run's folder as anybody reads it: which run it is of, and what that came to. `launch/record.py` writes it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from framework.config import decode
 from framework.engine.run import Run
+from framework.engine.state import weights_digest
 from framework.errors import StoreError
 from framework.made import Made
 
@@ -47,6 +49,17 @@ def weights_in(data: bytes, made: Made) -> dict[str, Tensor]:
         raise StoreError(
             f"'{made.folder / WEIGHTS}' is damaged ({error}). Train the step '{made.step}' again."
         ) from error
+
+
+def verify_weights(folder: Path, report: Mapping[str, Any], remedy: str) -> None:
+    """Reads the weights of a finished run. Raises StoreError, with `remedy`, where they are not those of its report."""
+    path = folder / WEIGHTS
+    try:
+        found = weights_digest(load(path.read_bytes()))
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"'{path}' cannot be read ({error}). {remedy}") from error
+    if found != report["weights_digest"]:
+        raise StoreError(f"'{path}' was altered: its digest is not the one in {REPORT}. {remedy}")
 
 
 def encoded_run(folder: Path) -> dict[str, Any]:

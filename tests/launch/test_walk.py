@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,34 @@ def test_folders_are_no_part_of_what_is_made(capsys: pytest.CaptureFixture[str])
     again = walked(capsys, "--until", "points", "--store", "other")
     assert became(again) == ["reused", "made"]
     assert [told["digest"] for told in again["steps"].values()] == [told["digest"] for told in first["steps"].values()]
+
+
+def flipped(path: Path) -> bytes:
+    """Changes a bit of a file, whose size stays. Returns what it was."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    return whole
+
+
+def test_a_damaged_product_is_made_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    first = walked(capsys)
+    points = Path(first["steps"]["points"]["path"]) / "points.json"
+    whole = flipped(points)
+    again = walked(capsys, "--student.epochs=3")
+    assert became(again) == ["reused", "made", "made", "reused"]
+    assert points.read_bytes() == whole
+    assert again["steps"]["points"]["digest"] == first["steps"]["points"]["digest"]
+
+
+@pytest.mark.parametrize("damage", [flipped, lambda path: path.write_bytes(path.read_bytes()[:9]), Path.unlink])
+def test_damaged_weights_are_written_anew(damage: Callable[[Path], Any], capsys: pytest.CaptureFixture[str]) -> None:
+    first, before = walked(capsys), counted()
+    weights = Path(first["steps"]["teacher"]["path"]) / "model.safetensors"
+    whole = weights.read_bytes()
+    damage(weights)
+    assert walked(capsys)["steps"]["teacher"]["digest"] == first["steps"]["teacher"]["digest"]
+    assert weights.read_bytes() == whole, "from the last checkpoint"
+    assert counted() == before
 
 
 def test_until_stops_behind_a_step(capsys: pytest.CaptureFixture[str]) -> None:
