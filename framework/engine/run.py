@@ -7,7 +7,7 @@ for the result must not depend on them.
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -123,6 +123,15 @@ class Counted(Protocol):
     @property
     def steps(self) -> int:
         """Steps of an epoch."""
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A task that knows beforehand what it measures: so a wrong `--monitor` is told of before the first step."""
+
+    @property
+    def measures(self) -> Collection[str]:
+        """The names of all metrics that `evaluate` gives."""
 
 
 @runtime_checkable

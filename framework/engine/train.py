@@ -9,7 +9,7 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from framework.engine import checkpoint as checkpoints
 from framework.engine.checkpoint import Checkpoint
 from framework.engine.kept import keep, own_state, resumable
 from framework.engine.progress import Progress
-from framework.engine.run import Counted, Initialized, Run, Staged, Task, Worker
+from framework.engine.run import Counted, Initialized, Measuring, Run, Staged, Task, Worker
 from framework.engine.state import beneath, fits, load_optimizer_state, on_host, optimizer_state, under, weights_digest
 from framework.engine.versions import versions
 from framework.errors import InputError, ShardyardError
@@ -46,6 +46,8 @@ def train(run: Run, worker: Worker) -> dict[str, Any]:
     found = last_checkpoint(run, worker)
     model = drawn_model(run, worker, task) if found is not None else first_model(run, worker, task)
     require_whole_weights(run, task)
+    if isinstance(task, Measuring):
+        require_measured(run, task.measures)
     if found is not None:
         return_to(found, task, model, found.tensors["model"])
     optimizer = run.optimizer.build(model.parameters())
@@ -143,11 +145,9 @@ class Learner:
     def compare(self, model: nn.Module) -> None:
         """Remembers `model` and its evaluation if it is the best one yet."""
         now, run = self.progress, self.run
+        require_measured(run, now.metrics)
         if run.monitor not in now.metrics:
-            if run.patience is None and run.keep == "last":
-                return
-            measured = ", ".join(sorted(now.metrics)) or "nothing, for its data has no sample to validate or test on"
-            raise InputError(f"--monitor is '{run.monitor}'; expected what this run measures: {measured}.")
+            return
         if not now.best or run.improves(now.metrics[run.monitor], now.best[run.monitor]):
             now.best, now.since_best = dict(now.metrics), 0
             if run.keep == "best":
@@ -314,6 +314,13 @@ def require_whole_weights(run: Run, task: Task) -> None:
             f"--gradient {name} does not keep the same weights on every worker, and this run has stages, each of which "
             "begins with the best of the one before; choose --gradient all-reduce or compressed."
         )
+
+
+def require_measured(run: Run, metrics: Collection[str]) -> None:
+    """Raises InputError where the run ends, or keeps weights, by a metric that is not among those it measures."""
+    if run.monitor not in metrics and (run.patience is not None or run.keep == "best"):
+        measured = ", ".join(sorted(metrics)) or "nothing, for its data has no sample to validate or test on"
+        raise InputError(f"--monitor is '{run.monitor}'; expected what this run measures: {measured}.")
 
 
 def return_to(found: Checkpoint, task: Task, model: nn.Module, weights: dict[str, Tensor]) -> None:

@@ -4,6 +4,7 @@ Assumptions: samples are the numbers that a collection gives them; targets are s
 of its training samples.
 """
 
+from collections.abc import Collection
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.graph.reader import GraphReader
+from framework.workloads.samples import Split, of_splits
 
 
 class Goal(Protocol):
@@ -41,6 +43,13 @@ def goal_of(reader: GraphReader) -> Goal:
     if not collection.num_classes:
         return Regression(reader)
     return Classification(reader.labels(), collection.num_classes, collection.class_names)
+
+
+def measures_of(goal: Goal, split: Tensor, measured: Collection[Split], *others: str) -> list[str]:
+    """The names of a goal's metrics, and of `others`, of splits `measured` that have samples. `split`: uint8 [s]."""
+    metrics = goal.metrics(goal.sums(torch.zeros(1, goal.outputs), torch.zeros(1, dtype=torch.int64)))
+    held = [name for name in measured if len(of_splits(split, [name]))]
+    return [f"{name}_{metric}" for name in held for metric in (*metrics, *others)]
 
 
 class Classification:

@@ -27,7 +27,7 @@ from framework.models.graph_model import GraphModel
 from framework.prepare.graphs import prepare_graphs
 from framework.random import Key, shuffled
 from framework.registry import WORKLOADS
-from framework.workloads.goals import goal_of
+from framework.workloads.goals import goal_of, measures_of
 from framework.workloads.samples import (
     SHUFFLING,
     SPLITS,
@@ -172,6 +172,11 @@ class GraphTask:
             if sums[0] > 0:
                 metrics |= {f"{name}_{metric}": number for metric, number in self.goal.metrics(sums).items()}
         return metrics
+
+    @property
+    def measures(self) -> list[str]:
+        """The goal's metrics, by their names, of the splits that are measured and have graphs."""
+        return measures_of(self.goal, self.reader.split, self.workload.measured)
 
     def predict(self, model: nn.Module, embeddings: bool) -> dict[str, Any]:
         """The raw ids of this worker's samples, and the goal's answer for each."""

@@ -31,7 +31,7 @@ from framework.random import Key, shuffled
 from framework.registry import WORKLOADS
 from framework.samples.image_augment import ImageAugmentation
 from framework.samples.images import ImageReader, ImageStore
-from framework.workloads.goals import Classification
+from framework.workloads.goals import Classification, measures_of
 from framework.workloads.graphs import AUGMENTING
 from framework.workloads.precision import Precision, computing_in, require_precision
 from framework.workloads.samples import (
@@ -213,6 +213,11 @@ class ImageTask:
                 metrics |= {f"{name}_{metric}": number for metric, number in self.goal.metrics(sums[:-1]).items()}
                 metrics[f"{name}_loss"] = float(sums[-1] / sums[0])
         return metrics
+
+    @property
+    def measures(self) -> list[str]:
+        """The goal's metrics and the loss, by their names, of the splits that are measured and have images."""
+        return measures_of(self.goal, self.reader.split, self.workload.measured, "loss")
 
     def predict(self, model: nn.Module, embeddings: bool) -> dict[str, Any]:
         """The raw ids of this worker's samples, and class, its probability and name for each."""

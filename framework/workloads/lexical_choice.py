@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from framework.config import plugin_name
 from framework.engine.run import Event, Mapper
 from framework.errors import InputError
 from framework.lexicon.bitext import Bitext, Sentences
@@ -56,8 +57,16 @@ class LexicalChoice:
             raise InputError(f"piece-tokens is {self.piece_tokens}; expected a whole number of at least 1.")
 
     def agree(self, steps: Mapping[str, Any]) -> None:
-        """Refuses an alignment of other pairs than the model learned from, or of another vocabulary."""
+        """Refuses an alignment of other pairs than the model learned from, or of another vocabulary; and probabilities
+        of a model that writes word after word."""
         require_same_pairs(self, {"model": self.model}, steps)
+        model = getattr(getattr(steps[self.model.step], "workload", None), "model", None)
+        if self.probabilities and not getattr(model, "learns_prior", True):
+            name = plugin_name(type(model)).rpartition(":")[2]
+            raise InputError(
+                f"step '{self.model.step}' trains a {name}, which writes word after word: it has no probabilities of "
+                "words that are predicted all at once; leave them out, as by --choice.no-probabilities."
+            )
 
     def make(self, folder: Path, work: Path, mapper: Mapper, watch: Callable[[Event], None]) -> dict[str, Any]:
         """Writes the measures as JSON, which are the facts as well."""

@@ -133,6 +133,9 @@ class NodeBatch:
 class NodeTask:
     """Node classification as one worker does it."""
 
+    measures = tuple(f"{name}_{metric}" for name, _ in SPLITS for metric in ("loss", "accuracy", "macro_f1"))
+    """What an evaluation measures of every split that has nodes with labels."""
+
     def __init__(self, workload: NodeClassification, run: Run, worker: Worker) -> None:
         self.workload, self.run, self.worker, self.device = workload, run, worker, worker.device
         self.dtype = getattr(torch, run.dtype)
@@ -237,8 +240,7 @@ class NodeTask:
         """Mean loss, accuracy and macro F1 of every split, from whole neighbourhoods."""
         scores = self._scores(model).cpu()
         predicted, losses = scores.argmax(1), -scores.double().log_softmax(1)
-        labels, split = self._owned("labels"), self._owned("split")
-        classes = self.shards.store.num_classes
+        labels, split, classes = self._owned("labels"), self._owned("split"), self.shards.store.num_classes
         metrics = {}
         for name, value in SPLITS:
             chosen = (split == value) & (labels != NO_LABEL)
@@ -277,9 +279,7 @@ class NodeTask:
 
     def staleness(self) -> dict[str, int]:
         """As the halo strategy saw it."""
-        if not self.workload.sampler.whole:
-            return {}
-        exchange = self.topology.wire.exchange
+        exchange = self.topology.wire.exchange if self.workload.sampler.whole else None
         return dict(exchange.staleness) if isinstance(exchange, Late) else {}
 
     def kept_rows(self, first: GraphBlock) -> Tensor:

@@ -38,7 +38,7 @@ from framework.samples.pairs import PairReader, PairStore
 from framework.workloads.agreement import require_same_pairs
 from framework.workloads.bleu import bleu, bleu_signature, bleu_sums
 from framework.workloads.precision import Precision, computing_in, require_precision
-from framework.workloads.samples import SHUFFLING, SPLITS, STEPPING, evaluating, parts_to_verify
+from framework.workloads.samples import SHUFFLING, SPLITS, STEPPING, evaluating, of_splits, parts_to_verify
 
 PRIOR = "prior"
 """The fact that says which folder, beside that of the pairs, has what is known of them beforehand."""
@@ -101,6 +101,12 @@ class Translation:
         decoded = self.data.decoded if isinstance(self.data, Distilled) else None
         require_same_pairs(self, {"data.decoded": decoded}, steps, vocabulary=False)
         require_same_pairs(self, {"prior": self.prior, "begin": self.begin}, steps)
+        split = getattr(steps.get(decoded.step), "split", "train") if decoded is not None else "train"
+        if decoded is not None and split != "train":
+            raise InputError(
+                f"--{decoded.step}.split is '{split}', and the student learns from what step '{decoded.step}' made of "
+                "its training pairs; expected 'train'."
+            )
         if self.begin is not None:
             _require_same_sizes(self.model, getattr(getattr(steps[self.begin.step], "workload", None), "model", None))
 
@@ -151,6 +157,7 @@ class TranslationTask:
         self.reader = PairReader(self.store)
         self.priors = self._opened_priors(worker) if workload.prior is not None else None
         self.cut = self._global_batches()
+        self._require_places()
         self.updates = workload.prior_updates or run.epochs * len(self.cut)
 
     def model(self) -> nn.Module:
@@ -172,6 +179,12 @@ class TranslationTask:
     def steps(self) -> int:
         """Global batches of an epoch."""
         return len(self.cut)
+
+    @property
+    def measures(self) -> list[str]:
+        """Losses of the splits that have pairs, and BLEU where it is asked for."""
+        held = [name for name, value in SPLITS if value != TRAIN and bool((self.reader.split == value).any())]
+        return [*(f"{name}_loss" for name in held), *(f"{name}_bleu" for name in held if name in self.workload.bleu)]
 
     def batches(self, epoch: int, first_step: int) -> Iterator[ShareOfPairs]:
         """This worker's share of every batch of an epoch."""
@@ -209,6 +222,21 @@ class TranslationTask:
         drawn = bits(self.key.fold(CUTTING), samples)
         order = self._ordered(samples, reader.target_lengths, reader.source_lengths, last=drawn)
         return cut_by_tokens(order, self._longer_side(order), self.workload.batch_tokens)
+
+    def _require_places(self) -> None:
+        """Raises InputError where the model learns fewer positions than a sentence has that it learns or is measured
+        by: told now, for the first evaluation may be hours away."""
+        model, reader = self.workload.model, self.reader
+        if getattr(model, "positions", None) != "learned":
+            return
+        asked = torch.cat([*self.cut, of_splits(reader.split, ["validation", "test"])])
+        targets = reader.target_lengths[asked] + getattr(model, "places_before", 0)
+        tokens = int(torch.maximum(reader.source_lengths[asked], targets).max())
+        if tokens > (longest := getattr(model, "longest", tokens)):
+            raise InputError(
+                f"the longest sentence that is learned or measured has {tokens} tokens; --model.longest is {longest}. "
+                "Raise it, or take sinusoidal --model.positions."
+            )
 
     def _longer_side(self, samples: Tensor) -> Tensor:
         return torch.maximum(self.reader.source_lengths[samples], self.reader.target_lengths[samples])

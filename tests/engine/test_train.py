@@ -143,6 +143,25 @@ def test_an_unknown_monitor_is_named(tmp_path: Path) -> None:
         train(run(tmp_path, monitor="accuracy", patience=1), worker())
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Foretold(Line):
+    """A line whose task says beforehand what it measures."""
+
+    def open(self, run: Run, worker: Worker) -> Any:
+        task = super().open(run, worker)
+        task.measures = ["validation_accuracy"]  # type: ignore[attr-defined]
+        return task
+
+
+def test_an_unknown_monitor_is_named_before_the_first_step(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"workload": Foretold(), "keep": "best", "evaluate_every": 3, "epochs": 4}
+    with pytest.raises(InputError, match=r"monitor is 'accuracy'; expected what this run measures: validation_acc"):
+        train(run(tmp_path, monitor="accuracy", **settings), worker(stop_at(1, 1)))
+    assert train(run(tmp_path, **settings), worker())["epochs"] == 4
+    settings["keep"] = "last"
+    assert train(run(tmp_path / "last", monitor="accuracy", **settings), worker())["epochs"] == 4
+
+
 def test_predictions_are_those_of_the_weights(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 

@@ -71,6 +71,28 @@ def test_a_prior_is_for_models_that_learn_from_it() -> None:
         changed("student", model=Transformer(width=16, heads=2, inner=32, encoder_layers=1, decoder_layers=1))
 
 
+def test_a_student_learns_from_translations_of_the_training_pairs() -> None:
+    with pytest.raises(
+        InputError, match=r"step 'student': --decode\.split is 'test', and the student .* expected 'train'"
+    ):
+        changed("decode", split="test")
+
+
+def test_probabilities_are_asked_of_those_that_write_all_words_at_once() -> None:
+    model = Transformer(width=16, heads=2, inner=32, encoder_layers=1, decoder_layers=1)
+    with pytest.raises(
+        InputError, match=r"step 'choice': step 'student' trains a transformer, .* as by --choice\.no-probabilities"
+    ):
+        changed("student", model=model, prior=None)
+    steps = dict(pipeline().steps)
+    steps["student"] = changed("student", prior=None).steps["student"]
+    steps["choice"] = dataclasses.replace(steps["choice"], probabilities=False)  # type: ignore[type-var]
+    student = steps["student"]
+    assert isinstance(student, Run)
+    learned = dataclasses.replace(student.workload, model=model)  # type: ignore[type-var]
+    assert Pipeline(steps={**steps, "student": dataclasses.replace(student, workload=learned)}).steps
+
+
 def test_a_student_is_as_wide_as_the_teacher_that_it_begins_with() -> None:
     student = pipeline().steps["student"]
     assert isinstance(student, Run)

@@ -182,6 +182,7 @@ def test_accuracy_and_errors_are_what_they_are_called(tmp_path: Path) -> None:
     task = opened(shape_run(tmp_path / "classes", evaluation_nodes=20, measured=("train", "validation", "test")))
     right = (scores.argmax(1) == torch.arange(60) % 3).double()
     metrics = task.evaluate(Fixed(scores))
+    assert sorted(task.measures) == sorted(metrics)
     for value, name in enumerate(("train", "validation", "test"), 1):
         assert metrics[f"{name}_accuracy"] == pytest.approx(float(right[task.reader.split == value].mean()))
     fewer = opened(shape_run(tmp_path / "classes")).evaluate(Fixed(scores))
@@ -193,6 +194,7 @@ def test_accuracy_and_errors_are_what_they_are_called(tmp_path: Path) -> None:
     samples = Shapes(targets=2).open()
     raw = torch.from_numpy(samples.targets)
     metrics = task.evaluate(Fixed(scores[:, :2]))
+    assert sorted(task.measures) == sorted(metrics)
     values = np.stack(list(goal.columns(scores[:, :2]).values()), axis=1)
     test = samples.split == 3
     errors = np.sqrt(((values - raw.numpy())[test] ** 2).mean(0))

@@ -220,6 +220,7 @@ def test_accuracy_and_loss_are_what_they_are_called(tmp_path: Path) -> None:
     answer = torch.tensor([0.3, 2.0, -1.0], dtype=torch.float64)
     metrics = task.evaluate(Fixed(answer))
     assert set(metrics) == {"validation_accuracy", "validation_loss", "test_accuracy", "test_loss"}
+    assert sorted(task.measures) == sorted(metrics)
     for value, name in ((2, "validation"), (3, "test")):
         labels = task.reader.labels[task.reader.split == value]
         assert metrics[f"{name}_accuracy"] == pytest.approx(float((labels == 1).double().mean()))

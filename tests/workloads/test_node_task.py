@@ -41,6 +41,7 @@ def test_a_first_layer_in_batches_is_that_of_the_full_graph(
     torch.testing.assert_close(torch.from_numpy(found), torch.from_numpy(expected), rtol=1e-12, atol=1e-12)
     metrics = whole.evaluate(network)
     assert metrics["test_accuracy"] > 0
+    assert sorted(metrics) == sorted(whole.measures)
     assert same_metrics(sampled.evaluate(network), metrics, rel=1e-12)
 
 

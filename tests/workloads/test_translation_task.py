@@ -18,13 +18,16 @@ from framework.engine.evaluate import predict
 from framework.engine.optimize import Adam, Cosine, InverseSquareRoot
 from framework.engine.run import Run, Worker
 from framework.errors import InputError, StoreError
+from framework.models.translation.levenshtein import Levenshtein
 from framework.models.translation.transformer import Transformer
+from framework.models.translation.translator import TranslationModel
 from framework.random import Key
 from framework.samples.pair_batch import PairBatch
 from framework.workloads.bleu import bleu, bleu_signature, bleu_sums
 from framework.workloads.translation import MEASURING, TranslationTask, cut_by_tokens
 from launch.start import start
 
+EDITS = Levenshtein(width=16, heads=2, inner=24, encoder_layers=1, decoder_layers=1, positions="sinusoidal")
 CPU = torch.device("cpu")
 
 
@@ -277,3 +280,33 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
         task.predict(task.model(), embeddings=True)
     with pytest.raises(InputError, match="--batch-tokens is 0"):
         sentence_run(tmp_path / "run", batch_tokens=0)
+
+
+def test_what_is_monitored_is_asked_for(tmp_path: Path) -> None:
+    """Told before the first step, and not by the first evaluation."""
+    settings: dict[str, Any] = {"monitor": "validation_bleu", "keep": "best", "evaluate_every": 0, "epochs": 1}
+    with pytest.raises(
+        InputError, match=r"'validation_bleu'; expected what this run measures: test_bleu, test_loss, v"
+    ):
+        start(sentence_run(tmp_path / "run", bleu=("test",), **settings), ignore)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    task = opened(sentence_run(tmp_path / "run", bleu=("test",)))
+    assert sorted(task.measures) == sorted(task.evaluate(task.model().double()))
+
+
+@pytest.mark.parametrize(("model", "more"), [(SMALL, 0), (EDITS, 1)])
+def test_positions_are_learned_for_the_longest_sentence(tmp_path: Path, model: TranslationModel, more: int) -> None:
+    """Told before the first step, of sentences that are measured too."""
+    sinusoidal = opened(sentence_run(tmp_path / "run", model=dataclasses.replace(model, longest=3)))  # type: ignore[type-var]
+    held_out = torch.nonzero(sinusoidal.reader.split != TRAIN).squeeze(1)
+    needed = int((sinusoidal.reader.lengths(held_out) + torch.tensor([0, 0, more]))[:, 1:].max())
+    assert needed > 5
+
+    def learned(longest: int) -> TranslationTask:
+        changed = dataclasses.replace(model, positions="learned", longest=longest)  # type: ignore[type-var]
+        return opened(sentence_run(tmp_path / "run", model=changed, longest=5))
+
+    with pytest.raises(InputError, match=rf"has {needed} tokens; --model\.longest is {needed - 1}\. Raise it, or"):
+        learned(needed - 1)
+    enough = learned(needed)
+    assert enough.evaluate(enough.model().double())

@@ -7,6 +7,7 @@ deleted from a target that the network itself has filled, is told by the fewest 
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,8 @@ class Levenshtein:
     """Share of a word's probability that is to be spread over all tokens, in training."""
     opening_smoothing: float = 0.01
     """Share of the probability of a number of new words that is to be spread over all numbers, in training."""
+    places_before: ClassVar[int] = 1
+    """Places that a target takes up beside those of its tokens: one at its beginning."""
     iterations: int = asked(10)
     """Rounds of deletion, insertion and filling in translating, unless a sentence stays as it is before that."""
     end_penalty: float = asked(0.0)
