@@ -238,6 +238,12 @@ class Run:
         """Whether a value of the monitored metric is better than the best one so far."""
         return metric < best if self.monitor.endswith(LOWER_IS_BETTER) else metric > best
 
+    def require_measured(self, metrics: Collection[str]) -> None:
+        """Raises InputError where the run ends, or keeps weights, by a metric that is not among those it measures."""
+        if self.monitor not in metrics and (self.patience is not None or self.keep == "best"):
+            measured = ", ".join(sorted(metrics)) or "nothing, for its data has no sample to validate or test on"
+            raise InputError(f"--monitor is '{self.monitor}'; expected what this run measures: {measured}.")
+
     def digest(self) -> str:
         """SHA-256 over everything that the result depends on, and nothing that it does not."""
         return digest(self, result_only=True)

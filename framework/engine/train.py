@@ -9,7 +9,7 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def train(run: Run, worker: Worker) -> dict[str, Any]:
     model = drawn_model(run, worker, task) if found is not None else first_model(run, worker, task)
     require_whole_weights(run, task)
     if isinstance(task, Measuring):
-        require_measured(run, task.measures)
+        run.require_measured(task.measures)
     if found is not None:
         return_to(found, task, model, found.tensors["model"])
     optimizer = run.optimizer.build(model.parameters())
@@ -90,14 +90,14 @@ class Learner:
                 self.save()
         now.losses.append(self._mean_loss())
         if not math.isfinite(now.losses[-1]):
-            raise ShardyardError(
-                f"the loss of epoch {now.epoch + 1} is {now.losses[-1]}: nothing is learned any more. Lower "
-                "--optimizer.lr, or look at the data, and start again with another --out."
-            )
+            raise _diverged(f"the loss of epoch {now.epoch + 1} is {now.losses[-1]}")
         now.epoch, now.step, now.loss_sum, now.samples = now.epoch + 1, 0, 0.0, 0
         if run.schedule.counts == "epochs":
             self.schedule.step()
         now.seconds.append(time.perf_counter() - began)
+        finite = all(bool(weight.isfinite().all()) for weight in self.synchronizer.module.parameters())
+        if not all(self.group.gather_json(finite)):  # the loss is that of the weights before the last step
+            raise _diverged(f"weights are no numbers after epoch {now.epoch}")
         measured = self.evaluate()
         self.advance(measured)
         if now.epoch % run.save_every == 0 or self.ended():
@@ -145,7 +145,7 @@ class Learner:
     def compare(self, model: nn.Module) -> None:
         """Remembers `model` and its evaluation if it is the best one yet."""
         now, run = self.progress, self.run
-        require_measured(run, now.metrics)
+        run.require_measured(now.metrics)
         if run.monitor not in now.metrics:
             return
         if not now.best or run.improves(now.metrics[run.monitor], now.best[run.monitor]):
@@ -306,6 +306,13 @@ def _by_purpose(sent: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
+def _diverged(how: str) -> ShardyardError:
+    return ShardyardError(
+        f"{how}: nothing is learned any more. Lower --optimizer.lr, or look at the data, and start again with another "
+        "--out."
+    )
+
+
 def require_whole_weights(run: Run, task: Task) -> None:
     """Raises InputError where the best weights of a stage could not be put back: workers have others, or a part."""
     if isinstance(task, Staged) and task.stages_left() and not isinstance(run.gradient, AllReduce | Compressed):
@@ -314,13 +321,6 @@ def require_whole_weights(run: Run, task: Task) -> None:
             f"--gradient {name} does not keep the same weights on every worker, and this run has stages, each of which "
             "begins with the best of the one before; choose --gradient all-reduce or compressed."
         )
-
-
-def require_measured(run: Run, metrics: Collection[str]) -> None:
-    """Raises InputError where the run ends, or keeps weights, by a metric that is not among those it measures."""
-    if run.monitor not in metrics and (run.patience is not None or run.keep == "best"):
-        measured = ", ".join(sorted(metrics)) or "nothing, for its data has no sample to validate or test on"
-        raise InputError(f"--monitor is '{run.monitor}'; expected what this run measures: {measured}.")
 
 
 def return_to(found: Checkpoint, task: Task, model: nn.Module, weights: dict[str, Tensor]) -> None:

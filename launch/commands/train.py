@@ -81,11 +81,16 @@ def summary(run: Run, report: Mapping[str, Any]) -> dict[str, Any]:
         "workers": report["workers"],
         **{name: report[name] for name in ("parts", "partitioner") if name in report},
         "epochs": report["epochs"],
-        "loss": f"{report['loss'][-1]:.4f}" if report["loss"] else "",
-        **{name.replace("_", " "): f"{value:.4f}" for name, value in report["metrics"].items()},
+        "loss": _figure(report["loss"][-1]) if report["loss"] else "",
+        **{name.replace("_", " "): _figure(value) for name, value in report["metrics"].items()},
         "seconds an epoch": f"{seconds.get('epoch_median', 0.0):.2f}",
         "seconds in all": f"{seconds.get('total', 0.0):.1f}",
         "bytes sent": tables.size(sent.get("total", 0)),
         "weights": report["weights_digest"][:16],
         "folder": run.out,
     }
+
+
+def _figure(value: float | None) -> str:
+    """A metric as a person reads it; None is what a report on disk has of one that is no number."""
+    return "nan" if value is None else f"{value:.4f}"

@@ -138,6 +138,18 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
     assert all(value.isfinite().all() for value in found.tensors["model"].values())
 
 
+@pytest.mark.parametrize("epochs", [3, 50])
+def test_weights_that_are_no_numbers_end_the_run(tmp_path: Path, epochs: int) -> None:
+    """The loss of an epoch is that of the weights before its last step."""
+    whole = Line(batch_size=64)
+    risen: dict[str, Any] = {"optimizer": SGD(lr=0.03, weight_decay=100.0), "schedule": Step(every=2, gamma=1e40)}
+    with pytest.raises(ShardyardError, match=r"^weights are no numbers after epoch 3: nothing is learned any more"):
+        train(run(tmp_path, epochs=epochs, workload=whole, checkpoint_every=0, **risen), worker())
+    found = newest(tmp_path / "checkpoints", Group.alone())
+    assert found is not None
+    assert found.epoch == 2
+
+
 def test_an_unknown_monitor_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"monitor is 'accuracy'.*validation_accuracy"):
         train(run(tmp_path, monitor="accuracy", patience=1), worker())

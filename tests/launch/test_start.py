@@ -82,6 +82,16 @@ def test_people_are_told_that_nothing_was_trained(capsys: pytest.CaptureFixture[
     assert ["partitioner", "range"] in [line.split() for line in lines]
 
 
+def test_a_finished_run_of_metrics_that_are_no_numbers_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    report = reported(capsys, *PLACED)
+    report |= {"loss": [1.0, None], "metrics": {**report["metrics"], "test_accuracy": None}}  # as JSON has NaN
+    (FOLDER / "report.json").write_text(json.dumps(report))
+    train(*PLACED)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["loss", "nan"] in rows
+    assert ["test", "accuracy", "nan"] in rows
+
+
 def test_a_finished_run_whose_report_is_lost_gets_one(capsys: pytest.CaptureFixture[str]) -> None:
     first = reported(capsys, *PLACED)
     (FOLDER / "report.json").write_text("{")  # torn, as by a disk that lost power
