@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from framework.engine import checkpoint as checkpoints
-from framework.engine.folder import CHECKPOINTS, REPORT, RUN, encoded_run, read_json, verify_weights
+from framework.engine.evaluate import recorded_digest
+from framework.engine.folder import CHECKPOINTS, REPORT, RUN, encoded_run, read_json, read_run, verify_weights
 from framework.engine.state import weights_digest
-from framework.errors import InputError
+from framework.errors import InputError, StoreError
 from framework.graph import collection
 from framework.graph.collection import Collection
 from framework.graph.store import ShardStore
@@ -23,7 +24,7 @@ from framework.store import product
 from framework.store.manifest import MANIFEST, format_of
 from framework.store.product import ProductFolder
 from framework.workloads.samples import SPLITS
-from launch.record import PIPELINE
+from launch.record import DIGEST, PIPELINE
 
 _INDEX = "checkpoint.json"
 _EXPECTED = (
@@ -219,7 +220,10 @@ def _checkpoint(folder: Path, verify: bool) -> Inspection:
 def _run(folder: Path, verify: bool) -> Inspection:
     report = read_json(folder / REPORT, _REMEDY) if (folder / REPORT).exists() else {}
     facts = dict(_flat(encoded_run(folder))) if (folder / RUN).exists() else {}
-    facts |= {"finished": bool(report), **{f"report.{name}": value for name, value in _flat(report)}}
+    facts |= {
+        "finished": bool(report) and _is_of(report, folder),
+        **{f"report.{name}": value for name, value in _flat(report)},
+    }
     names = checkpoints.places(folder / CHECKPOINTS)
     if verify:
         for name in names:
@@ -233,14 +237,37 @@ def _run(folder: Path, verify: bool) -> Inspection:
 def _pipeline(folder: Path, verify: bool) -> Inspection:
     encoded = read_json(folder / PIPELINE, _REMEDY)
     report = read_json(folder / REPORT, _REMEDY) if (folder / REPORT).exists() else {"steps": {}}
-    facts = dict(_flat(encoded)) | {"finished": report.get("finished", False)}
+    same = report.get(DIGEST) == encoded.get(DIGEST, report.get(DIGEST))  # older folders do not say
+    facts = dict(_flat(encoded)) | {"finished": same and report.get("finished", False)}
     parts = []
     for name in encoded["steps"]:
         told = report["steps"].get(name, {})
+        place = _place(folder, told["path"]) if told else "not made yet"
         if verify and told:
-            inspect(Path(told["path"]), verify=True)
-        parts.append({"step": name, "digest": told.get("digest", "")[:16], "folder": told.get("path", "not made yet")})
+            inspect(Path(place), verify=True)
+        parts.append({"step": name, "digest": told.get("digest", "")[:16], "folder": str(place)})
     return Inspection(kind="pipeline", path=str(folder), facts=facts, parts=tuple(parts), verified=verify)
+
+
+def _is_of(report: Mapping[str, Any], folder: Path) -> bool:
+    """Whether a report is of the run that its folder is of now, which may have been begun again with more epochs.
+
+    Nothing is imported that no installed plug-in announces: such a run is told by its epochs."""
+    if not (folder / RUN).exists():
+        return True
+    encoded = encoded_run(folder)
+    try:
+        now = recorded_digest(encoded, read_run(folder))
+    except (InputError, StoreError):
+        early = encoded.get("patience") is not None
+        return early or report.get("epochs", encoded.get("epochs")) == encoded.get("epochs")
+    return bool(report.get("run_digest", now) == now)
+
+
+def _place(folder: Path, path: str) -> Path:
+    """Where what a step made lies: a run's folder beside it, wherever the pipeline's has been moved to."""
+    beside = folder / Path(path).name
+    return beside if beside.is_dir() else Path(path)
 
 
 def _settings(encoded: Mapping[str, Any]) -> str:

@@ -23,6 +23,8 @@ from framework.errors import InputError
 from launch.plain import to_json
 
 PIPELINE, LOG, BOARD = "pipeline.json", "log.jsonl", "tensorboard"
+DIGEST = "pipeline_digest"
+"""What a pipeline's folder and its report say which pipeline they are of by."""
 _LOCK = ".lock"
 _OF_A_START = (RUN, PIPELINE, PREPARED, REPORT)  # what a start writes over
 _BEGINNINGS = ("step", "epoch", "begins")  # events after which a folder is of what was started in it
@@ -103,7 +105,7 @@ def recording(run: Run) -> Iterator[Recorder]:
     """The recorder of a run's folder, which is locked meanwhile.
 
     Raises InputError where the folder is of another run, is in use, or cannot be written."""
-    with _recording(Path(run.out), RUN, run, lambda: _refuse_another(Path(run.out), run)) as recorder:
+    with _recording(Path(run.out), RUN, encode(run), lambda: _refuse_another(Path(run.out), run)) as recorder:
         yield recorder
 
 
@@ -112,20 +114,21 @@ def recording_pipeline(folder: Path, pipeline: Pipeline) -> Iterator[Recorder]:
     """The recorder of a pipeline's folder, which is locked meanwhile; the steps' runs have folders of their own.
 
     Raises InputError where the folder is a run's, is in use, or cannot be written."""
-    with _recording(folder, PIPELINE, pipeline, lambda: _refuse_run(folder)) as recorder:
+    content = {**encode(pipeline), DIGEST: pipeline.digest()}
+    with _recording(folder, PIPELINE, content, lambda: _refuse_run(folder)) as recorder:
         yield recorder
 
 
 @contextmanager
-def _recording(folder: Path, name: str, value: Run | Pipeline, check: Callable[[], None]) -> Iterator[Recorder]:
-    """The recorder of a folder that says in the file `name` what it is of, once `check` has passed."""
+def _recording(folder: Path, name: str, content: Any, check: Callable[[], None]) -> Iterator[Recorder]:
+    """The recorder of a folder that says by the `content` of file `name` what it is of, once `check` has passed."""
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(_locked(folder))
             check()
             before = {file: (folder / file).read_bytes() for file in _OF_A_START if (folder / file).exists()}
-            write_json(folder / name, encode(value))
+            write_json(folder / name, content)
             log = (folder / LOG).open("a")
         except OSError as error:
             text = f"the run's folder '{folder}' cannot be written: {error.strerror}. Give another --out."

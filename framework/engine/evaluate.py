@@ -2,6 +2,7 @@
 
 import dataclasses
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,11 @@ def _learned(run: Run, worker: Worker) -> str | None:
         raise InputError(f"'{folder}' holds another run (other settings); ask its weights with the settings of that.")
     result = _like(kept, run)
     return digest(result if run.epochs_matter else {**result, "epochs": 0})
+
+
+def recorded_digest(record: Mapping[str, Any], run: Run) -> str:
+    """The digest of the run that was recorded, `run` as it is read now: of a program that knew fewer settings, too."""
+    return digest(_like(record, run))
 
 
 def _like(record: Any, value: Any, *, asked_too: bool = True, among: Any = None) -> Any:

@@ -92,6 +92,27 @@ def test_a_finished_run_of_metrics_that_are_no_numbers_is_told(capsys: pytest.Ca
     assert ["test", "accuracy", "nan"] in rows
 
 
+def test_a_run_that_goes_on_is_not_finished_before_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """Killed, it leaves the report of the run that it was, of fewer epochs."""
+    train(*PLACED)
+
+    def finished() -> bool:
+        capsys.readouterr()
+        assert cli.main(["inspect", str(FOLDER), "--json"]) == 0
+        return bool(json.loads(capsys.readouterr().out)["facts"]["finished"])
+
+    assert finished()
+    before = json.loads((FOLDER / "run.json").read_text())
+    for changes, expected in (({"epochs": 9}, False), ({"workers": 2, "store": "elsewhere"}, True)):
+        (FOLDER / "run.json").write_text(json.dumps({**before, **changes}))
+        assert finished() == expected
+    foreign = {**before, "gradient": {"plugin": "nowhere:Mine"}}
+    (FOLDER / "run.json").write_text(json.dumps(foreign))
+    assert finished(), "what is not imported is told by its epochs"
+    (FOLDER / "run.json").write_text(json.dumps({**foreign, "epochs": 9}))
+    assert not finished()
+
+
 def test_a_finished_run_whose_report_is_lost_gets_one(capsys: pytest.CaptureFixture[str]) -> None:
     first = reported(capsys, *PLACED)
     (FOLDER / "report.json").write_text("{")  # torn, as by a disk that lost power

@@ -126,6 +126,28 @@ def test_until_stops_behind_a_step(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--until is 'pints'; expected one of the steps: teacher, points" in capsys.readouterr().err
 
 
+def test_another_pipeline_in_the_folder_is_not_finished(capsys: pytest.CaptureFixture[str]) -> None:
+    """Killed in its first step it leaves the report of the one before."""
+
+    def inspected(folder: str) -> dict[str, Any]:
+        assert cli.main(["inspect", folder, "--verify", "--json"]) == 0
+        return dict(json.loads(capsys.readouterr().out))
+
+    walked(capsys)
+    assert inspected("walk")["facts"]["finished"]
+    walk = Path("walk/pipeline.json")
+    assert cli.main([*COMMAND, "--teacher.epochs=3", "--until", "teacher", "--out", "other", "--json"]) == 0
+    capsys.readouterr()
+    before, after = walk.read_text(), Path("other/pipeline.json").read_text()
+    walk.write_text(after)
+    assert not inspected("walk")["facts"]["finished"]
+    walk.write_text(before)
+    Path("walk").rename("moved")
+    found = inspected("moved")
+    assert found["facts"]["finished"]
+    assert found["parts"][0]["folder"].startswith("moved/teacher-")
+
+
 def test_a_walk_that_is_killed_goes_on_where_it_was(capsys: pytest.CaptureFixture[str]) -> None:
     folders = os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parents[2])])
     process = subprocess.Popen(
