@@ -42,6 +42,17 @@ def known_data(run: Run, watch: Callable[[Event], None]) -> Prepared:
     return prepared if same and prepared.path.is_dir() else prepared_data(run, watch)
 
 
+def known_store(run: Run) -> str:
+    """Where a trained run's data is kept, from whichever directory it is asked: a relative store lies where the run
+    was started. As the run says, where nothing is there."""
+    try:
+        noted = read_json(Path(run.out) / PREPARED, "")
+        there, store = Path(noted["prepared"]["path"]).is_dir(), str(noted["store"])
+    except (StoreError, KeyError, TypeError):
+        return run.store
+    return store if there else run.store
+
+
 def launcher_of(run: Run) -> Launcher:
     """Who starts the run: the launcher it names, or processes of this machine."""
     return run.launcher if run.launcher is not None else Local()

@@ -11,6 +11,7 @@ from framework.engine.run import Run
 from framework.errors import InputError
 from framework.registry import RECIPES
 from launch.arguments import parse_run
+from launch.prepared import known_store
 from launch.record import PIPELINE
 
 T = TypeVar("T")
@@ -82,6 +83,7 @@ def from_folder(arguments: Sequence[str], options: type[T], *, command: str, abo
     _refuse_pipeline(Path(name))
     earlier = read_run(Path(name), trusted="--trust" in flags)  # asked before the flags, which depend on the run
     earlier = dataclasses.replace(earlier, out=name)  # the folder may have been moved since
+    earlier = dataclasses.replace(earlier, store=known_store(earlier))
     return parse_run(
         earlier,
         flags,

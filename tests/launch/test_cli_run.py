@@ -147,9 +147,9 @@ def test_evaluate_takes_another_partition(capsys: pytest.CaptureFixture[str], re
     assert same_metrics(found["metrics"], report["metrics"])
 
 
-@pytest.fixture
-def without_raw_data(tmp_path: Path) -> Path:
-    """The folder of a run whose raw data is gone, and the data that is prepared for it is not."""
+@pytest.fixture(params=[[], ["--store=stores"], ["--store={}/stores"]], ids=["default", "relative", "absolute"])
+def without_raw_data(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """The folder, of another directory, of a run whose raw data is gone, and the data prepared for it is not."""
     edges = np.random.default_rng(0).integers(0, 60, (2, 400))
     labels, features = np.arange(60) % 3, np.random.default_rng(1).normal(size=(60, 4)).astype(np.float32)
     np.savez(tmp_path / "raw.npz", edge_index=edges, y=labels, x=features)
@@ -158,8 +158,10 @@ def without_raw_data(tmp_path: Path) -> Path:
         ["--data", "npz", f"--data.path={tmp_path / 'raw.npz'}", "--data.shares", "0.5", "0.2"],
     )
     small = [f"--{name}={value}" for name, value in SETTINGS.items() if not name.startswith("data")]
-    trained = ["train", "sage-debian", *data, *small, "--epochs=1", f"--out={out}", f"--store={tmp_path / 'stores'}"]
-    assert cli.main(trained) == 0
+    store = [flag.format(tmp_path) for flag in request.param]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert cli.main(["train", "sage-debian", *data, *small, "--epochs=1", "--out=run", *store]) == 0
     (tmp_path / "raw.npz").unlink()
     return out
 
@@ -171,6 +173,23 @@ def test_a_trained_run_is_asked_without_its_raw_data(
     found, report = answer(capsys, "evaluate", str(without_raw_data)), without_raw_data / "report.json"
     assert found["metrics"] == json.loads(report.read_text())["metrics"]
     assert answer(capsys, "predict", str(without_raw_data))["rows"] == 60
+    assert cli.main(["evaluate", str(without_raw_data), "--store", "elsewhere"]) == 2
+    assert "raw.npz" in capsys.readouterr().err
+
+
+def test_a_folder_is_moved_with_its_store(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("before", "after"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "before")
+    assert train("--out", "run") == 0
+    for name in ("run", "stores"):
+        Path(name).rename(tmp_path / "after" / name)
+    monkeypatch.chdir(tmp_path / "after")
+    capsys.readouterr()
+    answer(capsys, "evaluate", "run")
+    assert not (tmp_path / "before" / "stores").exists()
 
 
 def test_another_placement_needs_the_raw_data(capsys: pytest.CaptureFixture[str], without_raw_data: Path) -> None:
