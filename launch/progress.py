@@ -32,14 +32,14 @@ def showing(*, script: bool) -> Iterator[Watch]:
 def live(console: Console) -> Iterator[Watch]:
     """Lines, and beneath them bars for preparing, epochs and steps, redrawn in place and gone at the end."""
     columns = (
-        TextColumn("{task.description:>8}"),
+        TextColumn("{task.description:>8}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        lines = Lines(lambda line: progress.console.print(line, markup=False))
+        lines = Lines(lambda line: progress.console.print(line, markup=False, emoji=False))
         bars = _Bars(progress)
 
         def watch(event: Event) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from launch.plain import to_json
 
@@ -18,12 +19,13 @@ def show(headers: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "")
     """A table; numbers go to the right. Headers that are all empty are left out."""
     lines_known = (sys.stdout.encoding or "").lower().startswith("utf")
     style = box.SIMPLE_HEAD if lines_known else box.ASCII2
-    table = Table(title=title or None, title_justify="left", box=style, pad_edge=False, show_header=any(headers))
+    shown = Text(title, style="table.title") if title else None
+    table = Table(title=shown, title_justify="left", box=style, pad_edge=False, show_header=any(headers))
     for column, header in enumerate(headers):
         numeric = all(isinstance(row[column], int | float) for row in rows)
-        table.add_column(header, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(header), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(text(cell) for cell in row))
+        table.add_row(*(Text(text(cell)) for cell in row))  # plain text: a name may hold what rich takes for markup
     if sys.stdout.isatty():
         Console(highlight=False).print(table)
         return

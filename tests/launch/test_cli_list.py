@@ -147,6 +147,15 @@ def test_without_a_place_to_print_nothing_fails() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_table_shows_what_it_was_given(capsys: pytest.CaptureFixture[str]) -> None:
+    """And reads no markup, and no code of an emoji, in it."""
+    odd = ("c1cc[nH]c1", "runs/[/x]", "[bold]", ":smile:")
+    tables.show([f"h {name}" for name in odd], [odd], title=" ".join(f"t {name}" for name in odd))
+    said = capsys.readouterr().out
+    for name in odd:
+        assert [said.count(f"{kind}{name}") for kind in ("t ", "h ", "")] == [1, 1, 3]
+
+
 def test_json_has_no_word_for_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
     tables.show_json({"loss": [0.5, float("nan")], "metrics": {"rmse": float("inf")}})
     assert json.loads(capsys.readouterr().out) == {"loss": [0.5, None], "metrics": {"rmse": None}}

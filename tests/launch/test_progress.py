@@ -76,6 +76,21 @@ def record(run: Run, epochs: int = 2) -> None:
         recorder.report({"loss": [1.0]})
 
 
+def test_live_lines_and_bars_show_what_they_are_told() -> None:
+    """And read no markup, and no code of an emoji, in it."""
+    stream = io.StringIO()
+    piece = {"event": "pieces", "what": "a [bold]", "unit": "[/x]", "rate": 1.0, "left": 1.0}
+    with progress.live(Console(file=stream, force_terminal=True, width=200, color_system=None)) as watch:
+        watch({"event": "begins", "step": ":smile:", "number": 1, "steps": 1})
+        watch({**piece, "done": 1, "total": 2})
+    for expected in (
+        "step 1 of 1: :smile:",
+        "a [bold] 1 of 2  1.0 [/x]/s",
+        "a [bold] \N{BOX DRAWINGS HEAVY HORIZONTAL}",
+    ):
+        assert expected in stream.getvalue()
+
+
 def test_a_folder_holds_run_log_report_and_tensorboard(tmp_path: Path) -> None:
     run = dataclasses.replace(small(), out=str(tmp_path / "run"))
     record(run)
