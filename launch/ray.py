@@ -216,7 +216,7 @@ def _work(config: dict[str, Any]) -> None:
         )
         if rank == 0:
             teller.result(result)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a network may leave by sys.exit, which is no loss of a worker
         write_traceback(error, log)
         if isinstance(error, LostWorkerError):
             if not ray.get(mailbox.failed.remote(GRACE)):

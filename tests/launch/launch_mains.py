@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,14 @@ def broken(run: Run, worker: Worker) -> dict[str, Any]:
     """A defect on worker 1 (or on the only one), while the others wait for it."""
     if worker.group.rank == min(1, worker.group.size - 1):
         raise ValueError("of this\nand that")
+    worker.group.barrier()
+    return {}
+
+
+def leaving(run: Run, worker: Worker) -> dict[str, Any]:
+    """A network of worker 1 ends the process, while the others wait for it."""
+    if worker.group.rank == 1:
+        sys.exit("enough")
     worker.group.barrier()
     return {}
 

@@ -94,6 +94,14 @@ def test_a_defect_is_told_once_with_its_place(ray_here: None, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_a_network_that_leaves_is_no_lost_worker(ray_here: None, tmp_path: Path) -> None:
+    with pytest.raises(ShardyardError, match=r"worker 1 failed: SystemExit: enough \(launch_mains.py:"):
+        started(tmp_path, 2, launch_mains.leaving, [])
+    log = (tmp_path / "run" / "worker-1.log").read_text()
+    assert log.count("SystemExit: enough") == 1, "it is not tried again"
+
+
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced(ray_here: None, tmp_path: Path) -> None:
     events: list[Event] = []
     answer = started(tmp_path, 2, launch_mains.killed_once, events)
