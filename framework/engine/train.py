@@ -56,6 +56,8 @@ def train(run: Run, worker: Worker) -> dict[str, Any]:
         learner = Learner(run, worker, task, synchronizer, optimizer, schedule)
         if found is not None:
             learner.resume(found)
+        elif learner.ended():  # of no epochs: its first weights can be asked
+            learner.save()
         while not learner.ended():
             learner.epoch()
         return learner.report(time.perf_counter() - began)

@@ -79,6 +79,13 @@ def test_more_epochs_go_on_from_the_last_checkpoint(tmp_path: Path) -> None:
     assert longer["weights_digest"] == train(run(tmp_path / "four"), worker())["weights_digest"]
 
 
+def test_a_run_of_no_epochs_can_be_asked(tmp_path: Path) -> None:
+    report = train(run(tmp_path, epochs=0), worker())
+    assert evaluate(run(tmp_path, epochs=0), worker())["weights_digest"] == report["weights_digest"]
+    longer = train(run(tmp_path), worker())
+    assert longer["weights_digest"] == train(run(tmp_path / "four"), worker())["weights_digest"]
+
+
 def test_a_finished_run_only_reports(tmp_path: Path) -> None:
     first = train(run(tmp_path), worker())
     events: list[Event] = []
