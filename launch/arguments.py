@@ -8,8 +8,9 @@ read first; a plug-in that is chosen again keeps the run's settings, another one
 that says which step of a pipeline it is made of (Made) has no flag: that is how the pipeline is put together.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -27,6 +28,8 @@ T = TypeVar("T")
 
 INLINED = ("workload", "shared")
 """Fields whose own fields have flags without their name: a run's workload, and what all steps of a pipeline share."""
+STEP = "step"
+"""Under which a field's metadata names the step of a pipeline that the field is of."""
 _CHOICE = "chosen_"  # in front of a plug-in field's name: the twin's field that holds the plug-in's name
 _ABSENT = object()  # what a field holds that has no default and was not given yet
 
@@ -160,6 +163,7 @@ class _Twin:
     def build(self, plugin: type[P], twin: Any, value: P | None, path: str = "") -> P:
         """The plug-in that a filled twin describes; what the twin has no field for is kept from `value`."""
         settings: dict[str, Any] = {}
+        steps = {field.name: field.metadata.get(STEP) for field in dataclasses.fields(plugin)}  # type: ignore[arg-type]
         for name in field_types(plugin):
             inner = _join(path, name)
             if not hasattr(twin, name):
@@ -168,7 +172,8 @@ class _Twin:
             elif inner in self.plugins:
                 held = getattr(value, name, None)
                 kept = held if type(held) is self.plugins[inner] else None
-                settings[name] = self.build(self.plugins[inner], getattr(twin, name), kept, inner)
+                with _naming(steps[name]):
+                    settings[name] = self.build(self.plugins[inner], getattr(twin, name), kept, inner)
             else:
                 settings[name] = getattr(twin, name)
         try:
@@ -211,6 +216,17 @@ class _Twin:
         return _ABSENT if default is dataclasses.MISSING else default
 
 
+@contextlib.contextmanager
+def _naming(step: str | None) -> Iterator[None]:
+    """Puts the name of a step in front of what is wrong with its settings, whose flags begin with it."""
+    try:
+        yield
+    except InputError as error:
+        if step is None:
+            raise
+        raise InputError(f"step '{step}': {error}") from error
+
+
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
@@ -249,7 +265,9 @@ def _with_address(arguments: Sequence[str]) -> list[str]:
     address = _last_value(arguments, "--address")
     if address is None:
         return list(arguments)
-    launcher = _last_value(arguments, "--launcher")
+    other, launcher = _last_value(arguments, "--launcher.address"), _last_value(arguments, "--launcher")
+    if other not in (None, address):
+        raise InputError(f"--address is '{address}', but --launcher.address is '{other}'; leave one of them out.")
     if launcher not in (None, "ray"):
         raise InputError(f"--address is of the launcher 'ray', but --launcher is '{launcher}'; leave one of them out.")
     return [*arguments, "--launcher", "ray", "--launcher.address", address]

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from framework.engine.pipeline import Pipeline, Product
 from framework.engine.run import Run
 from framework.errors import InputError
-from launch.arguments import parse_placed
+from launch.arguments import STEP, parse_placed
 from launch.walk import Shared
 
 T = TypeVar("T")
@@ -36,7 +36,10 @@ def parse_pipeline(
     flags, asked = _with_help(arguments, list(pipeline.steps))
     _refuse_unknown_steps(flags, list(pipeline.steps))
     mentioned = {name: step for name, step in pipeline.steps.items() if name in asked or _mentions(flags, name)}
-    members = [(_SHARED, Shared), *((_field(name), type(step)) for name, step in mentioned.items())]
+    of_steps = [
+        (_field(name), type(step), dataclasses.field(metadata={STEP: name})) for name, step in mentioned.items()
+    ]
+    members: list[Any] = [(_SHARED, Shared), *of_steps]
     settings: type[Any] = dataclasses.make_dataclass("Pipeline", members, frozen=True, kw_only=True)
     same = [field.name for field in dataclasses.fields(Shared)]
     runs = [_field(name) for name, step in mentioned.items() if isinstance(step, Run)]

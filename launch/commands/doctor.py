@@ -5,6 +5,7 @@ from typing import Annotated
 
 import tyro
 
+from framework.errors import InputError
 from launch import tables, usage
 
 
@@ -23,6 +24,8 @@ class Flags:
 def command(arguments: list[str]) -> int:
     """Prints the findings."""
     flags = usage.parse(Flags, arguments, command="doctor", example="shardyard doctor --address 10.0.0.1:6379")
+    if flags.skip_ray and flags.address is not None:
+        raise InputError(f"--address is '{flags.address}', but --skip-ray leaves Ray out; leave one of them out.")
     from launch.doctor import examine  # imports torch: after the flags, so that help comes at once
 
     findings = examine(flags.address, ray=not flags.skip_ray)

@@ -111,6 +111,11 @@ def recipe(name: str) -> Run | Pipeline:
     return made
 
 
+def _is_pipeline(name: str) -> bool:
+    """Whether a recipe says that it returns a pipeline; none is called for that."""
+    return getattr(RECIPES.get(name), "__annotations__", {}).get("return") is Pipeline
+
+
 def _example(command: str, *, parted: bool) -> str:
     """Flags for the example in help; `parted`: whether it is of a workload that has its data partitioned."""
     if command == "prepare":
@@ -133,17 +138,19 @@ def _first(arguments: Sequence[str], what: str, usage: str) -> tuple[str, Sequen
 
 
 def _recipes_help(command: str, about: str) -> str:
-    recipes = [f"  {entry.name:12}  {entry.summary}" for entry in RECIPES.entries()]
+    walks = command == "train"  # no other command takes a pipeline
+    recipes = [f"  {one.name:12}  {one.summary}" for one in RECIPES.entries() if walks or not _is_pipeline(one.name)]
     return "\n".join(
         [
             f"usage: shardyard {command} RECIPE [FLAGS]",
             "",
             about,
             "",
-            "Recipes (or your own `module:function` that returns a run or a pipeline):",
+            f"Recipes (or your own `module:function` that returns a run{' or a pipeline' if walks else ''}):",
             *recipes,
             "",
-            f"`shardyard {command} RECIPE --help` lists the flags: every field of its run, or its steps.",
+            f"`shardyard {command} RECIPE --help` lists the flags: every field of its run"
+            f"{', or its steps' if walks else ''}.",
             f"Example: shardyard {command} sage-debian {_example(command, parted=True)}",
         ]
     )

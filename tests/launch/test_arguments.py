@@ -12,6 +12,7 @@ from framework.engine.optimize import SGD, Adam, Cosine
 from framework.engine.run import Run
 from framework.errors import InputError
 from launch.arguments import parse_run
+from launch.ray import Ray
 from partitioners.random import Random
 from partitioners.range import Range
 
@@ -61,6 +62,7 @@ def test_no_flags_give_the_recipe() -> None:
         ),
         (["--schedule", "cosine", "--schedule.warmup", "2"], {"schedule": Cosine(warmup=2)}),
         (["--partitioner", "range"], {"partitioner": Range()}),
+        (["--address", "host:1", "--launcher.address=host:1"], {"launcher": Ray(address="host:1")}),
         (["--partitioner=range", "--parts", "5"], {"partitioner": Range(), "parts": 5}),
         (["--partitioner", "random"], {"partitioner": Random(seed=3)}),
         (["--partitioner.seed", "5"], {"partitioner": Random(seed=5)}),
@@ -127,6 +129,10 @@ def test_hidden_fields_have_no_flag() -> None:
         (["--partitioner", "launch_standins:Halves"], "--partitioner.share: no value was given"),
         (["--launcher.address", "here"], "sets a launcher that was not chosen"),
         (["--address", "host:1", "--launcher", "local"], "--address is of the launcher 'ray'"),
+        (
+            ["--address", "host:1", "--launcher.address", "host:2"],
+            "--address is 'host:1', but --launcher.address is 'ho",
+        ),
         (["--workload", "launch_standins:Ambiguous"], "--epochs: a run has a field of this name too"),
         (["--workers", "0"], "--workers is 0"),
         (["--epochs", "-1"], "--epochs is -1"),

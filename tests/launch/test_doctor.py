@@ -82,6 +82,11 @@ def test_an_address_of_another_form_is_bad_input(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == expected
 
 
+def test_a_cluster_that_is_not_to_be_asked_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--skip-ray", "--address", "nonsense"]) == 2
+    assert "--address is 'nonsense', but --skip-ray leaves Ray out; leave one of them out." in capsys.readouterr().err
+
+
 @pytest.mark.skipif(os.environ.get("RAY_ADDRESS") is not None, reason="RAY_ADDRESS names a cluster")
 def test_a_start_of_ray_that_takes_too_long_is_ended_and_is_no_defect() -> None:
     began = time.monotonic()

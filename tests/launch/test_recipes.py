@@ -53,6 +53,16 @@ def test_the_example_in_a_recipe_s_help_can_be_typed(
     assert run != dataclasses.replace(recipe(name), out=default_out(name))
 
 
+def test_help_lists_the_recipes_that_a_command_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    pipelines = {name for name in RECIPES.names() if not isinstance(recipe(name), Run)}
+    assert pipelines
+    for command, left_out in (("train", set()), ("prepare", pipelines)):
+        assert cli.main([command, "--help"]) == 0
+        said = capsys.readouterr().out
+        assert set(RECIPES.names()) - set(re.findall(r"^  ([\w-]+)  ", said, re.MULTILINE)) == left_out
+        assert ("pipeline" in said) == (command == "train")
+
+
 def test_no_two_recipes_learn_the_same() -> None:
     assert len({recipe(name).digest() for name in EXPECTED}) == len(EXPECTED)
 

@@ -196,7 +196,9 @@ def test_help_names_the_steps_and_one_step_has_its_own(capsys: pytest.CaptureFix
         (["--teacher.epochs", "many"], "--teacher.epochs: expected a whole number, not 'many'."),
         (["--epochs", "3"], "there is no flag --epochs."),
         (["--launcher", "rey"], "Did you mean 'ray'?"),
-        (["--teacher.epochs", "-1"], "expected a whole number of at least 0"),
+        (["--teacher.epochs", "-1"], "step 'teacher': --epochs is -1; expected a whole number of at least 0"),
+        (["--lone-line.optimizer.lr", "-1"], "step 'lone-line': --optimizer.lr is -1.0; expected"),
+        (["--workers", "0"], "error: --workers is 0; expected"),
     ],
 )
 def test_bad_flags_are_one_line(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
