@@ -4,6 +4,7 @@ Assumptions: a fence marked `sh` holds commands that work as they stand; what is
 """
 
 import importlib
+import json
 import re
 import shlex
 from collections import defaultdict
@@ -17,6 +18,7 @@ from pyg_reference import full_run
 from whole_graph import random_graph, random_rows
 
 from framework.comm.halo.exact import Exact
+from framework.config import encode
 from framework.data.cora import VARIABLE, Cora
 from framework.data.dataset import NO_SPLIT, TEST, TRAIN, VALIDATION
 from framework.engine.pipeline import Pipeline
@@ -54,18 +56,34 @@ def commands() -> list[str]:
     return sorted({line for line in lines if line.startswith("shardyard ")} - {"shardyard COMMAND --help"})
 
 
-@pytest.mark.parametrize("line", commands())
-def test_a_command_of_a_page_exists_with_its_flags(line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its help, with whatever plug-ins it chooses, names every flag it uses."""
+def unknown_flags(line: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The flags of a command that its help, with whatever plug-ins it chooses, does not name. `folder`: a new one."""
     _, *arguments = shlex.split(line)
-    if arguments[0] in ("evaluate", "predict"):
-        arguments = [arguments[0], *arguments[2:]]  # the run's folder is not there: the flags are those of a recipe
-        arguments[:1] = ["train", "sage-debian"]
+    if arguments[0] in ("evaluate", "predict"):  # of a run's folder: one of the recipe that it is named by, or another
+        name = Path(arguments[1]).name
+        found = recipe(name if name in RECIPES.names() else "sage-debian")
+        (folder / "run.json").write_text(json.dumps(encode(found)))
+        arguments[1] = str(folder)
     code = cli.main([*arguments, "--help"])
     said = capsys.readouterr()
     assert code == 0, said.err
-    for flag in (argument for argument in arguments if argument.startswith("--") and argument != "--help"):
-        assert re.search(rf"{re.escape(flag)}\b", said.out), f"{flag} is no flag of it"
+    flags = [argument for argument in arguments if argument.startswith("--") and argument != "--help"]
+    return [flag for flag in flags if not re.search(rf"{re.escape(flag)}\b", said.out)]
+
+
+@pytest.mark.parametrize("line", commands())
+def test_a_command_of_a_page_exists_with_its_flags(
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert unknown_flags(line, tmp_path, capsys) == []
+
+
+def test_a_trained_run_has_no_flags_of_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So a page cannot give any."""
+    line = (
+        "shardyard evaluate runs/transformer-multi30k --model.beam 1 --bleu test --epochs 3 --workers 2 --model.width 9"
+    )
+    assert unknown_flags(line, tmp_path, capsys) == ["--epochs", "--model.width"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
