@@ -125,7 +125,7 @@ def fill_rows(pairs: Parts, first: int, following: Longs, ends: Longs, neighbors
     `following`: the next free entry of every row, `ends`: its end, int64 [rows] each, the first row being that of node
     `first`. Returns the position of the first pair whose row is full; None where all fit."""
     if native.available():
-        bad = native.call("fill_rows", pairs, len(pairs), first, following, ends, neighbors)
+        bad = native.call("fill_rows_within", pairs, len(pairs), first, following, ends, neighbors)
         return bad - 1 if bad else None
     rows = pairs[:, 0] - first
     order = np.argsort(rows, kind="stable")

@@ -82,8 +82,8 @@ EXPORT int64_t bucket_edges(const int64_t* source, const int64_t* target, int64_
 // Put the neighbour of every (node, neighbour) pair into the node's row. `next` [nodes of the window] is the next free
 // entry of each row and `ends` its end, the first row being that of node `first`. Returns 0, or 1 + the position of the
 // first pair whose row is full.
-EXPORT int64_t fill_rows(const int32_t* pairs, int64_t size, int64_t first, int64_t* next, const int64_t* ends,
-                         int32_t* neighbors) {
+EXPORT int64_t fill_rows_within(const int32_t* pairs, int64_t size, int64_t first, int64_t* next, const int64_t* ends,
+                                int32_t* neighbors) {
   for (int64_t i = 0; i < size; ++i) {
     const int64_t row = pairs[2 * i] - first;
     if (next[row] >= ends[row]) return i + 1;
