@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+import torch
 from scipy.sparse import csr_matrix, save_npz
 
 from framework.data.arrays import from_arrays, from_pyg, from_scipy
@@ -19,6 +20,7 @@ from framework.engine.checkpoint import FORMAT, DamagedError, parse_index
 from framework.engine.run import Run
 from framework.errors import InputError, StoreError
 from framework.graph.edges import ArrayEdges
+from framework.graph.pairs import PairFiles, WeightFiles, append_pairs, append_scratch
 from framework.graph.store import VERSION, ShardStore
 from framework.models.nodes import SAGE
 from framework.prepare import prepare
@@ -228,6 +230,62 @@ def test_weight_that_is_not_finite(tmp_path):
     assert "the weight of edge 1 is nan" in said(prepared_from(raw, tmp_path))
 
 
+def test_an_edge_of_a_bad_weight_is_named_before_it_stands_for_two(tmp_path):
+    for bad, shown in ((np.nan, "nan"), (1e39, "inf")):
+        message = said(lambda bad=bad: from_arrays([0, 1, 2], [1, 2, 3], edge_weights=[1, 1, bad], undirected=True))
+        assert message == f"the weight of edge 2 is {shown}; expected a finite float32."
+    assert "edge_weights holds <U1; expected numbers" in said(lambda: from_arrays([0], [1], edge_weights=["a"]))
+    names = [tmp_path / f"{name}.csv" for name in "ab"]
+    for file, last in zip(names, ("1", ""), strict=True):
+        file.write_text(f"source,target,w\n0,1,1\n2,1,{last}\n")
+    files = Files(edges=tuple(map(str, names)), weight="w", undirected=True, batch_size=1)
+    assert f"'{names[1]}' has an edge (number 1) of weight nan" in tried(files, tmp_path)
+
+
+def test_whole_numbers_that_int64_does_not_have():
+    for bad in (np.array([0.0, 1e300]), np.array([0, 2**64 - 1], np.uint64), np.array([0.0, 2.0**63])):
+        assert f"labels holds {bad[1]} at 1; expected whole numbers" in said(
+            lambda bad=bad: from_arrays([0], [1], labels=bad)
+        )
+    least = from_arrays([0], [1], labels=np.array([1.0, -(2.0**63)], np.float32), num_classes=2)
+    assert least.graph.labels.tolist() == [1, -(2**63)]
+
+
+def test_nodes_in_two_masks_or_under_one_name():
+    data = pytest.importorskip("torch_geometric.data").Data
+    edges = torch.tensor([[0, 1], [1, 2]])
+    masks = {"train_mask": torch.tensor([True, True, False]), "test_mask": torch.tensor([False, True, True])}
+    assert "train_mask and test_mask both have node 1; expected" in said(
+        lambda: from_pyg(data(edge_index=edges, num_nodes=3, **masks))
+    )
+    assert "ids has the id a more than once" in said(lambda: from_arrays([0], [1], ids=["a", "a"]))
+
+
+def test_tensors_that_numpy_has_not():
+    data = pytest.importorskip("torch_geometric.data").Data
+    edges, rows = torch.tensor([[0, 1], [1, 2]]), torch.arange(6.0).view(3, 2)
+    for x in (rows.bfloat16(), rows.clone().requires_grad_()):
+        graph = from_pyg(data(edge_index=edges, x=x)).graph
+        assert next(graph.features.batches()).tolist() == rows.tolist()
+    message = said(lambda: from_pyg(data(edge_index=edges, x=rows.to_sparse())))
+    assert (
+        message == "x is of layout torch.sparse_coo; expected a dense tensor: make it one, for instance by to_dense()."
+    )
+
+
+def test_a_weight_in_the_second_of_two_files(tmp_path):
+    """A data set of somebody's own: the edge is named by its number among all."""
+    pairs, weights = ([tmp_path / f"{number}.{kind}" for number in range(2)] for kind in ("pairs", "weights"))
+    for number in range(2):
+        append_pairs(pairs[number], np.asarray([0, 1]), np.asarray([1, 2]))
+        append_scratch(weights[number], np.asarray([1, np.nan if number else 1], np.float32))
+    raw = RawGraph(
+        edges=PairFiles(files=tuple(pairs), num_nodes=3, batch_size=9),
+        edge_weights=WeightFiles(files=tuple(weights), batch_size=9),
+    )
+    assert "the weight of edge 3 is nan" in said(prepared_from(raw, tmp_path / "stores"))
+
+
 def test_arrays_of_other_shapes():
     assert "expected one length for all" in said(lambda: from_arrays([0, 1], [0]))
     assert "expected a square one" in said(lambda: from_scipy(csr_matrix((3, 4))))
@@ -288,6 +346,28 @@ def test_truncated_numpy_files(tmp_path):
 def test_pickled_array_is_not_read(tmp_path):
     np.savez(tmp_path / "graph.npz", edge_index=np.asarray([{}, {}]))
     assert "without pickles" in tried(Npz(path=str(tmp_path / "graph.npz")), tmp_path)
+
+
+@pytest.mark.parametrize("weights", [np.ones(2), np.ones(4), np.ones((3, 1)), np.array(["a", "b", "c"])])
+def test_weights_beside_edges_in_an_archive(tmp_path, weights):
+    np.savez(tmp_path / "edges.npz", edge_index=np.array([[0, 1, 2], [1, 2, 0]]), w=weights)
+    message = tried(Files(edges=(str(tmp_path / "edges.npz"),), weight="w", batch_size=2), tmp_path)
+    assert f"edges.npz' has {weights.dtype} {weights.shape} as 'w'; expected numbers (3,), one an edge" in message
+
+
+@pytest.mark.parametrize("test", [7, -1])
+def test_a_split_of_a_node_that_is_not_there(tmp_path, test):
+    np.savez(tmp_path / "graph.npz", edge_index=[[0, 1], [1, 2]], y=[0, 1, 0], n_train=1, test=[2, test])
+    assert f"graph.npz' has node {test} in test; expected 0 to 2" in tried(
+        Npz(path=str(tmp_path / "graph.npz")), tmp_path
+    )
+
+
+@pytest.mark.parametrize(("indptr", "indices"), [([0, 1, 2], [0, 1]), ([0, 1, 2, 2], [0, 9]), ([0, 2, 1, 2], [0, 1])])
+def test_features_that_are_no_sparse_matrix(tmp_path, indptr, indices):
+    features = {"indptr": indptr, "indices": indices, "data": [1.0, 2.0], "shape": [3, 4]}
+    np.savez(tmp_path / "graph.npz", edge_index=[[0, 1], [1, 2]], **features)
+    assert "are no CSR matrix (" in tried(Npz(path=str(tmp_path / "graph.npz")), tmp_path)
 
 
 def test_edge_to_a_node_that_the_table_lacks(files, tmp_path):

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from framework.data.check import check_ends
 from framework.data.dataset import NO_SPLIT, TEST, TRAIN, VALIDATION, ArrayRows, RawGraph
-from framework.data.dictionary import raw_ids
+from framework.data.dictionary import Dictionary, raw_ids
 from framework.data.fingerprint import fingerprint
 from framework.errors import InputError
 from framework.graph.edges import ArrayEdges, Ids, both_directions, doubled
@@ -82,9 +83,10 @@ def from_arrays(
     """A data set of edges source[i] -> target[i], both [E], and columns with one value a node (see RawGraph).
 
     `num_nodes`: by default as many as feature rows, labels, or the largest id say. `undirected`: every edge is given
-    once and stands for both directions. Raises InputError for edge columns of other lengths."""
+    once and stands for both directions. Raises InputError for edge columns of other lengths, a weight that is not
+    finite, and an id twice."""
     sources, targets = whole_numbers("source", source), whole_numbers("target", target)
-    weights = None if edge_weights is None else np.asarray(edge_weights, dtype=np.float32)
+    weights = None if edge_weights is None else _weights(edge_weights)
     if sources.ndim != 1 or sources.shape != targets.shape or (weights is not None and weights.shape != sources.shape):
         given = [sources.shape, targets.shape] + ([] if weights is None else [weights.shape])
         raise InputError(f"source, target and edge_weights have shapes {given}; expected one length for all.")
@@ -98,11 +100,14 @@ def from_arrays(
         if weights is not None:
             weights = np.repeat(weights, 2)[doubled(sources, targets)]
         sources, targets = both_directions(sources, targets)
+    names = None if ids is None else raw_ids(pa.array(ids), "ids")
+    if names is not None:
+        Dictionary.of(names, "ids")
     if num_classes is None:
         num_classes = len(class_names) or (0 if classes is None else classes_of(classes))
     graph = RawGraph(
         edges=ArrayEdges(source=sources, target=targets, num_nodes=num_nodes),
-        ids=None if ids is None else raw_ids(pa.array(ids), "ids"),
+        ids=names,
         features=None if rows is None else ArrayRows(array=rows),
         labels=classes,
         num_classes=num_classes,
@@ -111,6 +116,19 @@ def from_arrays(
         edge_weights=None if weights is None else ArrayWeights(array=weights),
     )
     return InMemory(graph=graph)
+
+
+def _weights(values: ArrayLike) -> NDArray[np.float32]:
+    """Edge weights as float32. Raises InputError for what is none, by the number that the edge has for the user."""
+    try:
+        with np.errstate(over="ignore"):
+            weights = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"edge_weights holds {np.asarray(values).dtype}; expected numbers.") from error
+    bad = np.flatnonzero(~np.isfinite(weights))
+    if len(bad):
+        raise InputError(f"the weight of edge {bad[0]} is {weights.flat[bad[0]]}; expected a finite float32.")
+    return weights
 
 
 def classes_of(labels: Ids) -> int:
@@ -131,14 +149,19 @@ _MANY_CLASSES = 1000
 
 
 def whole_numbers(name: str, values: ArrayLike) -> Ids:
-    """A column of whole numbers as int64, whatever type holds them. Raises InputError for text, fractions and NaN."""
+    """A column of whole numbers as int64, whatever type holds them. Raises InputError for text, fractions, NaN, and for
+    numbers outside int64."""
     column = np.asarray(values)
     if column.dtype.kind not in "biuf":
         raise InputError(f"{name} holds {column.dtype}; expected whole numbers.")
     if column.dtype.kind == "f":
-        wrong = np.flatnonzero(~np.isfinite(column) | (column != np.floor(column)))
-        if len(wrong):
-            raise InputError(f"{name} holds {column.flat[wrong[0]]} at {wrong[0]}; expected whole numbers.")
+        end = np.float64(2.0**63)
+        outside = ~np.isfinite(column) | (column < -end) | (column >= end)
+        wrong = np.flatnonzero(outside | (column != np.floor(column)))
+    else:
+        wrong = np.flatnonzero(column > np.iinfo(np.int64).max)
+    if len(wrong):
+        raise InputError(f"{name} holds {column.flat[wrong[0]]} at {wrong[0]}; expected whole numbers within int64.")
     return column.astype(np.int64)
 
 
@@ -147,11 +170,15 @@ MASKS = {"train_mask": TRAIN, "val_mask": VALIDATION, "test_mask": TEST}
 
 
 def split_of_masks(masks: Mapping[str, NDArray[Any]], num_nodes: int) -> NDArray[np.uint8]:
-    """A split, uint8 [N], of some of PyG's masks, bool [N]. Raises InputError for masks that are not."""
+    """A split, uint8 [N], of some of PyG's masks, bool [N]. Raises InputError for masks that are not, or overlap."""
     split = np.full(num_nodes, NO_SPLIT, np.uint8)
     for name, mask in masks.items():
         if mask.dtype != np.bool_ or mask.shape != (num_nodes,):
             raise InputError(f"{name} has shape {mask.shape}, of {mask.dtype}; expected ({num_nodes},) of bool.")
+        twice = np.flatnonzero(mask & (split != NO_SPLIT))
+        if len(twice):
+            other = next(before for before in masks if MASKS[before] == split[twice[0]])
+            raise InputError(f"{other} and {name} both have node {twice[0]}; expected every node in one mask at most.")
         split[mask] = MASKS[name]
     return split
 
@@ -197,7 +224,7 @@ def from_scipy(
 def from_pyg(data: Any) -> InMemory:
     """A data set of a `torch_geometric.data.Data`: its edge_index, x, y, edge_weight and train, val and test masks.
 
-    Raises InputError where there is no `edge_index`, or `y` has more than one value a node."""
+    Raises InputError where there is no `edge_index`, `y` has more than one value a node, or masks overlap."""
     edge_index = getattr(data, "edge_index", None)
     if edge_index is None:
         raise InputError(f"the {type(data).__name__} has no edge_index; expected one, int64 [2, E].")
@@ -207,13 +234,25 @@ def from_pyg(data: Any) -> InMemory:
     if labels is not None and labels.dim() != 1:
         raise InputError(f"y has shape {tuple(labels.shape)}; expected one class a node.")
     num_nodes = int(data.num_nodes)
-    masks = {name: mask.cpu().numpy() for name in MASKS if (mask := getattr(data, name, None)) is not None}
+    masks = {name: _numpy(name, mask) for name in MASKS if (mask := getattr(data, name, None)) is not None}
     return from_arrays(
-        edge_index[0].cpu().numpy(),
-        edge_index[1].cpu().numpy(),
+        _numpy("edge_index", edge_index[0]),
+        _numpy("edge_index", edge_index[1]),
         num_nodes=num_nodes,
-        features=None if features is None else features.cpu().numpy(),
-        labels=None if labels is None else labels.cpu().numpy(),
+        features=None if features is None else _numpy("x", features),
+        labels=None if labels is None else _numpy("y", labels),
         split=split_of_masks(masks, num_nodes) if masks else None,
-        edge_weights=None if weights is None else weights.cpu().numpy(),
+        edge_weights=None if weights is None else _numpy("edge_weight", weights),
     )
+
+
+def _numpy(name: str, tensor: Any) -> NDArray[Any]:
+    """A tensor as NumPy's array. Raises InputError for a sparse one, and for what is none."""
+    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+        given = f"of layout {tensor.layout}" if isinstance(tensor, torch.Tensor) else f"a {type(tensor).__name__}"
+        raise InputError(f"{name} is {given}; expected a dense tensor: make it one, for instance by to_dense().")
+    tensor = tensor.detach().cpu()
+    array: NDArray[Any] = (
+        tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    ).numpy()  # NumPy has no bfloat16
+    return array

@@ -227,7 +227,7 @@ def _make_dense(job: _Job) -> int:
     for batch in read_edges(job.file, columns, dataset.batch_size):
         source, target = (_dense(job, dictionary, batch.column(end), seen) for end in range(2))
         if dataset.weight:
-            weights = _numbers(batch.column(2), job.file)
+            weights = _weights(batch.column(2), job.file, seen)
             twice = np.repeat(weights, 2)[doubled(source, target)] if dataset.undirected else weights
             append_scratch(job.weights, twice)
         append_pairs(job.pairs, *(both_directions(source, target) if dataset.undirected else (source, target)))
@@ -264,11 +264,18 @@ def _dense(job: _Job, dictionary: Dictionary | None, column: pa.Array, first: in
     return originals
 
 
-def _numbers(column: Any, file: Path) -> NDArray[np.float32]:
+def _weights(column: pa.Array, file: Path, first: int) -> NDArray[np.float32]:
+    """The weights of edges, the first of them being number `first` of the file."""
     try:
-        weights: NDArray[np.float32] = np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float32)
+        with np.errstate(over="ignore"):
+            weights: NDArray[np.float32] = np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise InputError(f"'{file}' has weights of type {column.type}; expected numbers.") from error
+    bad = np.flatnonzero(~np.isfinite(weights))
+    if len(bad):
+        raise InputError(
+            f"'{file}' has an edge (number {first + bad[0]}) of weight {weights[bad[0]]}; expected a finite float32."
+        )
     return weights
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, diags_array, load_npz
 
-from framework.data.arrays import MASKS, from_arrays, from_scipy, split_column, split_of_masks
+from framework.data.arrays import MASKS, from_arrays, from_scipy, split_column, split_of_masks, whole_numbers
 from framework.data.dataset import NO_SPLIT, TEST, TRAIN, VALIDATION, ArrayRows, RawGraph, Rows
 from framework.data.fingerprint import fingerprint
 from framework.data.split import hashed_split
@@ -76,7 +76,7 @@ class Npz:
         if edge_index is None or edge_index.ndim != 2 or edge_index.shape[0] != 2:
             shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in sorted(content.items()))
             raise InputError(f"'{self.path}' holds {shapes}; expected edge_index [2, E] among them.")
-        features = _features(content, row_normalized=self.row_normalized)
+        features = _features(Path(self.path), content, row_normalized=self.row_normalized)
         labels = content.get("y")
         graph = from_arrays(
             edge_index[0],
@@ -87,7 +87,7 @@ class Npz:
             undirected=self.undirected,
         ).graph
         num_nodes = graph.edges.num_nodes
-        split = hashed_split(num_nodes, self.shares) if self.shares else _split(content, num_nodes)
+        split = hashed_split(num_nodes, self.shares) if self.shares else _split(Path(self.path), content, num_nodes)
         return dataclasses.replace(graph, features=features, split=split)
 
 
@@ -175,13 +175,20 @@ def _matrix(path: Path) -> Any:
         raise _unreadable(path, error) from error
 
 
-def _features(content: dict[str, NDArray[Any]], *, row_normalized: bool) -> Rows | None:
+def _features(path: Path, content: dict[str, NDArray[Any]], *, row_normalized: bool) -> Rows | None:
     if "x" in content:
         return ArrayRows(array=_over_sums(content["x"]) if row_normalized else content["x"])
     if not {"indptr", "indices", "data", "shape"} <= content.keys():
         return None
     entries = (content["data"].astype(np.float32), content["indices"].astype(np.int64), content["indptr"])
-    matrix = csr_matrix(entries, shape=tuple(content["shape"]))
+    try:
+        matrix = csr_matrix(entries, shape=tuple(content["shape"]))
+        matrix.check_format(full_check=True)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"'{path}' has features in indptr, indices, data and shape that are no CSR matrix ({error}); save what "
+            "SciPy has under these names."
+        ) from error
     return SparseRows(matrix=diags_array(_factors(matrix.sum(1))) @ matrix if row_normalized else matrix)
 
 
@@ -197,7 +204,7 @@ def _factors(sums: Any) -> NDArray[np.float32]:
     return (1 / np.where(sums == 0, 1, sums)).astype(np.float32)
 
 
-def _split(content: dict[str, NDArray[Any]], num_nodes: int) -> NDArray[np.uint8] | None:
+def _split(path: Path, content: dict[str, NDArray[Any]], num_nodes: int) -> NDArray[np.uint8] | None:
     if "split" in content:
         return split_column(content["split"])
     masks = {name: content[name] for name in MASKS if name in content}
@@ -209,5 +216,11 @@ def _split(content: dict[str, NDArray[Any]], num_nodes: int) -> NDArray[np.uint8
     trained = int(content["n_train"])
     split[:trained] = TRAIN
     split[trained : trained + _PLANETOID_VALIDATION] = VALIDATION
-    split[content["test"]] = TEST
+    test = content["test"]
+    if test.dtype != np.bool_:
+        test = whole_numbers("test", test)
+        unknown = test[(test < 0) | (test >= num_nodes)]
+        if len(unknown):
+            raise InputError(f"'{path}' has node {unknown[0]} in test; expected 0 to {num_nodes - 1}.")
+    split[test] = TEST
     return split

@@ -71,6 +71,12 @@ def read_edges(path: Path, columns: Sequence[str], batch_size: int) -> Iterator[
     if edges.ndim != 2 or edges.shape[0] != 2 or edges.dtype.kind not in "iu":
         raise InputError(f"'{path}' holds {edges.dtype} {edges.shape}; expected whole numbers, [E, 2] or [2, E].")
     _check_columns(path, list(arrays), columns[2:])
+    for name in columns[2:]:
+        if arrays[name].shape != edges.shape[1:] or arrays[name].dtype.kind not in "biuf":
+            raise InputError(
+                f"'{path}' has {arrays[name].dtype} {arrays[name].shape} as '{name}'; expected numbers "
+                f"{edges.shape[1:]}, one an edge."
+            )
     values = [edges[0], edges[1], *(arrays[name] for name in columns[2:])]
     for start in range(0, edges.shape[1], batch_size):
         batch = [pa.array(np.ascontiguousarray(value[start : start + batch_size])) for value in values]

@@ -35,8 +35,10 @@ class _Piece:
     """Their weights, a batch beside every batch of edges."""
     parts: Path
     """A file of parts, int32: of every node, which its in-edges follow, or of every edge."""
-    first: int | None
-    """The number of its first edge, where there is a part for every edge."""
+    first: int
+    """The number of its first edge among all."""
+    by_edge: bool
+    """Whether there is a part for every edge."""
     scratch: Path
     """Where the buckets go."""
 
@@ -66,7 +68,13 @@ def _pieces(raw: RawGraph, parts: Path, scratch: Path, *, by_edge: bool) -> list
     starts = itertools.accumulate((piece.num_edges for piece, _ in streams), initial=0)
     return [
         _Piece(
-            number=number, edges=piece, weights=beside, parts=parts, first=first if by_edge else None, scratch=scratch
+            number=number,
+            edges=piece,
+            weights=beside,
+            parts=parts,
+            first=first,
+            by_edge=by_edge,
+            scratch=scratch,
         )
         for number, ((piece, beside), first) in enumerate(zip(streams, starts, strict=False))
     ]
@@ -91,8 +99,8 @@ def _spill_piece(piece: _Piece) -> int:
     total = 0
     weights = None if piece.weights is None else iter(piece.weights)
     for source, target in piece.edges:
-        beside = None if weights is None else _checked_weights(next(weights, None), total, len(source))
-        chosen_parts = parts[target] if piece.first is None else parts[piece.first + total :][: len(source)]
+        beside = None if weights is None else _checked_weights(next(weights, None), piece.first + total, len(source))
+        chosen_parts = parts[piece.first + total :][: len(source)] if piece.by_edge else parts[target]
         for part, chosen in _by_part(chosen_parts):
             append_pairs(bucket(piece.scratch, part, piece.number, "pairs"), source[chosen], target[chosen])
             if beside is not None:
