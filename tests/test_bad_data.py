@@ -442,7 +442,8 @@ def test_ids_twice_or_missing_or_mixed(files, tmp_path):
     assert "rows without an id" in tried(_with_nodes(files, id=[10, 20, None]), tmp_path)
     (tmp_path / "text.csv").write_text("source,target\na,b\n")
     mixed = Files(edges=(*files.edges, str(tmp_path / "text.csv")))
-    assert "ids of another kind" in tried(mixed, tmp_path)
+    message = tried(mixed, tmp_path)
+    assert f"text.csv' has text as ids, such as 'a', and '{files.edges[0]}' ids of another kind, numbers" in message
     np.save(tmp_path / "numbers.npy", np.asarray([[1, 2]]))
     (tmp_path / "nodes.csv").write_text("id\n1\n2\nx7\n")
     unlike = Files(edges=(str(tmp_path / "numbers.npy"),), nodes=str(tmp_path / "nodes.csv"))

@@ -127,13 +127,13 @@ class FoundIds:
     """The different ids of files, before it is known whether they are numbers."""
 
     numbers: NDArray[np.int64]
-    """Those that are numbers, or are written as text without a type would write them: int64 [n], sorted."""
+    """Those that are numbers, or are to the letter what a number is written as: int64 [n], sorted."""
     texts: NDArray[Any]
-    """All others: text [m], sorted."""
+    """All others, numbers with spaces around them included: text [m], sorted."""
     of_numbers: str = ""
     """A file whose ids can be nothing but numbers, if there is one."""
     of_text: str = ""
-    """A file whose ids can be nothing but text."""
+    """A file whose ids can be nothing but text, and one of them."""
     with_blanks: str = ""
     """A file without types that lacks an id, if ids are numbers."""
 
@@ -143,7 +143,7 @@ class FoundIds:
         if typed:
             ids = np.unique(raw_ids(column, where))
             if ids.dtype.kind == "U":
-                return cls(numbers=np.empty(0, np.int64), texts=ids, of_text=where)
+                return cls(numbers=np.empty(0, np.int64), texts=ids, of_text=_text_in(where, ids[:1].tolist()))
             return cls(numbers=ids, texts=np.empty(0, np.str_), of_numbers=where)
         texts = column.unique()
         numbers = whole_numbers_of(texts)
@@ -153,7 +153,7 @@ class FoundIds:
         return cls(
             numbers=np.sort(numbers.filter(exact).to_numpy()),
             texts=np.unique(np.asarray(texts.filter(compute.invert(exact)).to_pylist(), np.str_)),
-            of_text=where if compute.any(words).as_py() else "",
+            of_text=_text_in(where, texts.filter(words)[:1].to_pylist()),
             with_blanks=where if compute.any(blank).as_py() else "",
         )
 
@@ -168,8 +168,8 @@ class FoundIds:
         )
         if both.of_numbers and both.of_text:
             raise InputError(
-                f"{both.of_text} has text as ids, and {both.of_numbers} ids of another kind, numbers; expected all "
-                "numbers, or all text. Save them alike, for instance as text in both."
+                f"{both.of_text}, and {both.of_numbers} ids of another kind, numbers; expected all numbers, or all "
+                "text. Save them alike, for instance as text in both."
             )
         return both
 
@@ -180,7 +180,12 @@ class FoundIds:
             return _union(self.texts, spelled)
         if self.with_blanks:
             raise blank_ids(self.with_blanks)
-        return _union(self.numbers, whole_numbers_of(pa.array(self.texts.tolist(), pa.string())).to_numpy())
+        spaced = whole_numbers_of(pa.array(self.texts.tolist(), pa.string())).to_numpy()
+        return np.union1d(self.numbers, spaced)
+
+
+def _text_in(where: str, some: list[str]) -> str:
+    return f"{where} has text as ids, such as '{some[0]}'" if some else ""
 
 
 def _union(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:

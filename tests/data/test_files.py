@@ -109,6 +109,9 @@ def test_numbers_may_have_spaces_around_them_and_be_any_int64(tmp_path: Path):
     raw = Files(edges=(str(tmp_path / "a.csv"), str(tmp_path / "b.npy"))).open()
     assert raw.ids.tolist() == [-(2**63), -7, 0, 5, 2**63 - 1]
     assert edges_of(raw) == ([3, 4, 3], [0, 1, 2])
+    (tmp_path / "d.csv").write_text("source,target\n 10, 9\n 9,\t10\n")
+    raw = Files(edges=(str(tmp_path / "d.csv"),)).open()
+    assert (raw.ids.tolist(), edges_of(raw)) == ([9, 10], ([1, 0], [0, 1]))
     (tmp_path / "c.csv").write_text("source,target\n 5,x\n")
     assert Files(edges=(str(tmp_path / "c.csv"),)).open().ids.tolist() == [" 5", "x"], "text is kept as it is"
 
