@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.config import decode
+from framework.config import load
 from framework.conformance import small_graph
 from framework.errors import InputError, is_foreign, told
 from framework.partition import place
@@ -77,11 +77,11 @@ def test_the_deepest_frame_of_a_users_code_is_named(function: str, expected: str
 
 def test_an_error_of_ours_is_named_by_our_frame_and_is_not_foreign() -> None:
     with pytest.raises(AttributeError) as caught:
-        decode({"plugin": 3})
+        load(3, "class")  # type: ignore[arg-type]
     assert is_foreign(caught.value)  # by this test's own frame
     error = caught.value.with_traceback(caught.value.__traceback__.tb_next)
     assert not is_foreign(error)
-    assert re.search(r" \(config.py:\d+, in _plugin_class\)$", told(error))
+    assert re.search(r" \(registry.py:\d+, in load\)$", told(error))
 
 
 @pytest.mark.usefixtures("_mine")

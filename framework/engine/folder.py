@@ -65,8 +65,8 @@ def verify_weights(folder: Path, report: Mapping[str, Any], remedy: str) -> None
 def encoded_run(folder: Path) -> dict[str, Any]:
     """The run that a folder is of, as it is written there; nothing is imported. Raises StoreError."""
     data = read_json(folder / RUN, "Give the folder that `shardyard train --out` wrote.")
-    if not isinstance(data, dict):
-        raise StoreError(f"'{folder / RUN}' is no run; expected an object.")
+    if not isinstance(data, dict) or not isinstance(data.get("plugin"), str):
+        raise StoreError(f"'{folder / RUN}' is no run; expected an object that says of which class it is.")
     return data
 
 
