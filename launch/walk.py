@@ -15,9 +15,9 @@ from framework import config
 from framework.engine.folder import REPORT, read_json, verify_weights
 from framework.engine.pipeline import Pipeline, Product, product_digest, resolved, run_digest
 from framework.engine.run import Event, Launcher, Run
-from framework.errors import InputError, NewerVersionError, StoreError
+from framework.errors import InputError, StoreError
 from framework.made import Made
-from framework.store.folder import once, work_folder
+from framework.store.folder import once_resumed
 from framework.store.product import ProductFolder
 from launch.local import Local
 from launch.prepared import prepared_data
@@ -144,24 +144,12 @@ class _Walker:
             mapper = (self._shared.launcher or Local()).mapper()
             ProductFolder.seal(folder, digest=digest, facts=step.make(folder, work, mapper, self._watch))
 
-        there = _product_in(store / digest[:16])
-        if there is not None:
-            found, reused = there, True
-        else:  # another walk that needs the same waits here, and then finds it
-            with work_folder(work, lambda: self._watch({"event": "waits", "step": name})):
-                found, reused = once(store / digest[:16], _whole_product, make)
+        def waiting() -> None:
+            self._watch({"event": "waits", "step": name})
+
+        found, reused = once_resumed(store / digest[:16], work, _whole_product, make, waiting)
         made = Made(step=name, digest=digest, path=str(found.path))
         return made, {"was": "reused" if reused else was, "facts": found.facts}
-
-
-def _product_in(path: Path) -> ProductFolder | None:
-    """The product in a folder; None where there is none, or a damaged one. Raises NewerVersionError."""
-    try:
-        return _whole_product(path)
-    except NewerVersionError:
-        raise
-    except StoreError:
-        return None
 
 
 def _whole_product(path: Path) -> ProductFolder:

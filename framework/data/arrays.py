@@ -252,7 +252,7 @@ def _numpy(name: str, tensor: Any) -> NDArray[Any]:
         given = f"of layout {tensor.layout}" if isinstance(tensor, torch.Tensor) else f"a {type(tensor).__name__}"
         raise InputError(f"{name} is {given}; expected a dense tensor: make it one, for instance by to_dense().")
     tensor = tensor.detach().cpu()
-    array: NDArray[Any] = (
-        tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-    ).numpy()  # NumPy has no bfloat16
+    if tensor.dtype == torch.bfloat16:  # which NumPy does not have
+        tensor = tensor.float()
+    array: NDArray[Any] = tensor.numpy()
     return array

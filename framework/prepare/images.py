@@ -6,6 +6,7 @@ decoded outlives a kill: whoever prepares the same images again decodes only the
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 import shutil
@@ -31,7 +32,7 @@ from framework.prepare.spill import Progress
 from framework.registry import IMAGE_SETS
 from framework.samples.images import VERSION, WHITE, ImageStore
 from framework.store.columns import FileFacts, column_file, map_column, write_column
-from framework.store.folder import found_whole, full_disk_named, once, to_disk, work_folder
+from framework.store.folder import full_disk_named, once_resumed, to_disk
 
 IMAGES_A_PART = 1024
 WORK = "decoding"
@@ -80,12 +81,8 @@ def prepare_images(
         dataclasses.replace(draft, digest=digest, data_digest=data_digest).seal()
 
     path, work = root / digest[:16], root / WORK / digest[:16]
-    there = found_whole(path, ImageStore.open)
-    if there is not None:
-        store, reused = there, True
-    else:  # another process that needs the same waits here, and then finds it
-        with work_folder(work, lambda: told("wait for the process that decodes the same", 0.0)):
-            store, reused = once(path, ImageStore.open, make)
+    waiting = functools.partial(told, "wait for the process that decodes the same", 0.0)
+    store, reused = once_resumed(path, work, ImageStore.open, make, waiting)
     return PreparedImages(store=store, seconds=time.monotonic() - began, reused=reused)
 
 

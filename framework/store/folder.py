@@ -48,16 +48,16 @@ def once(path: Path, open: Callable[[Path], T], make: Callable[[Path], object]) 
 
     Where it is missing or damaged, `make` fills a hidden folder beside it, which then takes its name. Raises
     NewerVersionError for a folder that is not ours to replace, InputError as `temporary_folder` does."""
-    found = found_whole(path, open)
+    found = _found_whole(path, open)
     if found is not None:
         return found, True
     with temporary_folder(path.parent, path.name) as folder:
         make(folder)
-        publish(folder, path, whole=lambda path: found_whole(path, open))
+        publish(folder, path, whole=lambda path: _found_whole(path, open))
     return open(path), False
 
 
-def found_whole(path: Path, open: Callable[[Path], T]) -> T | None:
+def _found_whole(path: Path, open: Callable[[Path], T]) -> T | None:
     """What the folder `path` holds, as `open` gives it; None where it is missing or damaged. Raises
     NewerVersionError."""
     try:
@@ -66,6 +66,22 @@ def found_whole(path: Path, open: Callable[[Path], T]) -> T | None:
         raise
     except StoreError:
         return None
+
+
+def once_resumed(
+    path: Path,
+    work: Path,
+    open: Callable[[Path], T],
+    make: Callable[[Path], object],
+    waiting: Callable[[], None] = lambda: None,
+) -> tuple[T, bool]:
+    """As `once`, of what is long in the making: `make` keeps what it has not finished in the folder `work`, which
+    outlives a kill. Another process that needs the same waits, says so once by `waiting`, and then finds it."""
+    found = _found_whole(path, open)
+    if found is not None:
+        return found, True
+    with work_folder(work, waiting):
+        return once(path, open, make)
 
 
 def publish(folder: Path, path: Path, *, whole: Callable[[Path], object]) -> None:
