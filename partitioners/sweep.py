@@ -1,7 +1,8 @@
 """What the partitioners that decide node by node share: passes over the adjacency, loads, capacity.
 
 Assumptions: a node's load is 1 (balancing nodes) or the number of its in-edges (balancing edges: what owning it means
-to a shard). No part is filled beyond slack * mean load, unless single nodes are too heavy for that. Memory is
+to a shard), but at least 1 where it has neighbours: its row is a load too, and without one, any number of nodes with
+out-edges alone would fit into one part. No part is filled beyond slack * mean load, unless single nodes are too heavy for that. Memory is
 O(nodes + parts): owners, loads and one window of the adjacency.
 """
 
@@ -58,7 +59,9 @@ def sweep(
             "one pass, and a balance of 'nodes' or 'edges'."
         )
     with open_adjacency(graph) as adjacency:
-        weights = adjacency.edge_weights if balance == "edges" else np.full(graph.num_nodes, 1, np.int64)
+        weights = np.full(graph.num_nodes, 1, np.int64)
+        if balance == "edges":
+            weights = np.maximum(adjacency.edge_weights, adjacency.degrees > 0)
         sums = _sums(adjacency, weights, parts, slack)
         owners = np.full(graph.num_nodes, -1, np.int32) if start is None else start
         _deal_heavy(owners, weights, parts, (slack - 1) * sums.mean_load)

@@ -60,6 +60,12 @@ def test_nodes_are_balanced_where_asked(plugin: Any, planted: EdgeStream, skewed
         assert place(plugin(balance="nodes", slack=1.02), stream, 8).quality.node_balance <= 1.021
 
 
+@pytest.mark.parametrize("plugin", [LinearDeterministicGreedy(), Fennel(), Spinner()])
+def test_nodes_without_in_edges_are_a_load(plugin: Any) -> None:
+    star = ArrayEdges(source=np.arange(1, 4001), target=np.zeros(4000, np.int64), num_nodes=4001)
+    assert place(plugin, star, 4).quality.node_balance < 1.5  # the hub's part has its edges, the leaves share the rest
+
+
 def test_isolated_nodes_level_the_parts_out(skewed: EdgeStream) -> None:
     """A third of the nodes has no edge: wherever the others are, those fill up."""
     assert place(Spinner(), skewed, 4).quality.node_balance < 1.01
