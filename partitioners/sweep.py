@@ -2,8 +2,8 @@
 
 Assumptions: a node's load is 1 (balancing nodes) or the number of its in-edges (balancing edges: what owning it means
 to a shard), but at least 1 where it has neighbours: its row is a load too, and without one, any number of nodes with
-out-edges alone would fit into one part. No part is filled beyond slack * mean load, unless single nodes are too heavy for that. Memory is
-O(nodes + parts): owners, loads and one window of the adjacency.
+out-edges alone would fit into one part. No part is filled beyond slack * mean load, unless single nodes are too heavy
+for that. Memory is O(nodes + parts): owners, loads and one window of the adjacency.
 """
 
 import dataclasses

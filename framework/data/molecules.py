@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from framework import config
@@ -160,10 +161,12 @@ class Molecules:
         return contents, ids, values
 
     def _columns(self, path: Path, identity: str, targets: Sequence[str]) -> _Columns:
-        wanted = [self.smiles, *([identity] if identity else []), *targets]
-        rows = [row for batch in read_table(path, wanted, 1 << 16) for row in batch.to_pylist()]
+        texts = [self.smiles, *([identity] if identity else [])]
+        types = dict.fromkeys(texts, pa.string())  # a guess would make 007 a 7
+        wanted = [*texts, *targets]
+        rows = [row for batch in read_table(path, wanted, 1 << 16, types=types) for row in batch.to_pylist()]
         contents = [str(row[self.smiles] or "") for row in rows]
-        ids = [str(row[identity]) if identity else "" for row in rows]
+        ids = ["" if not identity or row[identity] is None else str(row[identity]) for row in rows]
         return contents, ids, [[_number(row[name]) for name in targets] for row in rows]
 
 

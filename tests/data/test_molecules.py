@@ -154,6 +154,14 @@ def test_a_column_may_say_what_molecules_are_for(tmp_path: Path) -> None:
     assert samples.split.tolist() == [1, 1, 3, 2, 0]
 
 
+def test_a_column_of_numbers_names_molecules_as_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "numbered.csv"
+    path.write_text("smiles,energy,number\nC,1,007\nCC,2,7\nCCC,3,\n")
+    samples = Molecules(files=(str(path),), targets=("energy",), id="number").open()
+    assert samples.ids is not None
+    assert samples.ids.tolist() == ["007", "7", ""]
+
+
 def sdf_of(texts: list[str], energies: list[str]) -> str:
     from rdkit import Chem
     from rdkit.Chem import AllChem
