@@ -11,6 +11,7 @@ from framework.engine.evaluate import predict
 from framework.errors import InputError
 from framework.models.nodes import GAT, GCN
 from framework.registry import LAUNCHERS, PARTITIONERS
+from framework.sample.labor import Labor
 from launch.local import Local
 from launch.ray import Ray
 from launch.start import start
@@ -94,6 +95,22 @@ def test_other_models_are_as_indifferent(folder: Path, model: Any) -> None:
         for workers in (1, 2)
     ]
     assert losses[1]["loss"] == pytest.approx(losses[0]["loss"], rel=1e-9)
+
+
+@pytest.mark.parametrize("layer_dependent", [False, True])
+def test_draws_that_nodes_share_are_as_indifferent(folder: Path, layer_dependent: bool) -> None:
+    sampler = Labor(fanouts=(4, 3), layer_dependent=layer_dependent)
+    name = f"labor-{layer_dependent}"
+    one, three = (
+        start(
+            small_run(folder / f"{name}-{workers}", sampler=sampler, workers=workers, reach="owned", epochs=3),
+            ignore,
+            blocks_and_report,
+        )
+        for workers in (1, 3)
+    )
+    assert three["blocks"] == one["blocks"]
+    assert three["loss"] == pytest.approx(one["loss"], rel=1e-9)
 
 
 def test_float32_agrees_over_the_first_epoch(folder: Path) -> None:

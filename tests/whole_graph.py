@@ -11,7 +11,7 @@ from torch import Tensor
 
 from framework.graph.block import Block, Nodes
 from framework.kernels.csr import CSR, build_csr
-from framework.kernels.sample import sample_neighbors
+from framework.kernels.sample import sample_neighbors, sample_shared
 from framework.random import Key
 from framework.sample.sampler import Neighbors
 
@@ -49,9 +49,10 @@ class WholeGraph:
         """The whole graph as one layer: every node is a source and a target."""
         return Block(sources=self.nodes, num_targets=self.num_nodes, indptr=self.csr.indptr, indices=self.csr.indices)
 
-    def neighbors(self, nodes: Nodes, fanout: int, key: Key) -> Neighbors:
-        """At most `fanout` in-neighbours of every node; -1: all of them."""
-        drawn = sample_neighbors(self.csr.indptr, self.csr.indices, nodes.ids, nodes.original, fanout, key)
+    def neighbors(self, nodes: Nodes, fanout: int, key: Key, *, shared: bool = False) -> Neighbors:
+        """As GraphView's."""
+        draw, ids = (sample_shared, self.nodes.original) if shared else (sample_neighbors, nodes.original)
+        drawn = draw(self.csr.indptr, self.csr.indices, nodes.ids, ids, fanout, key)
         return Neighbors(indptr=drawn.indptr, sources=self.nodes[drawn.indices.long()])
 
 

@@ -27,9 +27,10 @@ from framework.comm.layout.strategy import Layout, OpenLayout
 from framework.comm.reach import Shards
 from framework.graph.block import GraphBlock, Nodes
 from framework.graph.local import LocalGraph
+from framework.graph.shard import GraphShard
 from framework.graph.split import between_targets
 from framework.kernels.csr import offsets, row_of_entries
-from framework.kernels.sample import sample_neighbors
+from framework.kernels.sample import Sampled, sample_neighbors, sample_shared
 from framework.random import Key
 from framework.sample.sampler import Neighbors
 
@@ -151,27 +152,28 @@ class Topology:
         block = between_targets(self._edges.block)
         return OwnedEdges(block=block), OwnedEdges(block=dataclasses.replace(block, sources=block.targets))
 
-    def neighbors(self, nodes: Nodes, fanout: int, key: Key) -> Neighbors:
-        """At most `fanout` in-neighbours of every node, by original id; -1: all. All workers call this together."""
+    def neighbors(self, nodes: Nodes, fanout: int, key: Key, *, shared: bool = False) -> Neighbors:
+        """As GraphView's. All workers call this together."""
+        draw = _Draw(fanout=fanout, key=key, shared=shared)
         assert self.shards.store.kind == "edge-cut", "a shard of a vertex-cut does not have all edges of a node"
         routes = self.shards.by_part(nodes.ids)
-        found = [self._near(part, nodes[routes.order[run]], fanout, key) for part, run in routes.near]
+        found = [self._near(part, nodes[routes.order[run]], draw) for part, run in routes.near]
         if self.shards.asks:
-            found.append(self._far(nodes.ids[routes.order[routes.start :]], routes.far, fanout, key))
+            found.append(self._far(nodes.ids[routes.order[routes.start :]], routes.far, draw))
         return _restored(_joined(found), routes.order)
 
-    def _near(self, part: int, nodes: Nodes, fanout: int, key: Key) -> Neighbors:
+    def _near(self, part: int, nodes: Nodes, draw: "_Draw") -> Neighbors:
         shard = self.shards.mapped[part]
-        drawn = sample_neighbors(shard.indptr, shard.indices, nodes.ids - shard.first, nodes.original, fanout, key)
+        drawn = draw.of(shard, nodes)
         weights = None if shard.edge_weights is None else shard.edge_weights[drawn.edges]
         return Neighbors(indptr=drawn.indptr, sources=Nodes.of_shard(shard, drawn.indices), edge_weights=weights)
 
-    def _far(self, ids: Tensor, counts: list[int], fanout: int, key: Key) -> Neighbors:
+    def _far(self, ids: Tensor, counts: list[int], draw: "_Draw") -> Neighbors:
         """Asks owners for what no mapped shard holds; answers, in the same exchange, what others ask."""
         group = self.shards.group
         asked = group.exchange_counts(counts)
         wanted = group.exchange(ids, counts, asked, "frontier")
-        answer = self._served(wanted, fanout, key)
+        answer = self._served(wanted, draw)
         degrees = group.exchange(answer.indptr.diff(), asked, counts, "frontier")
         drawn = [int(run.sum()) for run in answer.indptr.diff().split_with_sizes(asked)]
         coming = [int(run.sum()) for run in degrees.split_with_sizes(counts)]
@@ -188,14 +190,30 @@ class Topology:
             edge_weights=weights,
         )
 
-    def _served(self, ids: Tensor, fanout: int, key: Key) -> Neighbors:
+    def _served(self, ids: Tensor, draw: "_Draw") -> Neighbors:
         """Neighbours of owned nodes, for others."""
         routes = self.shards.by_part(ids)
         found = []
         for part, run in routes.near:
             shard = self.shards.mapped[part]
-            found.append(self._near(part, Nodes.of_shard(shard, ids[routes.order[run]] - shard.first), fanout, key))
+            found.append(self._near(part, Nodes.of_shard(shard, ids[routes.order[run]] - shard.first), draw))
         return _restored(_joined(found, self.shards.weighted), routes.order)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Draw:
+    """How neighbours are drawn, wherever they lie."""
+
+    fanout: int
+    key: Key
+    shared: bool
+
+    def of(self, shard: GraphShard, nodes: Nodes) -> Sampled:
+        """In-edges of some nodes that `shard` owns."""
+        rows = nodes.ids - shard.first
+        if self.shared:
+            return sample_shared(shard.indptr, shard.indices, rows, shard.all_original, self.fanout, self.key)
+        return sample_neighbors(shard.indptr, shard.indices, rows, nodes.original, self.fanout, self.key)
 
 
 def _joined(several: list[Neighbors], weighted: bool = False) -> Neighbors:

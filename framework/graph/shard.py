@@ -8,8 +8,10 @@ are targets. The tensors are views of read-only memory: writing into one ends th
 """
 
 import dataclasses
+from functools import cached_property
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 Kind = Literal["edge-cut", "vertex-cut"]
@@ -70,6 +72,11 @@ class GraphShard:
     """Feature rows of the owned nodes. float32 [n, columns]."""
     edge_weights: Tensor | None
     """Weights of the in-edges. float32 [e]."""
+
+    @cached_property
+    def all_original(self) -> Tensor:
+        """Original ids by local id, of the owned nodes and then of the halo: int64 [n + h]. Copied once, when asked."""
+        return torch.cat([self.original, self.halo_original])
 
     @property
     def num_owned(self) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from framework.errors import InputError
 from framework.kernels import check, native
+from framework.kernels.csr import offsets
 from framework.random import Key, philox
 
 
@@ -33,23 +34,56 @@ def sample_neighbors(indptr: Tensor, indices: Tensor, rows: Tensor, row_keys: Te
     [n]: equal keys draw equal positions. Draw i of row key v is word 0 of Philox(key, (i, v low, v high, 0)); Floyd's
     algorithm (Bentley and Floyd, CACM 30(9), 1987) makes the sample of the draws, each scaled to its range by a
     product (a bias below degree / 2**32). Raises InputError for a row outside the CSR or a fanout below -1."""
-    if fanout < -1:
-        raise InputError(f"fanout is {fanout}; expected a number of neighbours, or -1 for all of them.")
-    indices = check.index("indices", indices)
-    indptr = check.pointers(indptr, len(indices))
-    rows = check.long("rows", rows)
+    indptr, indices, rows = _checked(indptr, indices, rows, fanout)
     row_keys = check.long("row_keys", row_keys, len(rows))
     if not native.usable(indptr, indices, rows, row_keys):
         check.below("rows", rows, len(indptr) - 1)
         return _sample_neighbors_torch(indptr, indices, rows, row_keys, fanout, key)
+    drawn = _room(indptr, indices, rows, fanout)
+    name = native.typed("sample_fill", indices)
+    native.call(
+        name, indptr, indices, rows, row_keys, len(rows), key.value, drawn.indptr, drawn.indices, drawn.edges
+    )  # fmt: skip
+    return drawn
+
+
+def sample_shared(indptr: Tensor, indices: Tensor, rows: Tensor, column_keys: Tensor, fanout: int, key: Key) -> Sampled:
+    """Up to `fanout` entries of each row, those whose columns have the lowest draws; all of them where fanout is -1.
+
+    As `sample_neighbors`, but a column has one draw for all rows: word 0 of Philox(key, (0, v low, v high, 0)), v its
+    key. Of each row that is a uniform sample without replacement; rows with common columns choose the same of them.
+    Entries of one column in one row (parallel edges) have one draw, too: the first in the row goes first.
+    `column_keys` int64 [columns]. Raises InputError for a row or a column outside, or a fanout below -1."""
+    indptr, indices, rows = _checked(indptr, indices, rows, fanout)
+    column_keys = check.long("column_keys", column_keys)
+    if not native.usable(indptr, indices, rows, column_keys):
+        check.below("rows", rows, len(indptr) - 1)
+        return _sample_shared_torch(indptr, indices, rows, column_keys, fanout, key)
+    drawn = _room(indptr, indices, rows, fanout)
+    bad = native.call(
+        native.typed("sample_shared", indices), indptr, indices, rows, column_keys, len(column_keys), len(rows),
+        key.value, drawn.indptr, drawn.indices, drawn.edges,
+    )  # fmt: skip
+    if bad:
+        raise check.outside("indices", int(indices[bad - 1]), len(column_keys))
+    return drawn
+
+
+def _checked(indptr: Tensor, indices: Tensor, rows: Tensor, fanout: int) -> tuple[Tensor, Tensor, Tensor]:
+    if fanout < -1:
+        raise InputError(f"fanout is {fanout}; expected a number of neighbours, or -1 for all of them.")
+    indices = check.index("indices", indices)
+    return check.pointers(indptr, len(indices)), indices, check.long("rows", rows)
+
+
+def _room(indptr: Tensor, indices: Tensor, rows: Tensor, fanout: int) -> Sampled:
+    """A sample whose rows are as long as they will be; its entries are still to be written."""
     starts = torch.empty(len(rows) + 1, dtype=torch.int64)
     bad = native.call("sample_counts", indptr, len(indptr) - 1, rows, len(rows), fanout, starts)
     if bad:
         raise check.outside("rows", int(rows[bad - 1]), len(indptr) - 1)
     total = int(starts[-1])
     columns, edges = torch.empty(total, dtype=indices.dtype), torch.empty(total, dtype=torch.int64)
-    name = native.typed("sample_fill", indices)
-    native.call(name, indptr, indices, rows, row_keys, len(rows), key.value, starts, columns, edges)
     return Sampled(indptr=starts, indices=columns, edges=edges)
 
 
@@ -67,6 +101,25 @@ def _sample_neighbors_torch(
         offsets[partial[row_of]] = _floyd(degrees[partial], row_keys[partial], fanout, key).flatten()
     edges = begins[row_of] + offsets
     return Sampled(indptr=starts, indices=indices[edges], edges=edges)
+
+
+def _sample_shared_torch(
+    indptr: Tensor, indices: Tensor, rows: Tensor, column_keys: Tensor, fanout: int, key: Key
+) -> Sampled:
+    begins = indptr[rows]
+    degrees = indptr[rows + 1] - begins
+    counts = degrees if fanout < 0 else degrees.clamp(max=fanout)
+    before = offsets(degrees)
+    row_of = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), degrees)
+    rank = torch.arange(len(row_of), device=rows.device) - before[row_of]
+    entries = begins[row_of] + rank
+    check.below("indices", indices[entries], len(column_keys))
+    ids = column_keys[indices[entries].long()]
+    draws = philox(key.value, (0, ids, ids >> 32, 0))[0]
+    by_draw = torch.argsort(draws, stable=True)
+    by_row = by_draw[torch.argsort(row_of[by_draw], stable=True)]  # row after row, the lowest draw first
+    edges = entries[by_row[rank < counts[row_of]].sort().values]
+    return Sampled(indptr=offsets(counts), indices=indices[edges], edges=edges)
 
 
 def _floyd(sizes: Tensor, row_keys: Tensor, count: int, key: Key) -> Tensor:

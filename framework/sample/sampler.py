@@ -27,10 +27,12 @@ class Neighbors:
 class GraphView(Protocol):
     """The whole graph as a worker reaches it: near shards by memory, far ones through the group."""
 
-    def neighbors(self, nodes: Nodes, fanout: int, key: Key) -> Neighbors:
+    def neighbors(self, nodes: Nodes, fanout: int, key: Key, *, shared: bool = False) -> Neighbors:
         """At most `fanout` in-neighbours of every node, uniform without replacement; -1: all of them.
 
-        Which ones depends on the key and the node's original id alone. All workers call this together."""
+        Which ones depends on the key and the node's original id alone; where draws are `shared`, on the key and the
+        neighbours' original ids: nodes that have neighbours in common then draw the same of them. All workers call this
+        together."""
 
     def whole(self, keys: Sequence[Key | None]) -> Sequence[GraphBlock]:
         """One layer over all nodes of each worker for every key, which its draws are keyed by."""

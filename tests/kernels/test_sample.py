@@ -6,8 +6,8 @@ import torch
 
 from framework.errors import InputError
 from framework.kernels.csr import row_of_entries
-from framework.kernels.sample import gather_rows, sample_neighbors, scatter_rows, unique_relabel
-from framework.random import Key
+from framework.kernels.sample import gather_rows, sample_neighbors, sample_shared, scatter_rows, unique_relabel
+from framework.random import Key, philox
 
 KEY = Key.root(7).fold(1, 2)
 
@@ -16,6 +16,15 @@ def sample(case, fanout, rows=None, keys=None, key=KEY):
     rows = torch.arange(case.num_targets) if rows is None else rows
     keys = rows * 2**33 + 5 if keys is None else keys
     return sample_neighbors(case.matrix.indptr, case.matrix.indices, rows, keys, fanout, key)
+
+
+def column_keys(case):
+    return torch.arange(case.num_sources) * 2**33 + 5
+
+
+def shared(case, fanout, rows=None):
+    rows = torch.arange(case.num_targets) if rows is None else rows
+    return sample_shared(case.matrix.indptr, case.matrix.indices, rows, column_keys(case), fanout, KEY)
 
 
 @pytest.mark.parametrize("fanout", [-1, 0, 1, 3, 40])
@@ -71,6 +80,47 @@ def test_a_draw_depends_on_the_key_and_the_id_alone(backend, square):
         assert torch.equal(ours, whole.edges[whole.indptr[row] : whole.indptr[row + 1]])
     assert not torch.equal(sample(square, 3, key=KEY.fold(0)).edges, whole.edges)
     assert not torch.equal(sample(square, 3, keys=torch.arange(square.num_targets)).edges, whole.edges)
+
+
+@pytest.mark.parametrize("fanout", [-1, 0, 1, 3, 40])
+def test_both_ways_share_the_same_draws(case, fanout, monkeypatch):
+    monkeypatch.delenv("SHARDYARD_KERNELS", raising=False)
+    ours = shared(case, fanout)
+    monkeypatch.setenv("SHARDYARD_KERNELS", "torch")
+    twin = shared(case, fanout)
+    for name in ("indptr", "indices", "edges"):
+        assert torch.equal(getattr(ours, name), getattr(twin, name))
+        assert getattr(ours, name).dtype == getattr(twin, name).dtype
+
+
+def test_shared_draws_take_the_lowest_of_each_row(backend, square):
+    rows = torch.tensor([3, 0, 3, square.num_targets - 1])
+    drawn = shared(square, 4, rows)
+    keys = column_keys(square)
+    draws = philox(KEY.value, (0, keys, keys >> 32, 0))[0]
+    for i, row in enumerate(rows.tolist()):
+        entries = range(int(square.matrix.indptr[row]), int(square.matrix.indptr[row + 1]))
+        lowest = sorted(entries, key=lambda entry: (int(draws[square.matrix.indices[entry]]), entry))[:4]
+        assert drawn.edges[drawn.indptr[i] : drawn.indptr[i + 1]].tolist() == sorted(lowest)
+
+
+@pytest.mark.parametrize(("degree", "fanout"), [(10, 3), (30, 25), (100, 1), (17, 16)])
+def test_shared_draws_are_uniform(backend, degree, fanout):
+    rows = 20_000
+    indptr, indices = torch.arange(rows + 1) * degree, torch.arange(rows * degree)
+    drawn = sample_shared(indptr, indices, torch.arange(rows), indices * 3, fanout, KEY)
+    counts = torch.bincount(drawn.indices % degree, minlength=degree)
+    expected = rows * fanout / degree
+    statistic = float(((counts - expected) ** 2 / expected).sum()) * (degree - 1) / (degree - fanout)
+    assert scipy.stats.chi2.sf(statistic, degree - 1) > 1e-4
+
+
+def test_a_column_without_a_key_is_refused(backend):
+    indptr, indices, row = torch.tensor([0, 3]), torch.tensor([0, 1, 7]), torch.tensor([0])
+    with pytest.raises(InputError, match="indices holds 7; expected ids from 0 to 4"):
+        sample_shared(indptr, indices, row, torch.arange(5), 2, KEY)
+    with pytest.raises(InputError, match="rows holds 1"):
+        sample_shared(indptr, indices, row + 1, torch.arange(9), 2, KEY)
 
 
 def test_relabelling_keeps_the_first_ids_and_the_order_of_first_occurrence(backend):

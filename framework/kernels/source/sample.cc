@@ -55,6 +55,32 @@ void floyd_sorted(const uint32_t* draws, int64_t count, int64_t size, int64_t* c
   }
 }
 
+// The draws of `count` columns, at most kLanes: word 0 of Philox(key, (0, id low, id high, 0)).
+template <class I>
+INLINE void draw_columns(uint64_t key, const I* columns, const int64_t* column_keys, int64_t count, uint32_t* draws) {
+  PhiloxBlock block;
+  for (int64_t i = 0; i < kLanes; ++i) {
+    const uint64_t bits = static_cast<uint64_t>(column_keys[columns[i < count ? i : 0]]);
+    block.words[0][i] = block.words[3][i] = 0;
+    block.words[1][i] = static_cast<uint32_t>(bits);
+    block.words[2][i] = static_cast<uint32_t>(bits >> 32);
+  }
+  philox(key, block);
+  std::memcpy(draws, block.words[0], sizeof(block.words[0]));
+}
+
+// Each column's draw in the high half, its place in the row in the low one: [degree].
+template <class I>
+VERSIONS void rank_columns(uint64_t key, const I* columns, const int64_t* column_keys, int64_t degree,
+                           uint64_t* ranks) {
+  uint32_t draws[kLanes];
+  for (int64_t first = 0; first < degree; first += kLanes) {
+    const int64_t count = std::min<int64_t>(kLanes, degree - first);
+    draw_columns(key, columns + first, column_keys, count, draws);
+    for (int64_t i = 0; i < count; ++i) ranks[first + i] = uint64_t{draws[i]} << 32 | static_cast<uint64_t>(first + i);
+  }
+}
+
 // Rows ahead to ask memory for: about what one core can have under way.
 constexpr int64_t kAhead = 8;
 
@@ -84,6 +110,42 @@ int64_t sample_fill(const int64_t* indptr, const I* indices, const int64_t* rows
     }
   }
   return 0;
+}
+
+// Every row's `count` columns of the lowest draws, which rows share; `out_indptr` says how many.
+template <class I>
+int64_t sample_shared(const int64_t* indptr, const I* indices, const int64_t* rows, const int64_t* column_keys,
+                      int64_t num_columns, int64_t num_rows, uint64_t key, const int64_t* out_indptr, I* out_indices,
+                      int64_t* out_edges) {
+  int64_t outside = 0;
+#pragma omp parallel if (out_indptr[num_rows] >= kSerialWork)
+  {
+    std::vector<uint64_t> ranks;
+#pragma omp for schedule(dynamic, kRowsPerTask) reduction(max : outside)
+    for (int64_t r = 0; r < num_rows; ++r) {
+      const int64_t begin = indptr[rows[r]], degree = indptr[rows[r] + 1] - begin;
+      const int64_t count = out_indptr[r + 1] - out_indptr[r];
+      const I* columns = indices + begin;
+      int64_t* edges = out_edges + out_indptr[r];
+      for (int64_t i = 0; i < degree; ++i)
+        if (columns[i] < 0 || columns[i] >= num_columns) outside = std::max(outside, begin + i + 1);
+      if (outside > 0) continue;  // the reduction begins at the least number
+      if (count == degree) {
+        for (int64_t i = 0; i < count; ++i) edges[i] = i;
+      } else {
+        ranks.resize(degree);
+        rank_columns(key, columns, column_keys, degree, ranks.data());
+        std::nth_element(ranks.begin(), ranks.begin() + count, ranks.end());
+        for (int64_t i = 0; i < count; ++i) edges[i] = static_cast<int64_t>(ranks[i] & 0xFFFFFFFFu);
+        std::sort(edges, edges + count);
+      }
+      for (int64_t i = 0; i < count; ++i) {
+        edges[i] += begin;
+        out_indices[out_indptr[r] + i] = indices[edges[i]];
+      }
+    }
+  }
+  return outside;
 }
 
 // Ids to their positions in `ids`: open addressing with linear probing, at most half full.
@@ -192,6 +254,13 @@ EXPORT int64_t scatter_rows(char* out, const int64_t* rows, int64_t num_rows, in
                                     const int64_t* out_indptr, I* out_indices, int64_t* out_edges) {              \
     return sample_fill(indptr, indices, rows, row_keys, num_rows, static_cast<uint64_t>(key), out_indptr,         \
                        out_indices, out_edges);                                                                   \
+  }                                                                                                               \
+  EXPORT int64_t sample_shared_##NAME(const int64_t* indptr, const I* indices, const int64_t* rows,               \
+                                      const int64_t* column_keys, int64_t num_columns, int64_t num_rows,          \
+                                      int64_t key, const int64_t* out_indptr, I* out_indices,                     \
+                                      int64_t* out_edges) {                                                       \
+    return sample_shared(indptr, indices, rows, column_keys, num_columns, num_rows, static_cast<uint64_t>(key),   \
+                         out_indptr, out_indices, out_edges);                                                     \
   }                                                                                                               \
   EXPORT int64_t unique_relabel_##NAME(int64_t num_first, const I* rest, int64_t num_rest, I* unique,             \
                                        int32_t* positions) {                                                      \

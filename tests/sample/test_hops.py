@@ -1,4 +1,4 @@
-"""Sampled blocks: consistent with the graph, without replacement, and the same however the graph is partitioned."""
+"""Blocks hop by hop: consistent, drawn without replacement, the same however the graph is partitioned."""
 
 import itertools
 from pathlib import Path
@@ -14,12 +14,14 @@ from framework.comm.topology import Topology
 from framework.errors import InputError
 from framework.graph.block import Block, Nodes
 from framework.random import Key
+from framework.sample.labor import Labor
 from framework.sample.neighbor import Neighbor
 from framework.sample.sampler import Sampler
 
 GRAPH = random_graph(80, 900, isolated=4)
 EDGES = set(zip(GRAPH.source.tolist(), GRAPH.target.tolist(), strict=True))
 FANOUTS = (4, 3, 2)
+DRAWING = [Neighbor, Labor]
 SEEDS = torch.tensor([7, 79, 0, 33, 41])
 
 
@@ -30,8 +32,9 @@ def rows(block: Block) -> dict[int, list[int]]:
     return {target: [next(sources) for _ in range(count)] for target, count in counts}
 
 
-def test_blocks_are_consistent() -> None:
-    blocks = Neighbor(fanouts=FANOUTS).sample(GRAPH, GRAPH.nodes[SEEDS], Key.root(1))
+@pytest.mark.parametrize("sampler", DRAWING)
+def test_blocks_are_consistent(sampler: type[Neighbor | Labor]) -> None:
+    blocks = sampler(fanouts=FANOUTS).sample(GRAPH, GRAPH.nodes[SEEDS], Key.root(1))
     assert len(blocks) == len(FANOUTS)
     assert torch.equal(blocks[-1].targets.ids, SEEDS)
     for inner, outer in itertools.pairwise(blocks):
@@ -45,32 +48,35 @@ def test_blocks_are_consistent() -> None:
             assert all((source, target) in EDGES for source in sources)
 
 
-def test_a_node_draws_the_same_neighbours_whatever_it_is_drawn_with() -> None:
-    sampler, key = Neighbor(fanouts=(3,)), Key.root(2)
-    (alone,) = sampler.sample(GRAPH, GRAPH.nodes[torch.tensor([33])], key)
-    (together,) = sampler.sample(GRAPH, GRAPH.nodes[SEEDS], key)
+@pytest.mark.parametrize("sampler", DRAWING)
+def test_a_node_draws_the_same_neighbours_whatever_it_is_drawn_with(sampler: type[Neighbor | Labor]) -> None:
+    drawing, key = sampler(fanouts=(3,)), Key.root(2)
+    (alone,) = drawing.sample(GRAPH, GRAPH.nodes[torch.tensor([33])], key)
+    (together,) = drawing.sample(GRAPH, GRAPH.nodes[SEEDS], key)
     assert rows(alone)[33] == rows(together)[33]
-    (other,) = sampler.sample(GRAPH, GRAPH.nodes, key.fold(1))
-    assert rows(other) != rows(sampler.sample(GRAPH, GRAPH.nodes, key)[0])
+    (other,) = drawing.sample(GRAPH, GRAPH.nodes, key.fold(1))
+    assert rows(other) != rows(drawing.sample(GRAPH, GRAPH.nodes, key)[0])
 
 
-def test_every_hop_has_draws_of_its_own() -> None:
+@pytest.mark.parametrize("sampler", DRAWING)
+def test_every_hop_has_draws_of_its_own(sampler: type[Neighbor | Labor]) -> None:
     """A node that is in the frontier of two hops does not gather from the same few in both."""
-    blocks = Neighbor(fanouts=(3, 3)).sample(GRAPH, GRAPH.nodes, Key.root(3))
+    blocks = sampler(fanouts=(3, 3)).sample(GRAPH, GRAPH.nodes, Key.root(3))
     assert rows(blocks[0]) != rows(blocks[1])
     assert blocks[0].key != blocks[1].key
 
 
+@pytest.mark.parametrize("sampler", DRAWING)
 @pytest.mark.parametrize("parts", [1, 2, 7])
-def test_the_partition_does_not_show(parts: int, tmp_path: Path) -> None:
+def test_the_partition_does_not_show(parts: int, sampler: type[Neighbor | Labor], tmp_path: Path) -> None:
     shards = Shards.open(stored(GRAPH, parts, tmp_path), Group.alone(), "owned")
     everywhere = Nodes.concatenate(
         [Nodes.of_shard(shard, torch.arange(shard.num_owned)) for shard in shards.mapped.values()]
     )
     place = torch.argsort(everywhere.original)  # the node of every original id
-    sampler, key = Neighbor(fanouts=FANOUTS), Key.root(1)
-    found = sampler.sample(Topology(shards), everywhere[place[SEEDS]], key)
-    expected = sampler.sample(GRAPH, GRAPH.nodes[SEEDS], key)
+    drawing, key = sampler(fanouts=FANOUTS), Key.root(1)
+    found = drawing.sample(Topology(shards), everywhere[place[SEEDS]], key)
+    expected = drawing.sample(GRAPH, GRAPH.nodes[SEEDS], key)
     for block, same in zip(found, expected, strict=True):
         assert torch.equal(block.sources.original, same.sources.original)
         assert torch.equal(block.sources.degree, same.sources.degree)
@@ -80,22 +86,26 @@ def test_the_partition_does_not_show(parts: int, tmp_path: Path) -> None:
         assert block.key == same.key
 
 
-def test_minus_one_takes_the_whole_neighbourhood() -> None:
-    (block,) = Neighbor(fanouts=(-1,)).sample(GRAPH, GRAPH.nodes, Key.root(0))
+@pytest.mark.parametrize("sampler", DRAWING)
+def test_minus_one_takes_the_whole_neighbourhood(sampler: type[Neighbor | Labor]) -> None:
+    (block,) = sampler(fanouts=(-1,)).sample(GRAPH, GRAPH.nodes, Key.root(0))
     assert torch.equal(block.indices, GRAPH.csr.indices)
     assert torch.equal(block.indptr, GRAPH.csr.indptr)
 
 
-def test_no_seeds_make_empty_blocks() -> None:
-    blocks = Neighbor(fanouts=(2, 2)).sample(GRAPH, Nodes.none(), Key.root(0))
+@pytest.mark.parametrize("sampler", DRAWING)
+def test_no_seeds_make_empty_blocks(sampler: type[Neighbor | Labor]) -> None:
+    blocks = sampler(fanouts=(2, 2)).sample(GRAPH, Nodes.none(), Key.root(0))
     assert [len(block.sources) for block in blocks] == [0, 0]
 
 
+@pytest.mark.parametrize("sampler", DRAWING)
 @pytest.mark.parametrize("fanouts", [(), (0,), (5, -2)])
-def test_fanouts_that_mean_nothing_are_refused(fanouts: tuple[int, ...]) -> None:
+def test_fanouts_that_mean_nothing_are_refused(fanouts: tuple[int, ...], sampler: type[Neighbor | Labor]) -> None:
     with pytest.raises(InputError, match=r"--sampler\.fanouts"):
-        Neighbor(fanouts=fanouts)
+        sampler(fanouts=fanouts)
 
 
-def test_neighbor_is_a_sampler() -> None:
-    assert isinstance(Neighbor(), Sampler)
+@pytest.mark.parametrize("sampler", DRAWING)
+def test_it_is_a_sampler(sampler: type[Neighbor | Labor]) -> None:
+    assert isinstance(sampler(), Sampler)
