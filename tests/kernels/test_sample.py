@@ -115,6 +115,13 @@ def test_shared_draws_are_uniform(backend, degree, fanout):
     assert scipy.stats.chi2.sf(statistic, degree - 1) > 1e-4
 
 
+@pytest.mark.parametrize("column", range(8))
+def test_parallel_edges_share_a_draw_however_high_it_is(backend, column):
+    indptr, indices = torch.tensor([0, 5000]), torch.full((5000,), column)
+    drawn = sample_shared(indptr, indices, torch.tensor([0]), torch.arange(8), 3, KEY)
+    assert drawn.edges.tolist() == [0, 1, 2]
+
+
 def test_a_column_without_a_key_is_refused(backend):
     indptr, indices, row = torch.tensor([0, 3]), torch.tensor([0, 1, 7]), torch.tensor([0])
     with pytest.raises(InputError, match="indices holds 7; expected ids from 0 to 4"):
