@@ -26,6 +26,11 @@ from framework.lexicon.bitext import Bitext, Integers
 from framework.lexicon.counts import Floats, totals
 from framework.lexicon.links import Links
 
+_SHARPEST = 0.002
+"""The lowest temperature of a softmax: exp(1 / 0.0014) is more than float64 holds."""
+_LEAST = float(np.finfo(np.float32).tiny)
+"""Of a weight: of 0, as less than that may become, there is no logarithm."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flattening:
@@ -44,6 +49,11 @@ class Flattening:
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise InputError(f"--flattening.temperature is {self.temperature}; expected a number above 0.")
+        if self.form == "softmax" and self.temperature < _SHARPEST:
+            raise InputError(
+                f"--flattening.temperature is {self.temperature}; expected at least {_SHARPEST} of a softmax, whose "
+                "exponentials no number holds below that."
+            )
         if self.top < 1:
             raise InputError(f"--flattening.top is {self.top}; expected a whole number of at least 1.")
         choices = {"form": ("softmax", "power"), "support": ("observed", "full")}
@@ -102,9 +112,20 @@ def flattened(table: TypeCounts, how: Flattening) -> SparseRows:
 
     softmax: exp(t / temperature) / sum; power: t^(1 / temperature) / sum, over the support."""
     if how.form == "power":  # of a t of 0 it is 0: the full support is the observed one
-        return heaviest(dataclasses.replace(table, counts=table.counts ** (1 / how.temperature)), how.top)
+        return heaviest(dataclasses.replace(table, counts=_powers(table, 1 / how.temperature)), how.top)
     weights = dataclasses.replace(table, counts=np.exp(table.counts / how.temperature))
     return heaviest(_filled(weights, how.top) if how.support == "full" else weights, how.top)
+
+
+def _powers(table: TypeCounts, exponent: float) -> Floats:
+    """The counts to a power; those of a row of which that leaves nothing as shares of the greatest of the row."""
+    powers: Floats = table.counts**exponent
+    lost = totals(table.rows, powers, table.vocabulary)[table.rows] == 0
+    if lost.any():
+        greatest = np.zeros(table.vocabulary)
+        np.maximum.at(greatest, table.rows, table.counts)
+        powers[lost] = (table.counts[lost] / greatest[table.rows[lost]]) ** exponent
+    return powers
 
 
 def _filled(weights: TypeCounts, top: int) -> TypeCounts:
@@ -119,12 +140,14 @@ def _filled(weights: TypeCounts, top: int) -> TypeCounts:
 
 
 def heaviest(weights: TypeCounts, top: int) -> SparseRows:
-    """The `top` heaviest of each source type, scaled to add up to 1."""
+    """The `top` heaviest of each source type, scaled to add up to 1; without those that float32 takes for nothing."""
     rows = weights.rows
     order = np.lexsort((weights.keys, -weights.counts, rows))
     rank = np.arange(len(rows)) - np.searchsorted(rows, rows)  # rows ascend before and after
     kept = np.sort(order[rank < top])
     chosen = TypeCounts(vocabulary=weights.vocabulary, keys=weights.keys[kept], counts=weights.counts[kept]).relative()
+    told = chosen.counts >= _LEAST
+    chosen = dataclasses.replace(chosen, keys=chosen.keys[told], counts=chosen.counts[told])
     return SparseRows(
         indptr=offsets(torch.from_numpy(np.bincount(chosen.rows, minlength=weights.vocabulary))),
         tokens=torch.from_numpy((chosen.keys % weights.vocabulary).astype(np.int32)),

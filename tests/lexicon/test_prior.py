@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,12 +11,13 @@ from bitexts import WORDS, drawn
 
 from framework.errors import InputError
 from framework.kernels.csr import offsets
-from framework.kernels.sparse_rows import SparseRows
+from framework.kernels.sparse_rows import SparseRows, sparse_kl
 from framework.lexicon.bitext import Bitext, Sentences
 from framework.lexicon.links import Links
 from framework.lexicon.pair_priors import prior_weight
 from framework.lexicon.prior import Flattening, TypeCounts, count_links, flattened, mean_of, position_priors
 
+SUPPORTS: tuple[Literal["observed", "full"], ...] = ("observed", "full")
 THREE = TypeCounts(vocabulary=100, keys=np.array([705, 720, 730]), counts=np.array([0.3, 0.6, 0.1]))
 """t(20 | 7) = .6, t(5 | 7) = .3, t(30 | 7) = .1."""
 PUBLISHED = {0: 1.0, 100: 0.613, 1_000: 0.420, 10_000: 0.227, 50_000: 0.092, 100_000: 0.034, 150_000: 0.0, 200_000: 0.0}
@@ -38,6 +40,26 @@ def test_temperature_1_of_the_power_form_changes_nothing():
     assert row(flattened(THREE, Flattening(form="power", temperature=1)), 7) == pytest.approx(
         {5: 0.3, 20: 0.6, 30: 0.1}
     )
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *(Flattening(form="power", temperature=temperature) for temperature in (0.1, 0.01, 1e-4)),
+        *(
+            Flattening(temperature=temperature, support=support)
+            for temperature in (0.01, 0.002)
+            for support in SUPPORTS
+        ),
+    ],
+)
+def test_a_sharp_prior_has_no_weight_that_is_nothing(how: Flattening) -> None:
+    table = TypeCounts.of(np.array([5, 5, 5, 7, 7]), np.array([6, 7, 8, 1, 2]), np.array([1e5, 2, 1, 1, 1]), 10)
+    prior = flattened(table.relative(), how)
+    assert (prior.weights > 0).all()
+    assert row(prior, 5)[6] == pytest.approx(1)
+    assert {token: row(prior, 7)[token] for token in (1, 2)} == pytest.approx({1: 0.5, 2: 0.5})
+    assert sparse_kl(torch.full((10, 10), -math.log(10)), prior).isfinite().all()
 
 
 def test_softmax_over_the_whole_vocabulary_is_the_dense_one_and_nearly_uniform():
@@ -166,7 +188,12 @@ def test_32768_types_take_no_more_than_16_megabytes():
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
-    [({"temperature": 0.0}, "above 0"), ({"top": 0}, "at least 1"), ({"form": "exp"}, "softmax or power")],
+    [
+        ({"temperature": 0.0}, "above 0"),
+        ({"temperature": 0.001}, "expected at least 0.002 of a softmax"),
+        ({"top": 0}, "at least 1"),
+        ({"form": "exp"}, "softmax or power"),
+    ],
 )
 def test_what_cannot_be_is_named(wrong, message):
     with pytest.raises(InputError, match=message):
