@@ -154,7 +154,7 @@ def test_a_piece_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypat
         synced.append(path.name)
 
     monkeypatch.setattr(images_module, "to_disk", to_disk)
-    decode_piece(Piece(image_set=Constant(), contents=[0], first=0, shape=(2, 2, 1), file=file))
+    decode_piece(Piece(image_set=Constant(), contents=[0], first=0, example=0, shape=(2, 2, 1), file=file))
     assert file.exists()
     assert len(synced) == 1
     assert file.name in synced[0]
@@ -228,8 +228,22 @@ def test_images_of_other_shapes_are_refused_by_name(tmp_path: Path) -> None:
         prepared(Constant(shape=(2, 2)), tmp_path)
 
 
+def test_a_file_of_another_size_is_named_wherever_parts_end(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "pictures")
+    for file in sorted((tmp_path / "pictures").glob("class1/*")):
+        Image.open(file).resize((4, 3)).save(file)
+    images = ImageFolder(path=str(tmp_path / "pictures"))
+    for most in (15, 30):  # a class a part, and all in one
+        with pytest.raises(
+            InputError, match=r"class1/1.png' is 4 x 3 pixels; expected 9 x 8 .*--data.decoding.side for"
+        ):
+            prepared(images, tmp_path / "stores", images_a_part=most)
+
+
 def test_a_piece_is_decoded_where_its_scratch_is_seen(tmp_path: Path) -> None:
-    piece = Piece(image_set=Constant(), contents=[0], first=0, shape=(2, 2, 1), file=tmp_path / "no" / "a.arrow")
+    piece = Piece(
+        image_set=Constant(), contents=[0], first=0, example=0, shape=(2, 2, 1), file=tmp_path / "no" / "a.arrow"
+    )
     with pytest.raises(InputError, match="is not there on host"):
         decode_piece(piece)
 

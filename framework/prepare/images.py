@@ -5,6 +5,7 @@ Images are decoded a part at a time, each by a call that may run in another proc
 decoded outlives a kill: whoever prepares the same images again decodes only the parts that are missing.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -96,6 +97,8 @@ class Piece:
     """What of."""
     first: int
     """The number of the first of them."""
+    example: Any
+    """What the first image of the set is decoded from."""
     shape: tuple[int, int, int]
     """Height, width and channels that all images of the set have."""
     file: Path
@@ -112,6 +115,7 @@ def _decoded(
             image_set=image_set,
             contents=raw.contents[first:end],
             first=first,
+            example=raw.contents[0],
             shape=shape,
             file=_pixels_of(work, part),
         )
@@ -129,6 +133,7 @@ def decode_piece(piece: Piece) -> None:
     require_scratch(piece.file.parent)
     pixels = _images(piece.image_set, piece.contents, piece.first)
     if pixels.shape[1:] != piece.shape:
+        _let_name(piece)
         name = IMAGE_SETS.name_of(type(piece.image_set))
         raise PluginError(
             f"image set '{name}' made images of {pixels.shape[1:]} from number {piece.first} on; expected "
@@ -139,6 +144,13 @@ def decode_piece(piece: Piece) -> None:
         write_column(torn, pixels.reshape(len(pixels), -1))
         to_disk(torn)
         torn.replace(piece.file)
+
+
+def _let_name(piece: Piece) -> None:
+    """Lets the set itself name an image that is not as the first one is: it knows what that is called, and what would
+    do. Raises InputError where it does."""
+    with contextlib.suppress(PluginError):
+        asked("", lambda: piece.image_set.decode([piece.example, piece.contents[0]]))
 
 
 def _images(image_set: ImageSet, contents: Sequence[Any], first: int) -> NDArray[np.uint8]:
