@@ -66,7 +66,9 @@ class Decoding:
         try:
             with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
                 image = _of_bytes(opened).convert(_MODES[self.color])
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except UnidentifiedImageError as error:  # whose text has the address of bytes in memory
+            raise InputError(f"{name} cannot be decoded (no image that Pillow knows). Mend or remove it.") from error
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise InputError(f"{name} cannot be decoded ({error}). Mend or remove it.") from error
         if self.side and image.size != (self.side, self.side):
             image = image.resize((self.side, self.side), Image.Resampling.BILINEAR)
@@ -200,8 +202,11 @@ class ImageTable:
         )
 
     def decode(self, contents: Sequence[Any]) -> NDArray[np.uint8]:
-        """The images in some of the rows. Raises InputError for one that is damaged, or of another size."""
-        return self.decoding.images([image or b"" for image, _ in contents], [place for _, place in contents])
+        """The images in some of the rows. Raises InputError for one that is missing, damaged, or of another size."""
+        for image, place in contents:
+            if not image:
+                raise InputError(f"{place} has no image in '{self.image}'; add one, or take the row out.")
+        return self.decoding.images([image for image, _ in contents], [place for _, place in contents])
 
     def _read(self, file: Path) -> pa.Table:
         """The file's two columns, as `image` (bytes) and `label`."""
@@ -217,7 +222,7 @@ class ImageTable:
         if lacking:
             raise InputError(f"'{file}' has no column '{lacking[0]}'; it has {', '.join(table.column_names)}.")
         images = table[self.image]
-        if pa.types.is_struct(images.type):
+        if pa.types.is_struct(images.type) and images.type.get_field_index("bytes") >= 0:
             images = pa.chunked_array([chunk.field("bytes") for chunk in images.chunks])
         if not (pa.types.is_binary(images.type) or pa.types.is_large_binary(images.type)):
             raise InputError(f"'{file}' has {images.type} in '{self.image}'; expected bytes of PNG or JPEG files.")

@@ -267,6 +267,9 @@ def test_tables_hold_files_of_images(tmp_path: Path) -> None:
         ImageTable(files=(str(tmp_path / "b.parquet"),)).open()
     with pytest.raises(InputError, match="has int64 in 'label'; expected bytes of PNG or JPEG"):
         ImageTable(files=(str(tmp_path / "a.arrow"),), image="label").open()
+    parquet.write_table(pa.table({"image": [{"path": "a.png"}], "label": [0]}), tmp_path / "paths.parquet")
+    with pytest.raises(InputError, match=r"has struct<path: string> in 'image'; expected bytes of PNG or JPEG"):
+        ImageTable(files=(str(tmp_path / "paths.parquet"),)).open()
     (tmp_path / "torn.arrow").write_bytes((tmp_path / "a.arrow").read_bytes()[:99])
     with pytest.raises(InputError, match=r"torn.arrow' cannot be read"):
         ImageTable(files=(str(tmp_path / "torn.arrow"),)).open()
@@ -302,7 +305,8 @@ def test_what_a_row_of_a_table_lacks_is_named(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=rf"{name}.parquet' (has no label in|holds nan at 1)"):
             ImageTable(files=(file,)).open()
     whole = png(tmp_path / "whole.png", PIXELS[0])
-    for bad, words in ((whole[:40], "cannot be decoded"), (None, "cannot be decoded"), (None, "row 1 of")):
+    damaged = r"cannot be decoded \(no image that Pillow knows\)"
+    for bad, words in ((whole[:40], "cannot be decoded"), (b"no image", damaged), (None, "has no image in 'image'")):
         file = labelled(tmp_path / "bad.parquet", pa.array([0, 1]), [whole, bad])
         with pytest.raises(InputError, match=words) as caught:
             decoded(ImageTable(files=(labelled(tmp_path / "good.parquet", pa.array([0, 1])), file)))
