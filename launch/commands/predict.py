@@ -40,6 +40,8 @@ def command(arguments: list[str]) -> int:
         raise InputError(f"--out is '{options.out}'; expected a name that ends in .parquet.")
     if options.out is not None and not options.out.absolute().parent.is_dir():
         raise InputError(f"--out is '{options.out}', but there is no folder '{options.out.parent}'; make it first.")
+    if options.out is not None and options.out.is_dir():
+        raise InputError(f"--out is '{options.out}', which is a folder; expected the name of a file.")
     into_folder = evaluate.embed if options.embeddings else evaluate.predict
     apart = evaluate.embed_apart if options.embeddings else evaluate.predict_apart
     with showing(script=options.folder.json) as show:
@@ -61,6 +63,8 @@ def _moved(written: str, target: Path) -> None:
         shutil.move(written, torn)
         torn.replace(target)
     except OSError as error:
+        if not Path(written).exists():  # only the new name could not be given
+            shutil.move(torn, written)
         torn.unlink(missing_ok=True)
         raise InputError(f"'{target}' cannot be written: {error.strerror}. It is in '{written}'.") from error
 

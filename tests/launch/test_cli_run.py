@@ -254,6 +254,31 @@ def test_predict_loses_nothing_where_the_disk_is_full(
     assert not list(Path().glob(".*.torn"))
 
 
+@pytest.mark.usefixtures("report")
+def test_predict_loses_nothing_where_a_name_cannot_be_given(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("folder.parquet").mkdir()
+    assert cli.main(["predict", "runs/sage-debian", "--out", "folder.parquet"]) == 2
+    assert "--out is 'folder.parquet', which is a folder; expected the name of a file" in capsys.readouterr().err
+
+    rename = Path.replace
+
+    def replace(path: Path, target: Path) -> Path:
+        if Path(target).name == "x.parquet":  # somebody else's, say
+            raise OSError(errno.EPERM, "Operation not permitted")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    assert cli.main(["predict", "runs/sage-debian", "--out", "x.parquet"]) == 2
+    told = re.search(
+        r"'x.parquet' cannot be written: Operation not permitted. It is in '(.*)'\.", capsys.readouterr().err
+    )
+    assert told is not None
+    assert parquet.read_table(told[1]).num_rows > 0
+    assert not list(Path().glob(".*.torn"))
+
+
 def test_prepare_finds_the_store_that_training_made(capsys: pytest.CaptureFixture[str], report: dict[str, Any]) -> None:
     found = answer(capsys, "prepare", "sage-debian", *SMALL)
     assert found["data_digest"] == report["data_digest"]
