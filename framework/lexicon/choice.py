@@ -28,6 +28,12 @@ BOUNDS = (10, 100, 1000)
 """Occurrences at which a bucket of fixed counts ends and the next begins."""
 
 
+def require_bounds(bounds: Sequence[int]) -> None:
+    """Raises InputError for bounds of buckets that do not ascend from above 1 on."""
+    if any(low >= high for low, high in itertools.pairwise([1, *bounds])):
+        raise InputError(f"bounds are {tuple(bounds)}; expected ascending numbers, the first above 1.")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Buckets:
     """Which bucket every source type is in."""
@@ -52,9 +58,8 @@ class Buckets:
     @classmethod
     def by_count(cls, occurrences: Integers, bounds: Sequence[int] = BOUNDS) -> "Buckets":
         """By how often a type occurs: `1000+`, `100-999`, `10-99`, `1-9` and `0`, or as the ascending `bounds` say."""
+        require_bounds(bounds)
         edges = [1, *bounds]
-        if any(low >= high for low, high in itertools.pairwise(edges)):
-            raise InputError(f"bounds are {tuple(bounds)}; expected ascending numbers, the first above 1.")
         within = [f"{low}-{high - 1}" for low, high in itertools.pairwise(edges)]
         names = ("0", *within, f"{edges[-1]}+")[::-1]
         return cls(names=names, of_types=len(edges) - np.searchsorted(edges, occurrences, side="right"))

@@ -20,7 +20,7 @@ from framework.config import plugin_name
 from framework.engine.run import Event, Mapper
 from framework.errors import InputError
 from framework.lexicon.bitext import Bitext, Sentences
-from framework.lexicon.choice import BOUNDS, Buckets, hits_of_choice, probability_of_choice
+from framework.lexicon.choice import BOUNDS, Buckets, hits_of_choice, probability_of_choice, require_bounds
 from framework.lexicon.links import Links
 from framework.lexicon.pair_priors import require_vocabulary
 from framework.lexicon.stored import bitext_of
@@ -55,6 +55,7 @@ class LexicalChoice:
     def __post_init__(self) -> None:
         if self.piece_tokens < 1:
             raise InputError(f"piece-tokens is {self.piece_tokens}; expected a whole number of at least 1.")
+        require_bounds(self.bounds)
 
     def agree(self, steps: Mapping[str, Any]) -> None:
         """Refuses an alignment of other pairs than the model learned from, or of another vocabulary; and probabilities
@@ -78,12 +79,15 @@ class LexicalChoice:
 def lexical_choice(asked: LexicalChoice, work: Path, mapper: Mapper, watch: Callable[[Event], None]) -> dict[str, Any]:
     """`hit` (AoLC-hit) and `probability` (AoLC-prob), by `rank` (H, M, L: thirds of types; O: unseen) and by `count`.
 
-    Raises InputError for steps that made something else, or of another vocabulary; StoreError for damaged folders."""
+    Raises InputError for steps that made something else, or of another vocabulary, and for a split without sentences;
+    StoreError for damaged folders."""
     run, store = learned_from(asked.model, mapper, watch)
     alignment, size = Alignment.of(asked.align), store.vocabulary_size
     require_vocabulary(alignment.product, store)
     reader = PairReader(store)
     samples = of_splits(reader.split, [asked.split])
+    if not len(samples):
+        raise InputError(f"split is '{asked.split}', of which the data of step '{asked.model.step}' has no sentence.")
     everything = bitext_of(store)
     pairs = everything.take(samples.numpy())
     links = alignment.aligner.links(alignment.model, pairs, size)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,21 @@ def test_steps_that_made_something_else_are_named(root: Path, align: Made, stude
         Prior(align=align, alignment=False)
     with pytest.raises(InputError, match="kept is 0"):
         Prior(align=align, kept=0)
+
+
+def test_choices_that_nothing_can_be_said_of_are_refused(root: Path, align: Made, student: Made) -> None:
+    with pytest.raises(InputError, match=r"bounds are \(10, 5\); expected ascending numbers"):
+        LexicalChoice(model=student, align=align, bounds=(10, 5))
+    run = read_run(Path(student.path), trusted=True)
+    path = root / "without-test"
+    shutil.copytree(student.path, path)
+    data = Rhymes(pairs=9)  # the tenth would be tested on
+    workload = dataclasses.replace(run.workload, data=data)
+    (path / "run.json").write_text(json.dumps(encode(dataclasses.replace(run, workload=workload))))
+    few = dataclasses.replace(student, path=str(path))
+    aligned = made(Align(pairs=few), root / "few")
+    with pytest.raises(InputError, match="split is 'test', of which the data of step 'teacher' has no sentence"):
+        made(LexicalChoice(model=few, align=aligned), root / "choice-of-none")
 
 
 def test_a_student_of_other_pairs_is_refused(root: Path, align: Made, student: Made) -> None:
