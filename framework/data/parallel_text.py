@@ -45,6 +45,13 @@ class ParallelText:
     test: str = "test_2016_flickr"
     """Those to test on. Empty: none."""
 
+    def __post_init__(self) -> None:
+        if self.source == self.target:
+            raise InputError(
+                f"--data.source and --data.target are both '{self.source}'; expected two languages: name "
+                "the other one, too."
+            )
+
     def fingerprint(self) -> str:
         """Digest of the settings and of the files' content. Raises InputError for a file that is not there."""
         return fingerprint(

@@ -61,7 +61,7 @@ def test_parallel_text_is_read_line_by_line(tmp_path: Path) -> None:
 def test_a_fingerprint_is_of_content_and_settings(tmp_path: Path) -> None:
     one, two = written(tmp_path / "one"), written(tmp_path / "two")
     assert one.fingerprint() == two.fingerprint()
-    assert dataclasses.replace(one, source="de", target="de").fingerprint() != one.fingerprint()
+    assert dataclasses.replace(one, source="de", target="en").fingerprint() != one.fingerprint()
     assert written(tmp_path / "three", val=b"Zwei\n").fingerprint() != one.fingerprint()
 
 
@@ -132,6 +132,11 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     assert pairs.open().target.to_pylist()[4] == "Eins"
     with pytest.raises(InputError, match=r"val\.de' is not UTF-8 in line 2"):
         written(tmp_path, val=codecs.BOM_UTF8 + b"E\n\xff\n").open()
+
+
+def test_a_language_is_not_translated_to_itself() -> None:
+    with pytest.raises(InputError, match="--data.source and --data.target are both 'de'; expected two languages"):
+        ParallelText(source="de")
 
 
 def test_what_a_table_cannot_be(tmp_path: Path) -> None:
