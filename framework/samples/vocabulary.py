@@ -7,6 +7,7 @@ force: "…" becomes "...", and spaces of any kind and number one space.
 
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,7 @@ class Vocabulary:
                 **limit,
             )
         except RuntimeError as error:
-            raise InputError(
-                f"no vocabulary of {size} tokens can be made of this text: {_first_line(error)}."
-            ) from error
+            raise InputError(f"no vocabulary of {size} tokens can be made of this text: {_reason(error)}.") from error
         return cls(written.getvalue())
 
     @classmethod
@@ -99,6 +98,15 @@ class Vocabulary:
     def piece(self, token: int) -> str:
         """How a token is written: `_` in front of one that begins a word is U+2581."""
         return str(self._processor.id_to_piece(token))
+
+
+def _reason(error: BaseException) -> str:
+    """Why a vocabulary cannot be learned. Of one that is too small the library says options that nobody has here."""
+    told = _first_line(error)
+    needed = re.search(r"required_chars\. \d+ vs (\d+)", told)
+    if needed:
+        return f"its characters and marks alone are {needed[1]}; give --vocabulary more"
+    return f"there are {MASK + 1} marks alone; give --vocabulary more" if "insert_id" in told else told
 
 
 def _first_line(error: BaseException) -> str:

@@ -54,8 +54,11 @@ def test_a_vocabulary_that_cannot_be(tmp_path: Path) -> None:
         InputError, match=r"no vocabulary of 4000 tokens can be made .*Please set it to a value <= \d+\.$"
     ):
         Vocabulary.learn(TEXT, 4000)
-    with pytest.raises(InputError, match="no vocabulary of 6 tokens"):
+    few = r"no vocabulary of 6 tokens can .* text: its characters and marks alone are \d+; give --vocabulary more\.$"
+    with pytest.raises(InputError, match=few):
         Vocabulary.learn(TEXT, 6)
+    with pytest.raises(InputError, match=r"text: there are 5 marks alone; give --vocabulary more\.$"):
+        Vocabulary.learn(TEXT, 3)
     (tmp_path / "bad").write_bytes(b"nothing of the kind")
     with pytest.raises(StoreError, match="is no vocabulary, or was altered"):
         Vocabulary.read(tmp_path / "bad")
