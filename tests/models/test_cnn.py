@@ -187,6 +187,10 @@ def test_the_frozen_encoder_gives_channels_and_learns_from_images_alone() -> Non
         (lambda: SEResNet(width=10), "--model.width is 10 and --model.reduction 16"),
         (lambda: CBAMResNet(kernel=4), "--model.kernel is 4; expected an odd number"),
         (lambda: DenseNet(compression=0.0), "--model.compression is 0.0"),
+        (
+            lambda: DenseNet(depth=10, growth=1, compression=0.4),
+            "compression is 0.4, which leaves no channel of so few",
+        ),
         (lambda: WideResNet(widen=0), "--model.widen is 0"),
         (lambda: BoostedResNet(pretraining=-1), "--model.pretraining is -1"),
     ],

@@ -211,6 +211,7 @@ def test_forced_probabilities_see_nothing_of_the_target() -> None:
 def test_what_cannot_be_is_refused() -> None:
     for fields, text in (
         ({"iterations": 0}, r"--model\.iterations is 0"),
+        ({"deviation": -0.1}, r"--model\.deviation is -0\.1; expected a number above 0"),
         ({"longest": 2}, r"--model\.longest is 2; expected at least 3"),
         ({"opening_smoothing": 1.0}, r"--model\.opening-smoothing is 1\.0"),
     ):

@@ -241,6 +241,7 @@ def test_what_cannot_be_is_refused() -> None:
         ({"passes": 0}, r"--model\.passes is 0"),
         ({"longest": 5}, r"--model\.longest is 5; expected more than --model\.length-beam, 5"),
         ({"length_weight": -0.1}, r"--model\.length-weight is -0\.1"),
+        ({"deviation": -0.1}, r"--model\.deviation is -0\.1; expected a number above 0"),
         ({"dropout": 1.0}, r"--model\.dropout is 1\.0"),
     ):
         with pytest.raises(InputError, match=text):

@@ -35,20 +35,30 @@ class DenseNet:
         require_widths(self, "growth")
         if not 0 < self.compression <= 1:
             raise InputError(f"--model.compression is {self.compression}; expected more than 0 and at most 1.")
+        if not all(self._kept()):
+            raise InputError(
+                f"--model.compression is {self.compression}, which leaves no channel of so few; expected more, or a "
+                "larger --model.growth."
+            )
 
     def build(self, channels: int, classes: int) -> nn.Module:
         """769,162 weights at depth 100 and growth 12, for 3 channels and 10 classes."""
-        width = 2 * self.growth
+        width, transitions = 2 * self.growth, self._kept()
         features: list[nn.Module] = [convolution(channels, width)]
         for block in range(3):
             for _ in range(blocks_of(self.depth, layers=2, ends=4)):
                 features.append(_Dense(width, self.growth))
                 width += self.growth
             if block < 2:
-                kept = int(width * self.compression)
-                features += [preactivated(width, kept, 1), nn.AvgPool2d(2, ceil_mode=True)]
-                width = kept
+                features += [preactivated(width, transitions[block], 1), nn.AvgPool2d(2, ceil_mode=True)]
+                width = transitions[block]
         return Classifier([*features, BatchNorm(width), nn.ReLU()], width, classes)
+
+    def _kept(self) -> list[int]:
+        """The channels behind the first two blocks."""
+        added = blocks_of(self.depth, layers=2, ends=4) * self.growth
+        first = int((2 * self.growth + added) * self.compression)
+        return [first, int((first + added) * self.compression)]
 
 
 class _Dense(nn.Module):

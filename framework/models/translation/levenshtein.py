@@ -6,6 +6,7 @@ deleted from a target that the network itself has filled, is told by the fewest 
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -78,6 +79,8 @@ class Levenshtein:
     def __post_init__(self) -> None:
         require_widths(self, "width", "heads", "inner", "encoder_layers", "decoder_layers", "most", "iterations")
         require_shares(self, "dropout", "label_smoothing", "opening_smoothing")
+        if not 0 < self.deviation < math.inf:
+            raise InputError(f"--model.deviation is {self.deviation}; expected a number above 0.")
         if self.longest < 3:
             raise InputError(f"--model.longest is {self.longest}; expected at least 3: a word, its beginning and end.")
 

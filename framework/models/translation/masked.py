@@ -6,6 +6,7 @@ head of the encoder predicts it.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -77,6 +78,8 @@ class CMLM:
     def __post_init__(self) -> None:
         require_widths(self, "width", "heads", "inner", "encoder_layers", "decoder_layers", "passes", "length_beam")
         require_shares(self, "dropout", "label_smoothing")
+        if not 0 < self.deviation < math.inf:
+            raise InputError(f"--model.deviation is {self.deviation}; expected a number above 0.")
         if self.longest <= self.length_beam:
             raise InputError(
                 f"--model.longest is {self.longest}; expected more than --model.length-beam, {self.length_beam}."
