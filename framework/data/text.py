@@ -26,6 +26,7 @@ def tf_idf(counts: Any) -> Any:
     weights = counts.data * rarity[counts.indices]
     rows = np.repeat(np.arange(documents), np.diff(counts.indptr))
     lengths = np.sqrt(np.bincount(rows, weights * weights, minlength=documents))
+    lengths[lengths == 0] = 1  # of counts that are stored, and 0
     return csr_matrix((weights / lengths[rows], counts.indices, counts.indptr), shape=counts.shape)
 
 

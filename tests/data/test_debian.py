@@ -99,6 +99,13 @@ def test_tf_idf_equals_scikit_learn():
     np.testing.assert_allclose(tf_idf(counts).toarray(), expected, rtol=1e-12)
 
 
+def test_a_stored_count_of_nothing_is_none():
+    counts = csr_matrix((np.array([0.0, 2, 1]), np.array([0, 0, 1]), np.array([0, 1, 3])))
+    found = tf_idf(counts).toarray()
+    assert not found[0].any()
+    np.testing.assert_allclose(np.linalg.norm(found[1]), 1)
+
+
 def test_svd_equals_the_dense_one():
     matrix = random_array((80, 30), density=0.3, format="csr", rng=np.random.default_rng(0))
     left, values, right = np.linalg.svd(matrix.toarray())
