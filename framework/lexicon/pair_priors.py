@@ -99,9 +99,11 @@ def prepare_pair_priors(
 ) -> Path:
     """The folder, beneath `root`, of what the prior in the folder `prior` says of a store; at once where it is there.
 
-    `told` hears which share is linked. Raises InputError where the prior is of another vocabulary, StoreError for a
-    damaged prior or store."""
+    `told` hears which share is linked. Raises InputError where the prior is none, or of another vocabulary, StoreError
+    for a damaged prior or store."""
     product = ProductFolder.open(prior)
+    if f"{ROWS}/indptr.arrow" not in product.files:
+        raise InputError(f"no prior was made in '{prior}'; expected the folder of a step `Prior`.")
     require_vocabulary(product, store)
     digest = config.digest([store.digest, product.digest, VERSION])
     path = root.absolute() / digest[:16]

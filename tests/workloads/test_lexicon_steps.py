@@ -239,10 +239,12 @@ def test_who_repeats_hits_every_word(root: Path, align: Made, store: PairStore) 
         made(LexicalChoice(model=teacher, align=align), root / "asked-too-much")
 
 
-def test_steps_that_made_something_else_are_named(root: Path, align: Made, student: Made) -> None:
+def test_steps_that_made_something_else_are_named(root: Path, align: Made, store: PairStore) -> None:
     prior = made(Prior(align=align), root / "no-alignment")
     with pytest.raises(InputError, match="step 'no-alignment' made no alignment"):
         made(Prior(align=prior), root / "wrong")
+    with pytest.raises(InputError, match=r"no prior was made in '.*align'; expected the folder of a step `Prior`"):
+        prepare_pair_priors(store, Path(align.path), root / "stores")
     with pytest.raises(InputError, match="neither alignment nor student"):
         Prior(align=align, alignment=False)
     with pytest.raises(InputError, match="kept is 0"):
