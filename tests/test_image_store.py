@@ -52,6 +52,30 @@ def test_what_is_read_is_what_was_decoded(tmp_path: Path) -> None:
     assert ImageStore.open(store.path).means == store.means
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Typed:
+    """Stripes whose labels are of another type."""
+
+    type: str
+
+    def fingerprint(self) -> str:
+        return self.type
+
+    def open(self) -> RawImages:
+        raw = Stripes(images=20, classes=2).open()
+        return dataclasses.replace(raw, labels=raw.labels.astype(self.type))
+
+    def decode(self, contents: Sequence[Any]) -> NDArray[np.uint8]:
+        return Stripes(images=20, classes=2).decode(contents)
+
+
+@pytest.mark.parametrize("type_", ["int32", "uint8", "bool", "float32"])
+def test_labels_of_any_type_are_whole_numbers(tmp_path: Path, type_: str) -> None:
+    labels = ImageReader(prepared(Typed(type=type_), tmp_path)).labels
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [0, 1] * 10
+
+
 def test_inspect_tells_of_it(tmp_path: Path) -> None:
     store = prepared(Stripes(), tmp_path, images_a_part=32)
     found = inspect(store.path, verify=True)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from framework import config
+from framework.data.arrays import whole_numbers
 from framework.data.dataset import TRAIN, Mapper, each, of_raw_files
 from framework.data.digests import remembering
 from framework.data.image_sets import ImageSet, RawImages, check_images
@@ -75,6 +76,7 @@ def prepare_images(
     def make(folder: Path) -> None:
         told("read", 0.0)
         raw = image_set.open()
+        raw = dataclasses.replace(raw, labels=whole_numbers("labels", raw.labels))  # a plug-in's, of any type
         check_images(raw)
         offsets = torch.arange(0, len(raw.contents) + images_a_part, images_a_part).clamp(max=len(raw.contents))
         shape = _decoded(image_set, raw, offsets, work, mapper, told)
