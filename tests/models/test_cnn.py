@@ -8,10 +8,11 @@ from torch import nn
 
 from framework.errors import InputError
 from framework.models.cnn.attention import CBAMResNet, ChannelAttention, SEResNet, SpatialAttention
+from framework.models.cnn.averaged import Averaged
 from framework.models.cnn.boosted import BoostedResNet
 from framework.models.cnn.densenet import DenseNet
 from framework.models.cnn.image_model import ImageModel
-from framework.models.cnn.layers import convolution
+from framework.models.cnn.layers import Classifier, convolution, convolved
 from framework.models.cnn.residual import residual_network
 from framework.models.cnn.resnet import ResNet
 from framework.models.cnn.vgg import VGG
@@ -143,6 +144,18 @@ def test_a_block_adds_its_shortcut() -> None:
     assert out.shape == (2, 8, 3, 3)
     assert out[:, 2:].eq(0).all()
     torch.testing.assert_close(out[:, :2], first[:, :, ::4, ::4])
+
+
+def test_the_average_is_of_shared_weights_too() -> None:
+    network = nn.Sequential(convolved(2, 2), convolved(2, 2), Classifier([], 2, 3))
+    network[1][0].weight = network[0][0].weight  # type: ignore[index,union-attr]
+    averaged, images = Averaged(network, 0.5), torch.randn(4, 2, 5, 5)
+    for _ in range(3):
+        averaged.train()(images)
+    weights = dict(averaged.average.named_buffers())
+    for name in ("0.0.weight", "1.0.weight"):
+        torch.testing.assert_close(weights[name], network[0][0].weight.detach())  # type: ignore[index,union-attr]
+    assert averaged.eval()(images).shape == (4, 3)
 
 
 def test_channels_are_weighed_by_the_image_and_places_by_their_channels() -> None:

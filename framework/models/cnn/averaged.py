@@ -37,7 +37,8 @@ class Averaged(nn.Module):
         self.steps += 1
         followed = self.steps.double()
         share = 1 - (followed / (followed + 9)).clamp(max=self.decay)
-        now = {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
+        weights = self.network.named_parameters(remove_duplicate=False)  # shared ones have a name in every layer
+        now = {**dict(weights), **dict(self.network.named_buffers(remove_duplicate=False))}
         for name, before in self.average.named_buffers():
             if before.is_floating_point():
                 before.lerp_(now[name], share.to(before))
