@@ -33,6 +33,14 @@ class Aligner(Protocol):
         """Links pairs, seen or not, by the model in `folder`; each pair's whatever the others are."""
 
 
+@runtime_checkable
+class Requiring(Protocol):
+    """An Aligner that needs what may not be installed."""
+
+    def require(self) -> None:
+        """Raises InputError, which says how to get it, where it is not there."""
+
+
 @ALIGNERS.register("hmm")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HmmAligner:

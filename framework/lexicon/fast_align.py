@@ -43,6 +43,10 @@ class FastAlign:
                 f"iterations is {self.iterations} and null {self.null}; expected at least 1, and one between 0 and 1."
             )
 
+    def require(self) -> None:
+        """Raises InputError where the library is not installed."""
+        _library()
+
     def estimate(
         self, bitext: Bitext, vocabulary: int, folder: Path, work: Path, mapper: Mapper, told: Callable[[float], None]
     ) -> dict[str, Any]:

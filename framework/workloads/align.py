@@ -7,7 +7,7 @@ token, whatever a sentence is made of.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from framework.data.dataset import TRAIN
 from framework.engine.folder import read_run
 from framework.engine.run import Event, Mapper, Run
 from framework.errors import InputError
-from framework.lexicon.aligner import Aligner, HmmAligner, link_all
+from framework.lexicon.aligner import Aligner, HmmAligner, Requiring, link_all
 from framework.lexicon.arrays import read_arrays, write_arrays
 from framework.lexicon.links import Links
 from framework.lexicon.pair_priors import ALIGNER, LINKS
@@ -43,6 +43,11 @@ class Align:
     """The step, a run of `translation`, whose pairs are aligned."""
     aligner: Aligner = HmmAligner()
     """What aligns them."""
+
+    def agree(self, steps: Mapping[str, Any]) -> None:
+        """Refuses an aligner that is not installed: a teacher may be trained for hours before it is asked."""
+        if isinstance(self.aligner, Requiring):
+            self.aligner.require()
 
     def make(self, folder: Path, work: Path, mapper: Mapper, watch: Callable[[Event], None]) -> dict[str, Any]:
         """Writes the aligner's model, the links of all pairs, how often types are linked in training, and occur there.

@@ -1,6 +1,7 @@
 """Steps that share pairs say so before the first of them is walked."""
 
 import dataclasses
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from framework.data.distilled import Distilled
 from framework.engine.pipeline import Pipeline
 from framework.engine.run import Run
 from framework.errors import InputError
+from framework.lexicon.fast_align import FastAlign
 from framework.models.translation.levenshtein import Levenshtein
 from framework.models.translation.transformer import Transformer
 from framework.workloads.prior import Prior
@@ -36,6 +38,16 @@ def test_what_differs_and_may_is_taken() -> None:
     spelled = dataclasses.replace(student, workload=dataclasses.replace(student.workload, vocabulary=50, begin=None))  # type: ignore[type-var]
     kept = [name for name in plain if name not in ("choice", "prior")]
     assert Pipeline(steps={**{name: plain[name] for name in kept}, "student": spelled}).steps  # it spells for itself
+
+
+def test_an_aligner_that_is_not_installed_is_missed_before_a_teacher_is_trained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "systran_align", None)
+    with pytest.raises(
+        InputError, match=r"step 'align': the aligner `fast-align` needs .*: install shardyard\[align\]"
+    ):
+        changed("align", aligner=FastAlign())
 
 
 def test_pairs_and_vocabularies_have_to_agree() -> None:
