@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "Train a recipe.",
     "evaluate": "Measure the trained weights of a run again.",
     "predict": "Write a run's classes or embeddings to a Parquet file.",
+    "translate": "Translate sentences of your own by a trained run, a line each.",
     "inspect": "Say what a shard store, a checkpoint or a run's folder holds, and verify it.",
     "list": "List the plug-ins of a kind, built-in and installed.",
     "check": "Run the conformance suite over a plug-in.",

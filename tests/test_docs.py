@@ -59,7 +59,7 @@ def commands() -> list[str]:
 def unknown_flags(line: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """The flags of a command that its help, with whatever plug-ins it chooses, does not name. `folder`: a new one."""
     _, *arguments = shlex.split(line)
-    if arguments[0] in ("evaluate", "predict"):  # of a run's folder: one of the recipe that it is named by, or another
+    if arguments[0] in ("evaluate", "predict", "translate"):  # of the folder of the recipe that it is named by
         name = Path(arguments[1]).name
         found = recipe(name if name in RECIPES.names() else "sage-debian")
         (folder / "run.json").write_text(json.dumps(encode(found)))

@@ -174,12 +174,17 @@ def read_lines(path: Path) -> list[str]:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"'{path}' cannot be read ({error}): it may be cut short. Fetch it again.") from error
+    return lines_in(data, f"'{path}'")
+
+
+def lines_in(data: bytes, named: str) -> list[str]:
+    """The lines of a text, as `read_lines`. Raises InputError, which calls it `named`, where it is not UTF-8."""
     data = data.removeprefix(codecs.BOM_UTF8)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"'{path}' is not UTF-8 in line {line}; convert it, for instance by iconv.") from error
+        raise InputError(f"{named} is not UTF-8 in line {line}; convert it, for instance by iconv.") from error
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 

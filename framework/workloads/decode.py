@@ -160,17 +160,32 @@ def _translate(
     watch: Callable[[Event], None],
 ) -> None:
     """Makes the files of the pieces that have none in `work`."""
-    total = sum(map(len, cut))
     missing = [number for number, samples in enumerate(cut) if _read(_file(work, number), samples) is None]
-    done = before = total - sum(len(cut[number]) for number in missing)
-    began = time.monotonic()
     asked = [source_piece(reader, cut[number]) for number in missing]
-    for number, piece in zip(missing, mapper(translating, asked), strict=True):
+    made = each_translated(asked, translating, mapper, watch, what="decode", total=sum(map(len, cut)))
+    for number, piece in zip(missing, made, strict=True):
         _write(_file(work, number), piece)
+
+
+def each_translated(
+    asked: Sequence[Piece],
+    translating: Translating,
+    mapper: Mapper,
+    watch: Callable[[Event], None],
+    *,
+    what: str,
+    total: int,
+) -> Iterator[Piece]:
+    """The translations of pieces, in their order, as they come. Tells how far it is: of `total` sentences, those that
+    are not asked for were done before."""
+    done = before = total - sum(len(piece.samples) for piece in asked)
+    began = time.monotonic()
+    for piece in mapper(translating, asked):
+        yield piece
         done += len(piece.samples)
         rate = (done - before) / (time.monotonic() - began)
         watch(
-            {"event": "pieces", "what": "decode", "unit": "sentences", "done": done, "total": total}
+            {"event": "pieces", "what": what, "unit": "sentences", "done": done, "total": total}
             | {"rate": rate, "left": (total - done) / rate}
         )
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from framework.errors import InputError
 from launch import tables, usage
-from launch.commands.runs import FolderOptions, from_folder
+from launch.commands.runs import FolderOptions, from_folder, require_file
 from launch.prepared import known_data
 from launch.progress import showing
 from launch.start import start
@@ -38,10 +38,7 @@ def command(arguments: list[str]) -> int:
     )
     if options.out is not None and options.out.suffix != ".parquet":
         raise InputError(f"--out is '{options.out}'; expected a name that ends in .parquet.")
-    if options.out is not None and not options.out.absolute().parent.is_dir():
-        raise InputError(f"--out is '{options.out}', but there is no folder '{options.out.parent}'; make it first.")
-    if options.out is not None and options.out.is_dir():
-        raise InputError(f"--out is '{options.out}', which is a folder; expected the name of a file.")
+    require_file(options.out)
     into_folder = evaluate.embed if options.embeddings else evaluate.predict
     apart = evaluate.embed_apart if options.embeddings else evaluate.predict_apart
     with showing(script=options.folder.json) as show:

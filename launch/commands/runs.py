@@ -63,9 +63,18 @@ def default_out(name: str) -> str:
     return f"runs/{name.replace(':', '.')}"
 
 
-def from_folder(arguments: Sequence[str], options: type[T], *, command: str, about: str, example: str) -> tuple[Run, T]:
+def from_folder(
+    arguments: Sequence[str],
+    options: type[T],
+    *,
+    command: str,
+    about: str,
+    example: str,
+    unused: Sequence[str] = (),
+) -> tuple[Run, T]:
     """The run that the folder named first is of; the flags that follow may change where it runs, not what it learned.
 
+    `unused`: further fields of the run that mean nothing to the command.
     With the flag `--trust`, of FolderOptions, the folder may name modules of no installed plug-in.
     Raises StoreError for a folder without a run, InputError for a flag that changes what was learned."""
     if arguments[:1] in (["-h"], ["--help"]):
@@ -76,7 +85,7 @@ def from_folder(arguments: Sequence[str], options: type[T], *, command: str, abo
             command=f"{command} RUN_FOLDER",
             about=f"{about} The folder's own help lists the flags of its workload too, such as --parts.",
             example=example,
-            hidden=[*_OF_TRAINING, "workload"],
+            hidden=[*_OF_TRAINING, *unused, "workload"],
             learned="RUN_FOLDER",
         )
     name, flags = _first(arguments, "run's folder", f"shardyard {command} RUN_FOLDER [FLAGS]")
@@ -91,7 +100,7 @@ def from_folder(arguments: Sequence[str], options: type[T], *, command: str, abo
         command=f"{command} {name}",
         about=about,
         example=example,
-        hidden=_OF_TRAINING,
+        hidden=[*_OF_TRAINING, *unused],
         learned=name,
     )
 
@@ -109,6 +118,14 @@ def recipe(name: str) -> Run | Pipeline:
             "framework.engine.pipeline.Pipeline."
         )
     return made
+
+
+def require_file(out: Path | None) -> None:
+    """Raises InputError where `--out` names no file that could be written, before anything is computed for it."""
+    if out is not None and not out.absolute().parent.is_dir():
+        raise InputError(f"--out is '{out}', but there is no folder '{out.parent}'; make it first.")
+    if out is not None and out.is_dir():
+        raise InputError(f"--out is '{out}', which is a folder; expected the name of a file.")
 
 
 def _is_pipeline(name: str) -> bool:

@@ -127,12 +127,13 @@ def test_evaluate_names_the_flags_that_would_change_what_was_learned(capsys: pyt
 
 
 @pytest.mark.usefixtures("report")
-@pytest.mark.parametrize("command", ["evaluate", "predict"])
+@pytest.mark.parametrize("command", ["evaluate", "predict", "translate"])
 def test_help_of_a_folder_shows_the_flags_that_say_where_it_runs(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     everywhere = {"--workers", "--device", "--launcher", "--address", "--store", "--deadline", "--trust", "--json"}
-    everywhere |= {"--out", "--embeddings"} if command == "predict" else set()
+    everywhere |= {"evaluate": set(), "predict": {"--out", "--embeddings"}, "translate": {"--out", "--text"}}[command]
+    everywhere -= {"--workers", "--device", "--deadline"} if command == "translate" else set()
     of_folder = everywhere | {"--parts", "--partitioner", "--layout", "--paths", "--reach"}
     for folder, expected in (([], everywhere), (["runs/sage-debian"], of_folder)):
         assert cli.main([command, *folder, "--help"]) == 0
