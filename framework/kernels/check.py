@@ -45,14 +45,26 @@ def features(name: str, tensor: Tensor, shape: tuple[int | None, ...], like: Ten
 
 
 def pointers(indptr: Tensor, num_edges: int) -> Tensor:
-    """`indptr`, contiguous, once it is int64 [rows + 1], begins at 0 and ends at `num_edges`."""
+    """`indptr`, contiguous, once it is int64 [rows + 1], begins at 0, never falls and ends at `num_edges`."""
     if indptr.dtype != torch.int64 or indptr.dim() != 1 or len(indptr) == 0:
         raise InputError(f"indptr is {_kind(indptr)}; expected one-dimensional int64 with rows + 1 entries.")
     if indptr.device.type == "cpu" and (int(indptr[0]) != 0 or int(indptr[-1]) != num_edges):
         raise InputError(
             f"indptr runs from {int(indptr[0])} to {int(indptr[-1])}; expected 0 to the number of edges, {num_edges}."
         )
+    if indptr.device.type == "cpu" and bool((falls := indptr[1:] < indptr[:-1]).any()):
+        row = int(falls.nonzero()[0])
+        raise InputError(
+            f"indptr falls from {int(indptr[row])} to {int(indptr[row + 1])} at row {row}; expected each row to end "
+            "where it begins, or behind."
+        )
     return indptr.contiguous()
+
+
+def count(name: str, value: int) -> None:
+    """Raise InputError for a number of things below 0."""
+    if value < 0:
+        raise InputError(f"{name} is {value}; expected a number of at least 0.")
 
 
 def below(name: str, indices: Tensor, limit: int) -> None:

@@ -55,6 +55,9 @@ def coarse_edges(
     check.below("indices", indices, len(cluster))
     clusters = len(members.indptr) - 1
     check.below("cluster", cluster, clusters)
+    nodes = check.long("members", members.indices, len(cluster))
+    starts = check.pointers(members.indptr, len(cluster))
+    check.below("members", nodes, len(cluster))
     if weight is not None:
         weight = check.features("weight", weight.detach(), (len(indices),))
     if not native.usable(indptr, indices, weight, cluster):
@@ -63,7 +66,7 @@ def coarse_edges(
     out_weight = None if weight is None else torch.empty_like(weight)
     native.call(
         native.typed("coarse_edges", torch.empty(0) if weight is None else weight),
-        indptr, indices, weight, cluster, members.indptr, members.indices, clusters,
+        indptr, indices, weight, cluster, starts, nodes, clusters,
         out_indptr, out_indices, out_weight,
     )  # fmt: skip
     count = int(out_indptr[-1])

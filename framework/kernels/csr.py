@@ -36,6 +36,7 @@ def build_csr(targets: Tensor, sources: Tensor, num_targets: int, *, order: Tens
     for a target outside [0, num_targets) or a source that `order` does not have."""
     targets = check.long("targets", targets)
     sources = check.index("sources", sources, len(targets))
+    check.count("num_targets", num_targets)
     if order is not None:
         order = check.long("order", order)
         check.below("sources", sources, len(order))
@@ -64,6 +65,7 @@ def transpose(indptr: Tensor, indices: Tensor, num_columns: int) -> CSR:
     of the input, int32 where they fit. Raises InputError for an index outside [0, num_columns)."""
     indices = check.index("indices", indices)
     indptr = check.pointers(indptr, len(indices))
+    check.count("num_columns", num_columns)
     num_rows = len(indptr) - 1
     row_type = torch.int32 if num_rows < 2**31 else torch.int64
     if not native.usable(indptr, indices):
@@ -87,6 +89,7 @@ def degrees(ids: Tensor, num_nodes: int) -> Tensor:
 
     Raises InputError for an id outside [0, num_nodes)."""
     ids = check.index("ids", ids)
+    check.count("num_nodes", num_nodes)
     if not native.usable(ids):
         check.below("ids", ids, num_nodes)
         return torch.bincount(ids, minlength=num_nodes)

@@ -125,6 +125,7 @@ def sort_rows(indptr: Tensor, indices: Tensor, costs: Tensor, original: Tensor |
     if num_nodes >= 2**31 - 1:
         raise InputError(f"{num_nodes} nodes are too many for a search; expected fewer than {2**31 - 1}.")
     original = torch.arange(num_nodes) if original is None else check.long("original", original, num_nodes)
+    check.below("indices", indices, num_nodes)  # before it is made narrower
     heads = indices.to(torch.int32)
     out_heads, out_costs = torch.empty_like(heads), torch.empty_like(costs)
     if native.usable(indptr, heads, costs):
@@ -206,9 +207,12 @@ def changed_costs_reach(
     """Which of the centres `first`, `first` + 1, ... have paths that may differ when costs `old` become `now`.
 
     `indptr`, `indices` as for `sort_rows`, the same for both; `old`, `now` [edges] of one type; `radii` float64
-    [centres], found with `old`. The others have the same paths and radii under `now`, to the bit. Returns [centres]."""
-    indices = check.index("indices", indices).to(torch.int32)
+    [centres], found with `old`. The others have the same paths and radii under `now`, to the bit. Returns [centres].
+    Raises InputError for an index that is no node."""
+    indices = check.index("indices", indices)
     indptr = check.pointers(indptr, len(indices))
+    check.below("indices", indices, len(indptr) - 1)  # before it is made narrower
+    indices = indices.to(torch.int32)
     old = check.features("old", old, (len(indices),))
     now = check.features("now", now, (len(indices),), like=old)
     num_nodes = len(indptr) - 1

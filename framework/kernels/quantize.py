@@ -56,7 +56,10 @@ def quantize(x: Tensor, bits: Tensor, key: Key, rows: Tensor) -> Tensor:
 def dequantize(message: Tensor, bits: Tensor, columns: int, dtype: torch.dtype) -> Tensor:
     """The rows that `quantize` made a message of: `dtype` [n, columns].
 
-    `bits` uint8 [n], as it was given. Raises InputError where the message has another length."""
+    `bits` uint8 [n], as it was given; `dtype` float32 or float64. Raises InputError where the message has another
+    length."""
+    if dtype not in check.FEATURE_TYPES:
+        raise InputError(f"dtype is {dtype}; expected torch.float32 or torch.float64.")
     bits = _checked(bits, len(bits))
     starts = offsets(row_bytes(bits, columns))
     if message.dtype != torch.uint8 or message.shape != (int(starts[-1]),):

@@ -36,6 +36,7 @@ def sample_neighbors(indptr: Tensor, indices: Tensor, rows: Tensor, row_keys: Te
     product (a bias below degree / 2**32). Raises InputError for a row outside the CSR or a fanout below -1."""
     indptr, indices, rows = _checked(indptr, indices, rows, fanout)
     row_keys = check.long("row_keys", row_keys, len(rows))
+    fanout = min(fanout, len(indices))  # all the same: no row has more entries
     if not native.usable(indptr, indices, rows, row_keys):
         check.below("rows", rows, len(indptr) - 1)
         return _sample_neighbors_torch(indptr, indices, rows, row_keys, fanout, key)
@@ -175,6 +176,7 @@ def gather_rows(source: Tensor, rows: Tensor, out: Tensor | None = None) -> Tens
     shape = (len(rows), *source.shape[1:])
     if torch.is_grad_enabled() and source.requires_grad:
         raise InputError("source requires a gradient, which gather_rows does not pass on: index it, or detach it.")
+    given = out is not None
     if out is None:
         out = torch.empty(shape, dtype=source.dtype, device=source.device)
     elif out.shape != shape or out.dtype != source.dtype or not out.is_contiguous():
@@ -182,6 +184,8 @@ def gather_rows(source: Tensor, rows: Tensor, out: Tensor | None = None) -> Tens
     check.below("rows", rows, len(source))
     if native.usable(source, rows, out) and source.is_contiguous():
         native.call("gather_rows", source, rows, len(rows), _row_bytes(source), out)
+        if given:
+            torch.autograd.graph.increment_version(out)  # as torch does, for whoever has kept `out` as it was
     else:
         torch.index_select(source, 0, rows, out=out)
     return out
@@ -201,6 +205,7 @@ def scatter_rows(out: Tensor, rows: Tensor, values: Tensor) -> None:
     check.below("rows", rows, len(out))
     if native.usable(out, rows, values):
         native.call("scatter_rows", out, rows, len(rows), _row_bytes(out), values.contiguous())
+        torch.autograd.graph.increment_version(out)
     else:
         out[rows] = values
 

@@ -14,8 +14,8 @@ from torch_geometric.nn import max_pool
 from framework.errors import InputError, PluginError
 from framework.graph.batch import GraphBatch
 from framework.graph.coarsen import Graclus, Pooling, Unpooled, Voxel, coarsened, mean_of_graphs
-from framework.kernels.coarsen import greedy_matching
-from framework.kernels.csr import row_of_entries
+from framework.kernels.coarsen import coarse_edges, greedy_matching
+from framework.kernels.csr import build_csr, row_of_entries
 from framework.random import Key
 from framework.registry import POOLINGS
 
@@ -187,6 +187,18 @@ def test_clusters_across_graphs_and_gaps_are_refused() -> None:
             coarsened(graph, graph.x, torch.tensor(cluster))
     with pytest.raises(PluginError, match="left out numbers"):
         coarsened(graph, graph.x, torch.tensor([0, 0, 2, 2]))
+
+
+@pytest.mark.usefixtures("backend")
+def test_members_that_are_no_nodes_are_refused() -> None:
+    indptr, indices, cluster = torch.arange(5), torch.tensor([1, 0, 3, 2]), torch.tensor([0, 0, 1, 1])
+    members = build_csr(cluster, torch.tensor([0, 1, 2, 300_000_000]), 2)
+    with pytest.raises(InputError, match="members holds 300000000; expected ids from 0 to 3"):
+        coarse_edges(indptr, indices, None, cluster, members)
+    narrow = build_csr(cluster, torch.arange(4, dtype=torch.int32), 2)
+    starts, others, _ = coarse_edges(indptr, indices, None, cluster, narrow)
+    assert starts.tolist() == [0, 0, 0]
+    assert len(others) == 0
 
 
 def test_poolings_are_found_by_name() -> None:

@@ -7,7 +7,14 @@ import scipy.sparse
 import torch
 
 from framework.errors import InputError
+from framework.kernels.aggregate import spmm
+from framework.kernels.attention import attention, edge_softmax
 from framework.kernels.csr import build_csr, degrees, transpose
+from framework.kernels.geometric import geometric_sum
+from framework.kernels.path_pool import path_attention
+from framework.kernels.paths import sort_rows
+from framework.kernels.sample import sample_neighbors
+from framework.random import Key
 
 
 def test_build_csr_equals_scipy_and_sorts_by_source_then_position(backend, case):
@@ -99,3 +106,30 @@ def test_wrong_types_and_shapes_are_refused():
         build_csr(good, good[:2], 1)
     with pytest.raises(InputError, match="indptr runs from 0 to 2"):
         transpose(torch.tensor([0, 2]), good, 1)
+
+
+@pytest.mark.parametrize("call", ["transpose", "spmm", "attention", "softmax", "geometric", "paths", "draw", "search"])
+def test_rows_that_end_before_they_begin_are_refused(backend, call):
+    indptr, indices, x = torch.tensor([0, 9, 2, 4]), torch.tensor([0, 1, 2, 0]), torch.rand(3, 2)
+    calls = {
+        "transpose": lambda: transpose(indptr, indices, 3),
+        "spmm": lambda: spmm(indptr, indices, x),
+        "attention": lambda: attention(indptr, indices, torch.rand(3, 2, 4), x, x),
+        "softmax": lambda: edge_softmax(indptr, torch.rand(4, 2)),
+        "geometric": lambda: geometric_sum(indptr, indices, x, x, torch.rand(1, 2, 2), torch.rand(1, 2)),
+        "paths": lambda: path_attention(indptr, indices.view(4, 1).repeat(1, 2), torch.rand(3, 2, 4), x, x),
+        "draw": lambda: sample_neighbors(indptr, indices, indices, indices, 1, Key.root(0)),
+        "search": lambda: sort_rows(indptr, indices, torch.rand(4)),
+    }
+    with pytest.raises(InputError, match="indptr falls from 9 to 2 at row 1; expected each row to end where it begins"):
+        calls[call]()
+
+
+def test_numbers_of_rows_below_0_are_refused(backend):
+    ids = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(InputError, match="num_targets is -1; expected a number of at least 0"):
+        build_csr(ids, ids, -1)
+    with pytest.raises(InputError, match="num_columns is -1"):
+        transpose(torch.tensor([0, 1]), ids, -1)
+    with pytest.raises(InputError, match="num_nodes is -1"):
+        degrees(ids, -1)

@@ -315,6 +315,11 @@ def test_what_cannot_be_searched_is_refused(backend):
             sort_rows(indptr, indices, costs_of([1.0, cost]))
     with pytest.raises(InputError, match="indices holds 2; expected ids from 0 to 1"):
         sort_rows(indptr, torch.tensor([0, 2]), costs_of([1.0, 1.0]))
+    with pytest.raises(InputError, match="indices holds 4294967297; expected ids from 0 to 1"):  # 1, in 32 bits
+        sort_rows(indptr, torch.tensor([0, 2**32 + 1]), costs_of([1.0, 1.0]))
+    both = costs_of([1.0, 1.0])
+    with pytest.raises(InputError, match="indices holds 4294967297; expected ids from 0 to 1"):
+        changed_costs_reach(indptr, torch.tensor([0, 2**32 + 1]), both, both, torch.zeros(2, dtype=torch.float64))
     with pytest.raises(InputError, match="original has 3 entries; expected 2"):
         sort_rows(indptr, indices, costs_of([1.0, 1.0]), torch.arange(3))
     rows = sort_rows(indptr, indices, costs_of([1.0, 1.0]))

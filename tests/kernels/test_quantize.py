@@ -171,3 +171,5 @@ def test_what_does_not_fit_is_refused(backend):
         quantize(x, same(8, 2), KEY, ids)
     with pytest.raises(InputError, match=r"expected uint8 \[24\]"):
         dequantize(torch.zeros(23, dtype=torch.uint8), same(8, 3), 4, torch.float32)
+    with pytest.raises(InputError, match=r"dtype is torch.float16; expected torch.float32 or torch.float64"):
+        dequantize(torch.zeros(24, dtype=torch.uint8), same(8, 3), 4, torch.float16)

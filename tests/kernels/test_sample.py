@@ -177,6 +177,24 @@ def test_gathering_reads_strided_and_empty_sources(backend):
     assert gather_rows(torch.empty(0, 4), rows[:0]).shape == (0, 4)
 
 
+def test_rows_that_a_backward_pass_needs_do_not_change_unnoticed(backend):
+    for change in (
+        lambda rows: scatter_rows(rows, torch.tensor([1]), torch.zeros(1, 2)),
+        lambda rows: gather_rows(torch.zeros(3, 2), torch.tensor([1, 0]), rows),
+    ):
+        weight, rows = torch.rand(2, 2, requires_grad=True), torch.rand(2, 2)
+        product = weight * rows
+        change(rows)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            product.sum().backward()
+
+
+def test_a_fanout_beyond_every_number_takes_all(backend, square):
+    everything, more = sample(square, -1), sample(square, 2**64 + 1)
+    assert torch.equal(more.indices, everything.indices)
+    assert torch.equal(more.indptr, everything.indptr)
+
+
 def test_rows_outside_are_refused(backend, square):
     with pytest.raises(InputError, match="rows holds 60; expected ids from 0 to 59"):
         sample(square, 3, rows=torch.tensor([1, 60]))
