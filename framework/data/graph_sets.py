@@ -20,6 +20,7 @@ from framework.graph.edges import Ids
 from framework.random import Key, shuffled
 
 _SPLIT = 0x53504C49  # the purpose of the draw ("SPLI")
+_TAKEN = {"id": "a column of predictions", "standard": "an error over all targets"}  # names that no target may have
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,7 +58,7 @@ class Samples:
     targets: NDArray[np.float64] | None = None
     """What else is to be predicted: [s, targets], NaN where it is not known."""
     target_names: tuple[str, ...] = ()
-    """The name of every target."""
+    """The name of every target, each its own; of several none `id` or `standard`, which other things are called."""
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """What a reader of the prepared collection should know: the unit of positions, versions of libraries."""
 
@@ -95,7 +96,8 @@ def drawn_split(samples: int, shares: tuple[float, float], seed: int) -> NDArray
 
 
 def check_samples(samples: Samples) -> None:
-    """Raises InputError where there are no samples, a column has another length, or a class or a split is none."""
+    """Raises InputError where there are no samples, a column has another length, a class or a split is none, or targets
+    have not a name each."""
     number = len(samples.contents)
     if number == 0:
         raise InputError("the data set has no samples; expected at least one.")
@@ -108,8 +110,23 @@ def check_samples(samples: Samples) -> None:
     _check_range("split", samples.split, TEST + 1)
     if samples.labels is not None:
         _check_range("class", samples.labels, samples.num_classes)
+    if samples.targets is not None:
+        _check_names(samples.target_names, samples.targets.shape)
     if not (samples.split == TRAIN).any():
         raise InputError("no sample is for training; raise the first of --data.shares, or mend the split's column.")
+
+
+def _check_names(names: Sequence[str], targets: tuple[int, ...]) -> None:
+    """Raises InputError unless `names` tell targets of that shape apart, and from what else is told of them."""
+    if targets[1:] != (len(names),):
+        raise InputError(
+            f"targets of shape {targets} have {len(names)} names; expected [samples, targets] and a name a target."
+        )
+    for place, name in enumerate(names if len(names) > 1 else ()):
+        if name in names[:place]:
+            raise InputError(f"two targets are named '{name}'; expected a name of its own for each.")
+        if name in _TAKEN:
+            raise InputError(f"a target is named '{name}', as {_TAKEN[name]} is; rename it.")
 
 
 def _check_range(name: str, column: NDArray[Any], end: int) -> None:

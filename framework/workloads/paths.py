@@ -9,6 +9,7 @@ epochs meanwhile: as many whenever the search was done, so that its speed does n
 
 import concurrent.futures
 import dataclasses
+import math
 import queue
 import threading
 import time
@@ -79,7 +80,10 @@ class PathSearch:
             raise InputError(f"--paths.staleness is {self.staleness}; expected a number of epochs, at least 0.")
         if not self.tolerance >= 0:
             raise InputError(f"--paths.tolerance is {self.tolerance}; expected a difference of costs, at least 0.")
-        self.rule(2)
+        if not 0 <= self.degree_ratio < math.inf:
+            raise InputError(f"--paths.degree-ratio is {self.degree_ratio}; expected a number of at least 0.")
+        if not 0 <= self.path_ratio <= 1:
+            raise InputError(f"--paths.path-ratio is {self.path_ratio}; expected a number from 0 to 1.")
 
     def rule(self, longest: int) -> PathRule:
         """The kernel's rule for paths of up to so many nodes. Raises InputError."""

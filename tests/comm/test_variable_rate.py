@@ -100,6 +100,7 @@ def test_the_ratio_falls_as_it_is_told() -> None:
     ("fields", "message"),
     [
         ({"first": 0.5}, r"--halo\.first is 0\.5; expected"),
+        ({"first": float("inf")}, r"--halo\.first is inf; expected"),
         ({"last": 0.0}, r"--halo\.last is 0\.0; expected"),
         ({"epochs": 0}, r"--halo\.epochs is 0; expected"),
         ({"decay": "sudden"}, r"--halo\.decay is 'sudden'; expected linear or exponential"),

@@ -10,9 +10,10 @@ import pytest
 import torch
 from shapes import Shapes
 
+from framework import config
 from framework.data.dataset import TRAIN
 from framework.data.generators import Planted
-from framework.data.graph_sets import SmallGraph
+from framework.data.graph_sets import Samples, SmallGraph
 from framework.errors import InputError, PluginError, StoreError
 from framework.graph.collection import Collection
 from framework.graph.reader import GraphReader
@@ -237,3 +238,45 @@ def test_settings_are_checked(tmp_path: Path) -> None:
         prepare_graphs(Shapes(), 0, tmp_path)
     with pytest.raises(InputError, match="has no samples"):
         prepare_graphs(Shapes(samples=0), 1, tmp_path)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Named:
+    """Shapes with two targets of other names."""
+
+    names: tuple[str, ...] = ()
+    flat: bool = False
+    shapes: Shapes = Shapes(targets=2)
+
+    def fingerprint(self) -> str:
+        return config.digest(dataclasses.asdict(self))
+
+    def open(self) -> Samples:
+        samples = self.shapes.open()
+        assert samples.targets is not None
+        targets = samples.targets[:, 0] if self.flat else samples.targets
+        return dataclasses.replace(samples, target_names=self.names, targets=targets)
+
+    def graph(self, content: int, cache: Path) -> SmallGraph | str:
+        return self.shapes.graph(content, cache)
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        (Named(), r"targets of shape \(60, 2\) have 0 names; expected \[samples, targets\] and a name a target"),
+        (Named(names=("size",)), "have 1 names"),
+        (Named(names=("size",), flat=True), r"targets of shape \(60,\) have 1 names"),
+        (Named(names=("size", "size")), "two targets are named 'size'; expected a name of its own for each"),
+        (Named(names=("size", "id")), "a target is named 'id', as a column of predictions is; rename it"),
+        (Named(names=("standard", "size")), "a target is named 'standard', as an error over all targets is; rename it"),
+    ],
+)
+def test_targets_have_names_of_their_own(tmp_path: Path, named: Named, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        prepare_graphs(named, 2, tmp_path)
+
+
+def test_a_single_target_may_have_any_name(tmp_path: Path) -> None:
+    named = Named(names=("id",), shapes=Shapes(targets=1))
+    assert prepare_graphs(named, 2, tmp_path).collection.target_names == ("id",)

@@ -197,6 +197,12 @@ def outside(group: Group, run: Run, table: str) -> tuple[int, int]:
 def test_what_cannot_be_searched_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="vertex-cut"):
         trained(Group.alone(), spagan_run(tmp_path / "cut", partitioner=DegreeBasedHashing()))
-    for fields in ({"refreshes": -1}, {"degree_ratio": -1.0}, {"tolerance": float("nan")}):
-        with pytest.raises(InputError, match="expected"):
+    for fields, said in (
+        ({"refreshes": -1}, "refreshes is -1; expected"),
+        ({"degree_ratio": -1.0}, "degree-ratio is -1.0; expected a number of at least 0"),
+        ({"degree_ratio": float("inf")}, "degree-ratio is inf; expected"),
+        ({"path_ratio": 1.5}, "path-ratio is 1.5; expected a number from 0 to 1"),
+        ({"tolerance": float("nan")}, "tolerance is nan; expected"),
+    ):
+        with pytest.raises(InputError, match=f"--paths.{said}"):
             dataclasses.replace(SEARCH, **fields)

@@ -46,7 +46,7 @@ class VariableRate:
 
     def __post_init__(self) -> None:
         for name in ("first", "last"):
-            if not getattr(self, name) >= 1:
+            if not 1 <= getattr(self, name) < math.inf:
                 raise InputError(f"--halo.{name} is {getattr(self, name)!r}; expected a ratio of at least 1.")
         if self.epochs < 1:
             raise InputError(f"--halo.epochs is {self.epochs!r}; expected a number of epochs, 1 or more.")
