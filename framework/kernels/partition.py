@@ -1,7 +1,7 @@
 """The inner loops of partitioning: scanning a stream, sorting it into windows, and deciding node by node, edge by edge.
 
-Assumptions: sources and targets are contiguous int64 arrays of one length, checked against the number of nodes here;
-every other array was made by the caller, has the type its function names, and is changed in place. A decision depends
+Assumptions: sources and targets are contiguous; that they are int64, as many, and nodes of the graph is checked here.
+Every other array was made by the caller, has the type its function names, and is changed in place. A decision depends
 on those before it, so these run in one thread and are the same on every machine. Each function calls C++ and has its
 NumPy twin below it.
 """
@@ -61,8 +61,9 @@ class Rule:
 
 
 def scan_edges(source: Longs, target: Longs, scan: Scan) -> None:
-    """Add a batch of edges to `scan`. Raises InputError for an id that is no node."""
+    """Add a batch of edges to `scan`. Raises InputError for an id that is no node, and for ends that do not fit."""
     num_nodes = len(scan.loops)
+    _check_ends(source, target)
     if not native.available():
         _scan_edges_numpy(source, target, scan)
         return
@@ -98,7 +99,9 @@ def bucket_edges(source: Longs, target: Longs, window: Parts, windows: int, *, b
     """(node, neighbour) pairs sorted by the window of the node, in stream order inside each; self-loops dropped.
 
     `window`: of every node, int32 [num_nodes]. `both`: an edge makes its target's pair too, not only its source's.
-    Returns the end of each window's pairs, int64 [windows], and the pairs, int32 [pairs, 2]."""
+    Returns the end of each window's pairs, int64 [windows], and the pairs, int32 [pairs, 2]. Raises InputError as
+    `scan_edges` does."""
+    _check_ends(source, target)
     if not native.available():
         return _bucket_edges_numpy(source, target, window, windows, both)
     ends = np.empty(windows, np.int64)
@@ -229,7 +232,8 @@ def assign_edges(source: Longs, target: Longs, state: EdgeState, *, balance: flo
 
     score(part) = sum over the ends that are on it of 2 - the end's share of both degrees,
     + `balance` (max load - load) / (1 + max load - min load). No part gets more than `capacity`
-    edges. Raises InputError for an id that is no node."""
+    edges. Raises InputError as `scan_edges` does."""
+    _check_ends(source, target)
     if not native.available():
         return _assign_edges_numpy(source, target, state, balance, capacity)
     answers = np.empty(len(source), np.int32)
@@ -262,6 +266,15 @@ def _assign_edges_numpy(source: Longs, target: Longs, state: EdgeState, balance:
         loads[best] += 1
         state.replicas[[s, t], best // 64] |= np.uint64(1 << best % 64)
     return answers
+
+
+def _check_ends(source: Longs, target: Longs) -> None:
+    """Raises InputError unless both are int64 and as many."""
+    if source.shape != target.shape or source.ndim != 1 or {source.dtype, target.dtype} != {np.dtype(np.int64)}:
+        raise InputError(
+            f"the stream has a batch of sources {source.dtype} {list(source.shape)} and targets {target.dtype} "
+            f"{list(target.shape)}; expected int64, a source and a target an edge."
+        )
 
 
 def _check(source: Longs, target: Longs, num_nodes: int) -> None:

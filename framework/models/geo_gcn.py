@@ -44,10 +44,14 @@ class Neighborhoods:
         """Of edges as PyTorch Geometric has them: int64 [2, edges], sources first; `weight` float [edges].
 
         Edges from a node to itself become one, of the sum of their weights; where there was none its weight is 1.
-        Raises InputError for ids of no node."""
+        Raises InputError for ids of no node, and for weights that are not one an edge."""
         if edge_index.dim() != 2 or len(edge_index) != 2:
             raise InputError(f"edge_index has the shape {list(edge_index.shape)}; expected [2, edges], sources first.")
         check.below("edge_index", edge_index.flatten(), len(positions))
+        if weight is not None and weight.shape != edge_index.shape[1:]:
+            raise InputError(
+                f"edge_weight has the shape {list(weight.shape)}; expected [{edge_index.shape[1]}], one an edge."
+            )
         matrix = build_csr(edge_index[1], edge_index[0], len(positions))
         return cls._with_own(positions, matrix.indptr, matrix.indices, None if weight is None else weight[matrix.edges])
 

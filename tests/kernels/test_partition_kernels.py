@@ -125,6 +125,25 @@ def test_an_id_that_is_no_node_is_refused(either: str, bad: tuple[int, int]) -> 
         kernels.assign_edges(source, target, EdgeState.empty(NODES, 2), balance=1.0, capacity=9)
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "said"),
+    [
+        (np.zeros(4, np.int64), np.ones(3, np.int64), r"sources int64 \[4\] and targets int64 \[3\]; expected int64"),
+        (np.zeros(4, np.int32), np.ones(4, np.int32), r"sources int32 \[4\] and targets int32 \[4\]; expected int64"),
+        (np.zeros((2, 2), np.int64), np.ones((2, 2), np.int64), r"sources int64 \[2, 2\] and targets int64 \[2, 2\]"),
+    ],
+)
+def test_ends_that_do_not_fit_together_are_refused(
+    either: str, source: NDArray[np.int64], target: NDArray[np.int64], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        kernels.scan_edges(source, target, Scan.empty(NODES))
+    with pytest.raises(InputError, match=said):
+        kernels.bucket_edges(source, target, np.zeros(NODES, np.int32), 1, both=True)
+    with pytest.raises(InputError, match=said):
+        kernels.assign_edges(source, target, EdgeState.empty(NODES, 2), balance=1.0, capacity=9)
+
+
 RULES = [
     Rule(kind="ldg", capacity=16),
     Rule(kind="fennel", capacity=16, mean_load=12.0, mean_weight=1.3, strength=7.5, exponent=0.5),

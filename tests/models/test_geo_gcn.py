@@ -154,6 +154,10 @@ def test_edges_that_are_none_are_refused() -> None:
         layer(x, places(5), torch.zeros(3, 4, dtype=torch.int64))
     with pytest.raises(InputError, match="edge_index holds 5; expected ids from 0 to 4"):
         layer(x, places(5), torch.tensor([[0, 5], [1, 2]]))
+    for weights in (torch.ones(7), torch.ones(1), torch.ones(2, 1)):
+        said = f"edge_weight has the shape {list(weights.shape)}; expected [2], one an edge"
+        with pytest.raises(InputError, match=re.escape(said)):
+            layer(x, places(5), torch.tensor([[0, 1], [1, 2]]), weights)
 
 
 class Foreign(nn.Module):
