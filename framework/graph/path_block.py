@@ -13,6 +13,7 @@ from torch import Tensor
 
 from framework.errors import InputError
 from framework.graph.block import ATTENTION, Nodes
+from framework.kernels import check
 from framework.kernels.csr import CSR, row_of_entries
 from framework.kernels.dropout import edge_dropout_scale
 from framework.kernels.path_pool import places
@@ -34,7 +35,7 @@ class BlockPaths:
     """int64 [sources]: the sources' original ids, which name paths; the first are the centres'."""
 
     def __post_init__(self) -> None:
-        """Raises InputError for shapes that do not fit together."""
+        """Raises InputError for shapes that do not fit together, and for nodes that are no sources."""
         if self.nodes.dim() != 2 or self.nodes.shape[1] == 0:
             raise InputError(f"nodes is of shape {list(self.nodes.shape)}; expected [paths, steps], a step at least.")
         if len(self.offsets) == 0 or self.num_centres > len(self.original):
@@ -42,6 +43,8 @@ class BlockPaths:
                 f"offsets has {len(self.offsets)} entries for {len(self.original)} sources; expected centres + 1, and "
                 "the centres among the sources."
             )
+        check.pointers(self.offsets, len(self.nodes))
+        check.below("nodes", self.nodes, len(self.original))
 
     @property
     def num_centres(self) -> int:

@@ -246,6 +246,22 @@ def test_tables_that_do_not_fit_are_refused() -> None:
         PathAttention(COLUMNS, OUT, pooling="sum")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("pointers", "nodes", "said"),
+    [
+        ([0, 1, 2], [[1], [4]], "nodes holds 4; expected ids from 0 to 2"),
+        ([0, 1, 2], [[1], [-1]], "nodes holds -1; expected ids from 0 to 2"),
+        ([0, 1, 5], [[1], [2]], "indptr runs from 0 to 5; expected 0 to the number of edges, 2"),
+        ([0, 2, 1, 2], [[1], [2]], "indptr falls from 2 to 1 at row 1"),
+    ],
+)
+def test_paths_over_what_is_not_there_are_refused(pointers: list[int], nodes: list[list[int]], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        BlockPaths(
+            offsets=torch.tensor(pointers), nodes=torch.tensor(nodes, dtype=torch.int32), original=torch.arange(3)
+        )
+
+
 class Classifier(nn.Module):
     """A model of PyG's with path attention in it."""
 
