@@ -6,7 +6,7 @@ draw depends on the node's original id, so it does not matter who makes it.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -25,6 +25,7 @@ from framework.comm.halo.turns import InTurns
 from framework.comm.layout.owner import Owner
 from framework.comm.layout.strategy import Layout, OpenLayout
 from framework.comm.reach import Shards
+from framework.errors import InputError
 from framework.graph.block import GraphBlock, Nodes
 from framework.graph.local import LocalGraph
 from framework.graph.shard import GraphShard
@@ -35,6 +36,8 @@ from framework.random import Key
 from framework.sample.sampler import Neighbors
 
 EXACT, OWNER = Exact(), Owner()
+PLAN = "halo.plan"
+"""What a checkpoint says which plan the rows in it are of by."""
 
 
 class Topology:
@@ -76,6 +79,24 @@ class Topology:
     def exact(self) -> Wire:
         """The same, every row as it is now: for evaluation, whatever training makes do with."""
         return self.exact_over("evaluation")
+
+    def state(self) -> dict[str, Tensor]:
+        """What the halo strategy keeps from step to step, and of which plan that is; empty where it keeps nothing."""
+        kept = self.wire.exchange.state()
+        return {**kept, PLAN: self.plan.fingerprint} if kept else {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Puts back what `state` gave. All workers call this together.
+
+        Raises InputError where the graph is cut otherwise than it was: the rows that were kept are of other nodes."""
+        kept = dict(state)
+        plan = kept.pop(PLAN, self.plan.fingerprint)  # an older checkpoint does not say
+        if not all(self.shards.group.gather_json(torch.equal(plan, self.plan.fingerprint))):
+            raise InputError(
+                "the halo strategy keeps rows of nodes from step to step, and the graph is cut otherwise than it was "
+                "where the checkpoint was written; resume with the --partitioner and --parts of the start before."
+            )
+        self.wire.exchange.load_state(kept)
 
     def exact_over(self, purpose: str) -> Wire:
         """Every row as it is now, counted under `purpose`. All workers make it together."""

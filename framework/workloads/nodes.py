@@ -270,12 +270,12 @@ class NodeTask:
 
     def state(self) -> dict[str, Tensor]:
         """What this worker keeps from step to step: what its halo strategy does."""
-        return self.topology.wire.exchange.state() if self.workload.sampler.whole else {}
+        return self.topology.state() if self.workload.sampler.whole else {}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Puts back what `state` gave."""
         if self.workload.sampler.whole:
-            self.topology.wire.exchange.load_state(state)
+            self.topology.load_state(state)
 
     def staleness(self) -> dict[str, int]:
         """As the halo strategy saw it."""

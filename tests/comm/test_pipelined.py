@@ -2,10 +2,12 @@
 
 import dataclasses
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from halo_plans import BACKWARD, FORWARD, forwards, opened, step, tiny_plan, values
+from halo_runs import SHORT, STOP, halo_run, reports
 from torch import Tensor
 from worker_processes import together
 
@@ -120,6 +122,14 @@ def test_a_checkpoint_waits_for_what_is_under_way() -> None:
     exchange.begin(step(0))
     exchange.to_halo(torch.ones(2, 3), FORWARD)
     assert [rows.tolist() for rows in exchange.state().values()] == [[[1.0] * 3] * 2]
+
+
+def test_rows_that_were_kept_are_not_those_of_another_partition(tmp_path: Path) -> None:
+    reports(tmp_path, 2, [halo_run(tmp_path / "run", Pipelined(), epochs=STOP)])
+    with pytest.raises(AssertionError, match="InputError: the halo strategy keeps rows .* cut otherwise than it was"):
+        reports(tmp_path, 2, [halo_run(tmp_path / "run", Pipelined(), epochs=SHORT, parts=3)])
+    (report,) = reports(tmp_path, 2, [halo_run(tmp_path / "run", Pipelined(), epochs=SHORT)])
+    assert report["epochs"] == SHORT
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ sends it; the plan is two lists of counts and the places of the rows others want
 """
 
 import dataclasses
+import hashlib
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from framework.comm.group import Group
+from framework.comm.group import Group, as_tensor
 from framework.comm.halo.link import Route, Towards
 from framework.comm.reach import Shards
 from framework.graph.block import Nodes
@@ -78,6 +79,15 @@ class HaloPlan:
     def num_halo(self) -> int:
         """Nodes of the halo, h."""
         return sum(self.received)
+
+    @cached_property
+    def fingerprint(self) -> Tensor:
+        """SHA-256 over whose rows go where, uint8 [32]: of rows that were kept, the same where they are still those."""
+        counts = torch.tensor([*self.sent, *self.received])
+        digest = hashlib.sha256()
+        for ids in (counts, self.wanted_original, self.halo_original):
+            digest.update(ids.numpy().tobytes())
+        return as_tensor(digest.digest())
 
     @cached_property
     def joining(self) -> tuple[CSR, CSR]:
