@@ -1,6 +1,7 @@
 """ZeRO's stages 2 and 3 by DeepSpeed, where it is installed: all-reduce's steps in float32, resumed to the bit."""
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from framework.comm.gradient.all_reduce import AllReduce
 from framework.comm.gradient.sharded import Sharded
 from framework.comm.group import Group
 from framework.engine.optimize import Adam
-from framework.errors import InputError
+from framework.errors import InputError, LostWorkerError
 
 INSTALLED = importlib.util.find_spec("deepspeed") is not None
 
@@ -41,6 +42,31 @@ def test_the_stages_are_all_reduce_and_resume_to_the_bit(tmp_path: Path) -> None
         assert first[f"{stage} cut"]["loss"] == first[stage]["loss"]
         # At least the ring of an all-reduce of 25 numbers in 12 steps, of two workers together.
         assert 12 * 2 * 100 <= first[stage]["bytes"]["gradient"] <= 2 * 12 * 2 * 100, stage
+
+
+def abandoned(group: Group, stage: Any) -> str | None:
+    """The other worker dies before the second step."""
+    model = nn.Linear(3, 3)
+    try:
+        with Sharded(stage=stage).open(model, torch.optim.SGD(model.parameters(), lr=0.1), group) as synchronizer:
+            for step in range(2):
+                if group.rank == 1 and step == 1:
+                    os.kill(os.getpid(), 9)
+                synchronizer.module(torch.ones(1, 3)).sum().backward()
+                synchronizer.step()
+    except LostWorkerError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not INSTALLED, reason="needs the extra deepspeed")
+@pytest.mark.parametrize("stage", ["zero2", "zero3"])
+def test_a_lost_worker_is_named(stage: str) -> None:
+    first, second = together(2, abandoned, stage)
+    assert second is None
+    assert first is not None
+    assert "worker 0 of 2 lost the others (gradient)" in first
 
 
 def without(group: Group) -> str:

@@ -63,7 +63,7 @@ def replicated(
     try:
         yield Replica(wrapped, model, optimizer)
     except RuntimeError as error:
-        failure = reduction.failure or (error if _is_of_transport(error) else None)
+        failure = reduction.failure or (error if is_of_transport(error) else None)
         if failure is None:
             raise
         raise group.lost("gradient", failure, time.monotonic() - reduction.began) from error
@@ -71,7 +71,7 @@ def replicated(
         wrapped.reducer._remove_autograd_hooks()
 
 
-def _is_of_transport(error: RuntimeError) -> bool:
+def is_of_transport(error: RuntimeError) -> bool:
     """Whether torch.distributed raised it: DDP tells which weights were used without our hook, and gloo's errors have
     no class of their own."""
     return isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo/", "NCCL"))

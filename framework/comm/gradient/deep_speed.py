@@ -4,25 +4,43 @@ Assumptions: the model is called as a module and returns one tensor, through whi
 treats every number by itself. DeepSpeed steps in float32, so a float64 run agrees with others to that alone. It divides
 gradients by the number of workers, so what flows back is multiplied by it. Its messages are taken from its own log of
 them, and counted as a ring sends them. A weight that nobody used counts as one whose gradient is zero: momentum and
-decay move it. Evaluation in stage 3 takes a second, plain module, which has weights only while it is asked. A worker
-that is lost is torch's error here, without the group's words.
+decay move it. Evaluation in stage 3 takes a second, plain module, which has weights only while it is asked.
 """
 
 import contextlib
 import copy
 import importlib.util
 import os
+import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from framework.comm.gradient.all_reduce import is_of_transport
 from framework.comm.gradient.fsdp import give_up_weights
+from framework.comm.gradient.strategy import GradientSynchronizer
 from framework.comm.group import Group
 from framework.errors import InputError
 
 _SHARED_MEMORY = "deepspeed_shm_comm"  # an operator that would be compiled at every host's first start
+
+
+@contextlib.contextmanager
+def cut_by_deep_speed(
+    model: nn.Module, optimizer: torch.optim.Optimizer, group: Group, stage: Literal[2, 3]
+) -> Iterator[GradientSynchronizer]:
+    """DeepSpeed at work, whose messages pass by the group: where they fail, LostWorkerError is raised out of its body.
+
+    Raises InputError where DeepSpeed is not installed."""
+    synchronizer = DeepSpeedModel(model, optimizer, group, stage)
+    try:
+        yield synchronizer
+    except RuntimeError as error:
+        if not is_of_transport(error):
+            raise
+        raise group.lost("gradient", error, time.monotonic() - synchronizer.met) from error
 
 
 class DeepSpeedModel:
@@ -42,12 +60,14 @@ class DeepSpeedModel:
         self.module = _Called(self._engine, group.size)
         self._show_pieces()
         self._count("state")  # what it sent to begin with
+        self.met = time.monotonic()  # when all workers had last stepped
 
     def step(self) -> None:
         """The optimiser's step on this worker's pieces, and the new weights to everybody."""
         self._engine.step()
         self._show_pieces()
         self._count("gradient")
+        self.met = time.monotonic()
 
     def _show_pieces(self) -> None:
         """Stage 3 takes the optimiser's parameters away after a step; its state is told by them."""

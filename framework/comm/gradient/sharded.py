@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from framework.comm.gradient.all_reduce import Replica, refuse_own_statistics
-from framework.comm.gradient.deep_speed import DeepSpeedModel
+from framework.comm.gradient.deep_speed import cut_by_deep_speed
 from framework.comm.gradient.fsdp import FullyShardedModel
 from framework.comm.gradient.strategy import GradientSynchronizer
 from framework.comm.gradient.zero import ShardedOptimizer
@@ -49,4 +49,4 @@ class Sharded:
             return nullcontext(FullyShardedModel(model, optimizer, group))
         if self.stage == "zero1":
             return nullcontext(ShardedOptimizer(model, optimizer, group))
-        return nullcontext(DeepSpeedModel(model, optimizer, group, 2 if self.stage == "zero2" else 3))
+        return cut_by_deep_speed(model, optimizer, group, 2 if self.stage == "zero2" else 3)
