@@ -3,6 +3,7 @@
 Nothing here imports torch, so that a process without it can read a failure.
 """
 
+import contextlib
 import sys
 import traceback
 from pathlib import Path
@@ -17,9 +18,11 @@ def log_file(run_folder: Path, rank: int) -> Path:
 
 
 def describe(error: BaseException, rank: int, log: Path) -> dict[str, str]:
-    """An error as data: the class and text of one of ours; of another, its place."""
+    """An error as data: the text of one of ours, and its class or the nearest that every process knows; of another, its
+    place."""
     if isinstance(error, ShardyardError):
-        return {"type": type(error).__name__, "message": str(error)}
+        known = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+        return {"type": known.__name__, "message": str(error)}
     return {
         "type": ShardyardError.__name__,
         "message": f"worker {rank} failed: {told(error)}. The traceback is in {log}.",
@@ -34,10 +37,11 @@ def restore(described: dict[str, str]) -> ShardyardError:
 
 
 def write_traceback(error: BaseException, log: Path) -> None:
-    """Appends the traceback of `error` to a worker's log, as far as its disk takes it."""
+    """Appends the traceback of `error` to a worker's log, as far as its disk takes it: what it is comes otherwise."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a") as file:
             traceback.print_exception(error, file=file)
     except OSError:
-        traceback.print_exception(error, file=sys.stderr)
+        with contextlib.suppress(OSError):  # of a worker process that is the log, too
+            traceback.print_exception(error, file=sys.stderr)
