@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from framework.config import encode
+from framework.engine.files import replacing
 from framework.engine.folder import CHECKPOINTS, PREPARED, REPORT, RUN, read_run
 from framework.engine.pipeline import Pipeline
 from framework.engine.run import Event, Run
@@ -138,13 +139,13 @@ def _recording(folder: Path, name: str, content: Any, check: Callable[[], None])
             yield recorder
         except BaseException:
             if not recorder.begun:  # refused: whoever asks the weights that are here finds them as before
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, InputError):
                     recorder.restore()
             raise
         finally:
-            recorder.close()
-            with contextlib.suppress(OSError):  # what could not be written was told when it was
-                log.close()
+            for ended in (recorder, log):
+                with contextlib.suppress(OSError):  # what could not be written was told when it was
+                    ended.close()
 
 
 @contextmanager
@@ -166,14 +167,13 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file, whole or not at all."""
+    """Writes a JSON file, whole or not at all. Raises InputError where the disk refuses."""
     _write(path, (to_json(value, indent=2) + "\n").encode())
 
 
 def _write(path: Path, data: bytes) -> None:
-    torn = path.with_name(f".{path.name}.torn")
-    torn.write_bytes(data)
-    torn.replace(path)
+    with replacing(path) as torn:
+        torn.write_bytes(data)
 
 
 def _refuse_another(folder: Path, run: Run) -> None:

@@ -5,7 +5,7 @@ Hosts may share the disk: a writer leaves alone what others beside it have not f
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from framework.errors import InputError
@@ -30,7 +30,8 @@ def replacing(path: Path) -> Iterator[Path]:
             yield torn
             torn.replace(path)
     finally:
-        torn.unlink(missing_ok=True)
+        with suppress(OSError):  # where the disk refused, that is what is told
+            torn.unlink(missing_ok=True)
 
 
 def remove_torn(folder: Path) -> None:

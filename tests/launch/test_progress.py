@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -155,6 +156,35 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").symlink_to("/dev/full")
     with pytest.raises(InputError, match="cannot be written: No space left"):
         record(dataclasses.replace(small(), out=str(tmp_path)))
+
+
+def test_a_disk_that_refuses_a_report_is_named_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> int:
+        path.touch()
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    run = dataclasses.replace(small(), out=str(tmp_path))
+    with recording(run) as recorder:
+        monkeypatch.setattr(Path, "write_bytes", full)
+        with pytest.raises(InputError, match=r"report\.json' could not be written: Disk quota exceeded; free space"):
+            recorder.report({"loss": [1.0]})
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "log.jsonl", "run.json"}
+
+
+def test_a_board_that_cannot_be_closed_does_not_hide_the_error(tmp_path: Path) -> None:
+    class Board:
+        def close(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def failing() -> None:
+        with recording(dataclasses.replace(small(), out=str(tmp_path))) as recorder:
+            recorder._board = Board()
+            raise InputError("the first")
+
+    with pytest.raises(InputError, match="the first"):
+        failing()
 
 
 def test_a_folder_in_use_is_refused_and_its_holder_named(tmp_path: Path) -> None:
