@@ -101,10 +101,15 @@ class Registry:
         point = self.announced()[name]
         try:
             loaded: Callable[..., Any] = point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script without a guard leaves when it is imported
             raise InputError(
                 f"{self.kind} '{name}' ({point.value}) could not be imported: {type(error).__name__}: {error}"
             ) from error
+        if not callable(loaded):
+            raise InputError(
+                f"{self.kind} '{name}' ({point.value}) is a {type(loaded).__name__}; expected a class: give the entry "
+                "point as MODULE:CLASS."
+            )
         return loaded
 
     def _entry(self, name: str) -> Entry:

@@ -127,10 +127,14 @@ class _Distribution:
         EntryPoint(name="broken", value="no_such_module:Thing", group="shardyard.partitioners"),
         EntryPoint(name="whole", value="line_workload:Line", group="shardyard.partitioners"),
         EntryPoint(name="whole", value="of_a_second_package:Line", group="shardyard.partitioners"),
+        EntryPoint(name="module", value="line_workload", group="shardyard.partitioners"),
+        EntryPoint(name="script", value="leaving_script:Thing", group="shardyard.partitioners"),
     )
 
 
-def test_a_broken_entry_point_is_listed_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_entry_point_is_listed_with_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "leaving_script.py").write_text("import sys\nsys.exit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(registry, "distributions", lambda: [_Distribution()])
     registry._entry_points.cache_clear()
     try:
@@ -138,6 +142,11 @@ def test_a_broken_entry_point_is_listed_with_its_error(monkeypatch: pytest.Monke
         assert entries["broken"].summary.startswith("broken: partitioner 'broken' (no_such_module:Thing) could not be")
         assert (entries["broken"].module, entries["broken"].fields) == ("no_such_module", {})
         assert entries["whole"].module == "line_workload"
+        assert (
+            "(line_workload) is a module; expected a class: give the entry point as MODULE:"
+            in entries["module"].summary
+        )
+        assert entries["script"].summary.endswith("could not be imported: SystemExit: 3")
         assert "fennel" in entries
         assert PARTITIONERS.name_of(Line) == "whole"
         assert encode(Line())["plugin"] == "partitioner:whole"
