@@ -59,6 +59,15 @@ class Ray:
     deadline: float = 15.0
     """Seconds that the cluster has to answer."""
 
+    def __post_init__(self) -> None:
+        """Refuses settings that Ray has no meaning for, or another: to it, -1 failures are any number."""
+        if self.max_failures < 0:
+            raise InputError(f"--launcher.max-failures is {self.max_failures}; expected a number of restarts, or 0.")
+        if not 0 <= self.cpus_per_worker < float("inf"):
+            raise InputError(f"--launcher.cpus-per-worker is {self.cpus_per_worker}; expected a number, or 0 for none.")
+        if not 0 < self.deadline < float("inf"):
+            raise InputError(f"--launcher.deadline is {self.deadline}; expected seconds, more than 0.")
+
     def launch(self, main: Main, run: Run, prepared: Prepared, watch: Callable[[Event], None]) -> dict[str, Any]:
         """What `main` returns on the first worker. Raises one ShardyardError, once no worker is left running."""
         self._connect()

@@ -52,6 +52,14 @@ def started(folder: Path, workers: int, main: Main, events: list[Event], *, max_
     return start(run_of(folder, workers, Ray(max_failures=max_failures)), events.append, main)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("max_failures", -1), ("cpus_per_worker", -1.0), ("deadline", 0.0), ("deadline", float("nan"))]
+)
+def test_a_setting_that_ray_has_no_meaning_for_is_named(field: str, value: float) -> None:
+    with pytest.raises(InputError, match=rf"--launcher\.{field.replace('_', '-')} is {value}; expected"):
+        Ray(**{field: value})  # type: ignore[arg-type]
+
+
 def test_workers_meet_and_the_first_one_is_heard(
     ray_here: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
