@@ -152,6 +152,9 @@ class Cosine:
     def __post_init__(self) -> None:
         if self.by not in ("epoch", "step"):
             raise InputError(f"--schedule.by is '{self.by}'; expected epoch or step.")
+        if self.warmup < 0:
+            raise InputError(f"--schedule.warmup is {self.warmup}; expected a number of epochs, or 0.")
+        _check_share("last", self.last)
 
     @property
     def counts(self) -> Literal["epochs", "steps"]:
@@ -196,6 +199,7 @@ class Step:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise InputError(f"--schedule.every is {self.every}; expected at least 1 epoch between drops.")
+        _check_share("gamma", self.gamma)
 
     @property
     def counts(self) -> Literal["epochs", "steps"]:
@@ -247,6 +251,11 @@ def _check_rates(lr: float, weight_decay: float) -> None:
     for flag, value in (("lr", lr), ("weight-decay", weight_decay)):
         if not 0 <= value < math.inf:  # false for nan, too
             raise InputError(f"--optimizer.{flag} is {value}; expected a number of at least 0.")
+
+
+def _check_share(flag: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise InputError(f"--schedule.{flag} is {value}; expected a number of at least 0.")
 
 
 def _check_betas(betas: tuple[float, float]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from framework.engine.optimize import SGD, Adam, AdamW, Cosine, InverseSquareRoot
+from framework.engine.optimize import SGD, Adam, AdamW, Cosine, InverseSquareRoot, Step
 from framework.errors import InputError
 
 NAN = float("nan")
@@ -97,3 +97,18 @@ def test_the_inverse_square_root_rises_to_the_full_rate_and_falls_from_there() -
 def test_a_warm_up_of_no_steps_is_refused() -> None:
     with pytest.raises(InputError, match=r"--schedule\.warmup is 0"):
         InverseSquareRoot(warmup=0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "field", "value"),
+    [
+        (Cosine, "warmup", -1),
+        (Cosine, "last", -0.1),
+        (Cosine, "last", math.nan),
+        (Step, "gamma", math.inf),
+        (Step, "gamma", -0.5),
+    ],
+)
+def test_a_schedule_without_a_meaning_is_named(schedule: Any, field: str, value: float) -> None:
+    with pytest.raises(InputError, match=rf"--schedule\.{field} is {value}; expected"):
+        schedule(**{field: value})
