@@ -101,7 +101,8 @@ def write_weights(folder: Path, weights: dict[str, Tensor]) -> Path:
 
 
 def tidy(folder: Path) -> list[str]:
-    """Removes what killed writers left here and beside it, and sets aside what cannot be read. While nobody writes.
+    """Removes what killed writers left here and beside it, and sets aside what cannot be read. While nobody writes;
+    several hosts that see the folder may tidy it at once.
 
     Returns the names set aside. Raises NewerVersionError for a checkpoint that a newer program wrote."""
     damaged = []
@@ -139,7 +140,7 @@ def read_file(folder: Path, name: str) -> bytes:
 def read_index(folder: Path) -> dict[str, Any]:
     """What a checkpoint says of itself. Raises StoreError."""
     if not (folder / INDEX).is_file():
-        raise StoreError(f"{folder} is no checkpoint: it has no {INDEX}.")
+        raise DamagedError(f"{folder} is no checkpoint: it has no {INDEX}.")
     return parse_index((folder / INDEX).read_bytes(), str(folder))
 
 

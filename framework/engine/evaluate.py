@@ -17,7 +17,7 @@ from framework.config import digest, encode, says_what_is_asked, says_where
 from framework.engine.files import replacing
 from framework.engine.folder import RUN, encoded_run
 from framework.engine.kept import newest
-from framework.engine.run import Run, Task, Worker
+from framework.engine.run import Run, Task, Worker, measured
 from framework.engine.state import weights_digest
 from framework.engine.train import checkpoints_of, drawn_model, require_same_run, return_to
 from framework.errors import InputError
@@ -26,7 +26,7 @@ from framework.errors import InputError
 def evaluate(run: Run, worker: Worker) -> dict[str, Any]:
     """The metrics of the run's weights, the same on every worker."""
     task, model = trained(run, worker)
-    return {"metrics": task.evaluate(model), "weights_digest": weights_digest(model.state_dict())}
+    return {"metrics": measured(task.evaluate(model)), "weights_digest": weights_digest(model.state_dict())}
 
 
 def predict(run: Run, worker: Worker) -> dict[str, Any]:

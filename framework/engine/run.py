@@ -7,6 +7,7 @@ for the result must not depend on them.
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -19,9 +20,10 @@ from framework.comm.gradient.strategy import GradientStrategy
 from framework.comm.group import Group
 from framework.config import digest, placement
 from framework.engine.optimize import Adam, Constant, Optimizer, Schedule
-from framework.errors import InputError
+from framework.errors import InputError, PluginError
 
 LOWER_IS_BETTER = ("_loss", "_rmse")  # how the names of such metrics end
+LONGEST_DEADLINE = 1e9  # seconds, thirty years: torch counts a wait in nanoseconds of 63 bits
 Event = dict[str, Any]
 """Something a worker tells whoever watches: `event` names it (`epoch`, `step`, `resumed`, ...), the rest is numbers."""
 
@@ -83,6 +85,29 @@ class Task(Protocol):
 
     def staleness(self) -> dict[str, int]:
         """How many steps old what others sent was when this worker used it last, by lane. Empty where nothing is."""
+
+
+def scalar(loss: Any) -> Tensor:
+    """What `Task.loss` answered. Raises PluginError for anything but one number with a gradient to come."""
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        shape = f" {list(loss.shape)}" if isinstance(loss, Tensor) else ""
+        raise PluginError(
+            f"the workload's loss() gave a {type(loss).__name__}{shape}; expected a tensor of one number."
+        )
+    return loss
+
+
+def measured(metrics: Any) -> dict[str, float]:
+    """What `Task.evaluate` answered. Raises PluginError for anything but numbers by name."""
+    if not isinstance(metrics, dict):
+        raise PluginError(f"the workload's evaluate() gave a {type(metrics).__name__}; expected a dict of numbers.")
+    for name, value in metrics.items():
+        if not isinstance(name, str) or not isinstance(value, int | float):
+            kind = type(value).__name__
+            raise PluginError(
+                f"the workload's evaluate() gave {name!r}: {value!r} ({kind}); expected a name and a float."
+            )
+    return metrics
 
 
 @runtime_checkable
@@ -229,13 +254,17 @@ class Run:
         for name in ("out", "store"):
             if not getattr(self, name):
                 raise InputError(f"--{name} is empty; expected a folder.")
-        if not self.deadline > 0:
-            raise InputError(f"--deadline is {self.deadline!r}; expected seconds, more than 0.")
+        if not 0 < self.deadline < LONGEST_DEADLINE:
+            raise InputError(
+                f"--deadline is {self.deadline!r}; expected seconds, more than 0 and less than {LONGEST_DEADLINE:g}."
+            )
         if not isinstance(self.workload, Workload):
             raise InputError(f"a run's workload is a {type(self.workload).__name__}; expected prepare() and open().")
 
     def improves(self, metric: float, best: float) -> bool:
-        """Whether a value of the monitored metric is better than the best one so far."""
+        """Whether a value of the monitored metric is better than the best one so far: anything is than no number."""
+        if math.isnan(metric) or math.isnan(best):
+            return not math.isnan(metric)
         return metric < best if self.monitor.endswith(LOWER_IS_BETTER) else metric > best
 
     def require_measured(self, metrics: Collection[str]) -> None:

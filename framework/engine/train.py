@@ -26,7 +26,7 @@ from framework.engine import checkpoint as checkpoints
 from framework.engine.checkpoint import Checkpoint
 from framework.engine.kept import keep, own_state, resumable
 from framework.engine.progress import Progress
-from framework.engine.run import Counted, Initialized, Measuring, Run, Staged, Task, Worker
+from framework.engine.run import Counted, Initialized, Measuring, Run, Staged, Task, Worker, measured, scalar
 from framework.engine.state import beneath, fits, load_optimizer_state, on_host, optimizer_state, under, weights_digest
 from framework.engine.versions import versions
 from framework.errors import InputError, ShardyardError
@@ -123,7 +123,7 @@ class Learner:
         now, module = self.progress, self.synchronizer.module
         torch.manual_seed(self.key.fold(FOREIGN, now.epoch, now.step).value >> 1)
         module.zero_grad(set_to_none=True)
-        loss = self.task.loss(module, batch)
+        loss = scalar(self.task.loss(module, batch))
         loss.backward()  # type: ignore[no-untyped-call]
         self.synchronizer.step()
         if self.run.schedule.counts == "steps":
@@ -140,7 +140,7 @@ class Learner:
         if not due and now.epoch < run.epochs:
             return False
         with self.synchronizer.whole() as model:
-            now.metrics = self.task.evaluate(model)
+            now.metrics = measured(self.task.evaluate(model))
             self.compare(model)
         return True
 

@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
-from line_workload import Line
+from line_workload import Line, LineTask
 
 from framework.comm.group import Group
 from framework.engine import checkpoint as checkpoints
@@ -17,7 +18,7 @@ from framework.engine.kept import newest
 from framework.engine.optimize import SGD, Adam, AdamW, Cosine, InverseSquareRoot, Step
 from framework.engine.run import Event, Prepared, Run, Worker
 from framework.engine.train import train
-from framework.errors import InputError, ShardyardError, StoreError
+from framework.errors import InputError, PluginError, ShardyardError, StoreError
 
 
 class StoppedError(Exception):
@@ -162,6 +163,39 @@ def test_an_unknown_monitor_is_named(tmp_path: Path) -> None:
         train(run(tmp_path, monitor="accuracy", patience=1), worker())
 
 
+def test_a_metric_that_was_no_number_is_bettered(tmp_path: Path) -> None:
+    nothing = float("nan")
+    higher, lower = run(tmp_path), run(tmp_path, monitor="test_loss")
+    for one in (higher, lower):
+        assert one.improves(0.5, nothing)
+        assert not one.improves(nothing, 0.5)
+        assert not one.improves(nothing, nothing), "or patience would never end"
+    assert (higher.improves(0.6, 0.5), lower.improves(0.6, 0.5)) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "said"),
+    [
+        ("evaluate", None, r"evaluate\(\) gave a NoneType; expected a dict of numbers"),
+        (
+            "evaluate",
+            {"error": torch.tensor(0.5)},
+            r"evaluate\(\) gave 'error': tensor\(0\.5000\) \(Tensor\); expected",
+        ),
+        ("evaluate", {"error": numpy.float32(0.5)}, r"gave 'error': .*0\.5.* \(float32\); expected a name and a float"),
+        ("evaluate", {"error": "0.5"}, r"gave 'error': '0\.5' \(str\); expected"),
+        ("loss", 0.5, r"loss\(\) gave a float; expected a tensor of one number"),
+        ("loss", torch.ones(3, 2), r"loss\(\) gave a Tensor \[3, 2\]; expected a tensor of one number"),
+    ],
+)
+def test_what_a_workload_may_not_answer_is_named(
+    name: str, answer: Any, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LineTask, name, lambda *given: answer)
+    with pytest.raises(PluginError, match=said):
+        train(run(tmp_path), worker())
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Foretold(Line):
     """A line whose task says beforehand what it measures."""
@@ -214,6 +248,13 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert checkpoints.read(last).tensors["model"].keys() == {"0.weight", "0.bias", "2.weight", "2.bias"}
     assert evaluate(run(tmp_path / "cut"), worker())["weights_digest"] == whole["weights_digest"]
     assert len(list(folder.glob("damaged-*"))) == 1
+
+
+def test_two_hosts_tidy_one_folder_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the other one has set aside is gone, between two looks of this one."""
+    (tmp_path / "checkpoints").mkdir()
+    monkeypatch.setattr(checkpoints, "places", lambda folder: ["000001-00000000"])
+    assert checkpoints.tidy(tmp_path / "checkpoints") == ["000001-00000000"]
 
 
 def test_every_checkpoint_damaged_is_a_new_beginning(tmp_path: Path) -> None:
@@ -271,7 +312,11 @@ def test_a_full_disk_leaves_no_checkpoint_behind(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("patience", 0), ("deadline", 0.0), ("keep", "all"), ("device", "tpu"), ("epochs", 1.5)]
+    ("field", "value"),
+    [
+        *(("patience", 0), ("deadline", 0.0), ("deadline", float("inf"))),
+        *(("keep", "all"), ("device", "tpu"), ("epochs", 1.5)),
+    ],
 )
 def test_a_setting_out_of_range_is_named(tmp_path: Path, field: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"--{field} is"):
