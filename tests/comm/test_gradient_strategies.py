@@ -159,6 +159,8 @@ def test_a_strategy_is_a_value(gradient: Any) -> None:
 @pytest.mark.parametrize(
     ("plugin", "field", "value"),
     [
+        (AllReduce, "bucket_megabytes", -1),
+        (Compressed, "bucket_megabytes", -1),
         (LocalSteps, "every", 0),
         (LocalSteps, "moments", "none"),
         (DiLoCo, "inner_steps", 0),

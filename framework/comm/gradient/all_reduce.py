@@ -35,6 +35,9 @@ class AllReduce:
     bucket_megabytes: int = placement(25)
     """Gradients are sent in buckets of about this size, each as soon as it is complete."""
 
+    def __post_init__(self) -> None:
+        check_bucket(self.bucket_megabytes)
+
     def open(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, group: Group
     ) -> AbstractContextManager[GradientSynchronizer]:
@@ -42,6 +45,12 @@ class AllReduce:
 
         Raises InputError for a model with batch normalisation, unless the workers share its statistics."""
         return replicated(model, optimizer, group, self.bucket_megabytes)
+
+
+def check_bucket(megabytes: int) -> None:
+    """Raises InputError for a size that no bucket can have; 0 is one for every weight."""
+    if megabytes < 0:
+        raise InputError(f"--gradient.bucket-megabytes is {megabytes}; expected at least 0.")
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from framework.comm.gradient.all_reduce import Replica, refuse_own_statistics, replicated
+from framework.comm.gradient.all_reduce import Replica, check_bucket, refuse_own_statistics, replicated
 from framework.comm.gradient.low_rank import LowRank
 from framework.comm.gradient.strategy import GradientSynchronizer
 from framework.comm.group import Group
@@ -44,6 +44,7 @@ class Compressed:
             raise InputError(f"--gradient.rank is {self.rank}; expected at least 1 column.")
         if self.start < 0:
             raise InputError(f"--gradient.start is {self.start}; expected a number of steps, or 0.")
+        check_bucket(self.bucket_megabytes)
 
     def open(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, group: Group
