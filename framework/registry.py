@@ -9,6 +9,7 @@ import difflib
 import functools
 import importlib
 import pkgutil
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -102,6 +103,8 @@ class Registry:
         try:
             loaded: Callable[..., Any] = point.load()
         except (Exception, SystemExit) as error:  # a script without a guard leaves when it is imported
+            if isinstance(error, SystemExit) and error.code == signal.SIGTERM:
+                raise  # as the command does when it is told to end
             raise InputError(
                 f"{self.kind} '{name}' ({point.value}) could not be imported: {type(error).__name__}: {error}"
             ) from error

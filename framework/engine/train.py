@@ -376,10 +376,9 @@ def require_same_run(found: Checkpoint, run: Run, worker: Worker, folder: Path, 
         raise InputError(
             f"{folder} holds checkpoints of other data than is there now; choose another --out or remove it."
         )
-    if found.epoch > run.epochs:
-        raise InputError(
-            f"{folder} holds {found.epoch} epochs, --epochs is {run.epochs}; choose another --out or more."
-        )
+    if found.place > (run.epochs, 0):
+        place = f"{found.epoch} epochs{f' and {found.step} steps' if found.step else ''}"
+        raise InputError(f"{folder} holds {place}, --epochs is {run.epochs}; choose another --out or more.")
 
 
 def first_model(run: Run, worker: Worker, task: Task) -> nn.Module:

@@ -113,6 +113,14 @@ def test_another_run_s_checkpoints_are_refused(tmp_path: Path) -> None:
             main(run(tmp_path), elsewhere)
 
 
+def test_fewer_epochs_are_not_those_and_some_steps(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        train(run(tmp_path), worker(stop_at(4, 3)))
+    with pytest.raises(InputError, match="holds 3 epochs and 2 steps, --epochs is 3; choose another --out or more"):
+        train(run(tmp_path, epochs=3), worker())
+    assert train(run(tmp_path), worker())["epochs"] == 4
+
+
 def test_patience_stops_and_best_weights_are_kept(tmp_path: Path) -> None:
     # The rate jumps up after two epochs, so that the metric falls from there on.
     settings = {"optimizer": SGD(lr=0.05, momentum=0.0), "schedule": Step(every=2, gamma=200.0), "patience": 2}
