@@ -1,11 +1,14 @@
 """Weights and states as plain tensors: what a checkpoint holds and what a digest is taken of."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from framework.comm.group import as_tensor
 
 
 @runtime_checkable
@@ -43,8 +46,13 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """An optimiser's state as plain values and tensors; `load_optimizer_state` takes both back."""
+_NUMBERS = "numbers"  # where the others are called by a weight's index
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, *, own: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """An optimiser's state as plain values and tensors; `load_optimizer_state` takes both back.
+
+    `own`: it is this worker's alone, so numbers that some keep of weights are among the tensors, as JSON."""
     state = optimizer.state_dict()
     tensors, numbers = {}, {}
     for index, entry in state["state"].items():
@@ -53,6 +61,8 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], d
                 tensors[f"{index}.{name}"] = value
             else:
                 numbers[f"{index}.{name}"] = value
+    if own and numbers:
+        tensors[_NUMBERS], numbers = as_tensor(json.dumps(numbers).encode()), {}
     return {"groups": state["param_groups"], "numbers": numbers}, on_host(tensors)
 
 
@@ -66,7 +76,10 @@ def fits(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> boo
 def load_optimizer_state(optimizer: torch.optim.Optimizer, plain: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Puts back what `optimizer_state` gave."""
     state: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **plain["numbers"]}.items():
+    own = json.loads(tensors[_NUMBERS].numpy().tobytes()) if _NUMBERS in tensors else {}
+    for key, value in {**tensors, **plain["numbers"], **own}.items():
+        if key == _NUMBERS:
+            continue
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})

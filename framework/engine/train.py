@@ -203,7 +203,7 @@ class Learner:
     def save(self) -> None:
         """A checkpoint of this place, on every host."""
         sums = {"loss_sums": self.group.gather_json(float(self.progress.loss_sum)), "sent": self._sent()}
-        groups, optimizer = optimizer_state(self.optimizer)
+        groups, optimizer = optimizer_state(self.optimizer, own=not self.synchronizer.shared)
         with self.synchronizer.whole() as model:
             tensors = {"model": on_host(model.state_dict())}
         others = {"best": self.progress.best_weights, "begun": self.progress.begun_weights}

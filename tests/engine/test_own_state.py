@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from line_workload import Line, LineTask
+from safetensors.torch import load, save
 from torch import Tensor
 from worker_processes import together
 
 from framework.comm.group import Group
 from framework.engine import checkpoint as checkpoints
 from framework.engine.run import Prepared, Run, Worker
+from framework.engine.state import load_optimizer_state, optimizer_state
 from framework.engine.train import train
 from framework.errors import ShardyardError
 
@@ -115,6 +117,39 @@ def test_hosts_that_see_one_disk_keep_one_checkpoint(tmp_path: Path, whole: Any)
     assert [name for name in found.tensors if name.startswith("worker")] == ["worker-1", "worker-2"]
     resumed = together(3, learn, str(tmp_path), None, "aab", True)
     assert (resumed[0]["weights_digest"], resumed[0]["loss"]) == (whole["weights_digest"], whole["loss"])
+
+
+class Counting(torch.optim.Optimizer):
+    """Counts the steps of every weight in a plain number."""
+
+    def __init__(self, weights: Any) -> None:
+        super().__init__(weights, {})
+
+    def step(self, closure: Any = None) -> None:
+        for weight in self.param_groups[0]["params"]:
+            if weight.grad is not None:
+                state = self.state[weight]
+                state |= {"steps": state.get("steps", 0) + 1, "last": weight.grad.clone()}
+
+
+def counted(*steps: int) -> Counting:
+    """After so many steps of each weight."""
+    optimizer = Counting([torch.nn.Parameter(torch.ones(2)) for _ in steps])
+    for step in range(max(steps)):
+        for weight, most in zip(optimizer.param_groups[0]["params"], steps, strict=True):
+            weight.grad = torch.full((2,), float(step)) if step < most else None
+        optimizer.step()
+    return optimizer
+
+
+def test_numbers_that_an_optimizer_keeps_are_a_workers_own() -> None:
+    first, mine, again = counted(2, 0, 3), counted(1, 3, 0), counted(0, 0, 0)
+    plain, _ = optimizer_state(first, own=True)  # every worker reads the first one's
+    _, tensors = optimizer_state(mine, own=True)
+    load_optimizer_state(again, plain, load(save(tensors)))
+    found, expected = again.state_dict()["state"], mine.state_dict()["state"]
+    assert {index: state["steps"] for index, state in found.items()} == {0: 1, 1: 3}
+    assert all(torch.equal(found[index]["last"], state["last"]) for index, state in expected.items())
 
 
 @pytest.mark.slow
