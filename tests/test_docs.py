@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from node_runs import small_run
 from pyg_reference import full_run
 from whole_graph import random_graph, random_rows
 
@@ -240,3 +241,21 @@ def test_the_strategy_of_the_guide_is_trained_with(tmp_path: Path, monkeypatch: 
     ]
     assert losses[1] == losses[0]
     assert losses[2] != losses[0]
+
+
+def test_the_sampler_of_the_guide_is_trained_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its limit it takes all neighbours; below it, it draws the same whoever draws."""
+    (text,) = blocks(ROOT / "docs" / "guides" / "train-on-samples.md", "python")
+    (tmp_path / "guide_sampler.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    thinned = importlib.import_module("guide_sampler").Thinned
+    runs = {
+        "all": small_run(tmp_path / "all", epochs=2, sampler=Neighbor(fanouts=(-1, -1))),
+        "limit": small_run(tmp_path / "limit", epochs=2, sampler=thinned(share=1.0)),
+        "half": small_run(tmp_path / "half", epochs=2, sampler=thinned()),
+        "two workers": small_run(tmp_path / "two", epochs=2, sampler=thinned(), workers=2, reach="owned"),
+    }
+    losses = {name: start(run, lambda event: None)["loss"] for name, run in runs.items()}
+    assert losses["limit"] == losses["all"]
+    assert losses["half"] != losses["all"]
+    assert losses["two workers"] == pytest.approx(losses["half"], rel=1e-9)

@@ -33,7 +33,7 @@ from framework.graph.split import between_targets
 from framework.kernels.csr import offsets, row_of_entries
 from framework.kernels.sample import Sampled, sample_neighbors, sample_shared
 from framework.random import Key
-from framework.sample.sampler import Neighbors
+from framework.sample.sampler import Drawn, Neighbors
 
 EXACT, OWNER = Exact(), Owner()
 PLAN = "halo.plan"
@@ -187,7 +187,9 @@ class Topology:
         shard = self.shards.mapped[part]
         drawn = draw.of(shard, nodes)
         weights = None if shard.edge_weights is None else shard.edge_weights[drawn.edges]
-        return Neighbors(indptr=drawn.indptr, sources=Nodes.of_shard(shard, drawn.indices), edge_weights=weights)
+        ids = drawn.indices.long() + shard.first if shard.num_halo == 0 else shard.all_ids[drawn.indices.long()]
+        sources = Drawn(ids=ids, describe=lambda chosen: Nodes.of_shard(shard, drawn.indices[chosen]))
+        return Neighbors(indptr=drawn.indptr, sources=sources, edge_weights=weights)
 
     def _far(self, ids: Tensor, counts: list[int], draw: "_Draw") -> Neighbors:
         """Asks owners for what no mapped shard holds; answers, in the same exchange, what others ask."""
@@ -248,9 +250,27 @@ def _joined(several: list[Neighbors], weighted: bool = False) -> Neighbors:
     weights = [neighbors.edge_weights for neighbors in several if neighbors.edge_weights is not None]
     return Neighbors(
         indptr=offsets(counts),
-        sources=Nodes.concatenate([neighbors.sources for neighbors in several]),
+        sources=_one_after_the_other([neighbors.sources for neighbors in several]),
         edge_weights=torch.cat(weights) if weights else None,
     )
+
+
+def _one_after_the_other(several: Sequence[Nodes | Drawn]) -> Drawn:
+    ends = torch.tensor([len(drawn) for drawn in several]).cumsum(0)
+
+    def describe(chosen: Tensor) -> Nodes:
+        which = torch.searchsorted(ends, chosen, right=True)
+        by_piece = torch.argsort(which, stable=True)
+        counts = torch.bincount(which, minlength=len(several)).tolist()
+        found = [
+            drawn[run - (int(end) - len(drawn))]
+            for drawn, end, run in zip(several, ends, chosen[by_piece].split_with_sizes(counts), strict=True)
+        ]
+        back = torch.empty_like(by_piece)
+        back[by_piece] = torch.arange(len(by_piece))
+        return Nodes.concatenate(found)[back]
+
+    return Drawn(ids=torch.cat([drawn.ids for drawn in several]), describe=describe)
 
 
 def _restored(sorted_rows: Neighbors, order: Tensor) -> Neighbors:
@@ -263,9 +283,9 @@ def _restored(sorted_rows: Neighbors, order: Tensor) -> Neighbors:
     indptr = offsets(counts)
     shift = sorted_rows.indptr[:-1][position] - indptr[:-1]
     edges = torch.arange(int(indptr[-1])) + torch.repeat_interleave(shift, counts)
-    weights = sorted_rows.edge_weights
+    weights, sources = sorted_rows.edge_weights, sorted_rows.sources
     return Neighbors(
         indptr=indptr,
-        sources=sorted_rows.sources[edges],
+        sources=Drawn(ids=sources.ids[edges], describe=lambda chosen: sources[edges[chosen]]),
         edge_weights=None if weights is None else weights[edges],
     )

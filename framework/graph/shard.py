@@ -74,6 +74,11 @@ class GraphShard:
     """Weights of the in-edges. float32 [e]."""
 
     @cached_property
+    def all_ids(self) -> Tensor:
+        """Global ids by local id, of the owned nodes and then of the halo: int64 [n + h]. Made once, when asked."""
+        return torch.cat([torch.arange(self.first, self.first + self.num_owned), self.halo])
+
+    @cached_property
     def all_original(self) -> Tensor:
         """Original ids by local id, of the owned nodes and then of the halo: int64 [n + h]. Copied once, when asked."""
         return torch.cat([self.original, self.halo_original])

@@ -137,10 +137,11 @@ def _floyd(sizes: Tensor, row_keys: Tensor, count: int, key: Key) -> Tensor:
     return chosen.sort(dim=1).values
 
 
-def unique_relabel(first: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+def unique_relabel(first: Tensor, rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`first`, then the ids of `rest` that it lacks in the order they first occur; and where each of `rest` is in that.
 
-    `first` index [a], distinct; `rest` index [b]. Returns the ids [u] (int32 if both are) and positions int32 [b]."""
+    `first` index [a], distinct; `rest` index [b]. Returns the ids [u] (int32 if both are), positions int32 [b], and
+    where in `rest` each id that `first` lacks occurs first, int64 [u - a]."""
     first, rest = check.index("first", first), check.index("rest", rest)
     dtype = torch.promote_types(first.dtype, rest.dtype)
     if len(first) + len(rest) >= 2**31:
@@ -150,12 +151,18 @@ def unique_relabel(first: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
     unique = torch.empty(len(first) + len(rest), dtype=dtype)
     unique[: len(first)] = first
     rest = rest.to(dtype)
-    positions = torch.empty(len(rest), dtype=torch.int32)
-    size = native.call(native.typed("unique_relabel", unique), len(first), rest, len(rest), unique, positions)
-    return unique[:size].clone() if 2 * size < len(unique) else unique[:size], positions
+    positions, occurs = torch.empty(len(rest), dtype=torch.int32), torch.empty(len(rest), dtype=torch.int64)
+    name = native.typed("unique_relabel", unique)
+    size = native.call(name, len(first), rest, len(rest), unique, positions, occurs)
+    return _cut(unique, size), positions, _cut(occurs, size - len(first))
 
 
-def _unique_relabel_torch(first: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+def _cut(tensor: Tensor, size: int) -> Tensor:
+    """The first `size` entries, without the memory of the others where those are more."""
+    return tensor[:size].clone() if 2 * size < len(tensor) else tensor[:size]
+
+
+def _unique_relabel_torch(first: Tensor, rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ids, group = torch.unique(torch.cat([first, rest]), return_inverse=True)
     by_group = torch.argsort(group, stable=True)
     sizes = torch.bincount(group, minlength=len(ids))
@@ -164,7 +171,8 @@ def _unique_relabel_torch(first: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
     added = added[torch.argsort(occurrence[added])]
     position = occurrence.clone()
     position[added] = torch.arange(len(first), len(first) + len(added), device=first.device)
-    return torch.cat([first, ids[added]]), position[group[len(first) :]].to(torch.int32)
+    positions = position[group[len(first) :]].to(torch.int32)
+    return torch.cat([first, ids[added]]), positions, occurrence[added] - len(first)
 
 
 def gather_rows(source: Tensor, rows: Tensor, out: Tensor | None = None) -> Tensor:

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
-
 from framework.errors import InputError
 from framework.graph.block import Block, Nodes
 from framework.kernels.sample import unique_relabel
@@ -23,8 +21,8 @@ def expand(seeds: Nodes, hops: int, key: Key, draw: Callable[[Nodes, int], Neigh
     frontier = seeds
     for hop in range(hops):
         drawn = draw(frontier, hop)
-        ids, indices = unique_relabel(frontier.ids, drawn.sources.ids)
-        sources = _described(ids, frontier, drawn.sources, indices)
+        _, indices, first = unique_relabel(frontier.ids, drawn.sources.ids)
+        sources = Nodes.concatenate([frontier, drawn.sources[first]])
         blocks.append(
             Block(
                 sources=sources,
@@ -37,11 +35,3 @@ def expand(seeds: Nodes, hops: int, key: Key, draw: Callable[[Nodes, int], Neigh
         )
         frontier = sources
     return blocks[::-1]
-
-
-def _described(ids: torch.Tensor, frontier: Nodes, drawn: Nodes, positions: torch.Tensor) -> Nodes:
-    """The nodes `ids`, which begin with the frontier; the rest is described by the edges that drew it."""
-    original, degree = torch.empty_like(ids), torch.empty_like(ids)
-    original[positions], degree[positions] = drawn.original, drawn.degree
-    original[: len(frontier)], degree[: len(frontier)] = frontier.original, frontier.degree
-    return Nodes(ids=ids, original=original, degree=degree)

@@ -1,9 +1,11 @@
 """The contract of a sampler, and what it sees of the graph."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from framework.graph.block import GraphBlock, Nodes
@@ -12,13 +14,47 @@ from framework.random import Key
 SAMPLING, DRAWING = 1, 2  # the two purposes a step's key is folded by: which neighbours, and what the layers draw
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Drawn:
+    """Nodes, each as often as it was drawn, with what else is told of them only where it is asked for.
+
+    A hub is drawn by many: to look its degree up for every edge would take longer than to draw."""
+
+    ids: Tensor
+    """int64 [n]: as those of Nodes."""
+    describe: Callable[[Tensor], Nodes]
+    """The nodes at some positions, int64 [m]."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, chosen: Tensor | slice) -> Nodes:
+        if isinstance(chosen, slice) or chosen.dtype == torch.bool:
+            chosen = torch.arange(len(self))[chosen]
+        return self.describe(chosen)
+
+    @cached_property
+    def _all(self) -> Nodes:
+        return self.describe(torch.arange(len(self)))
+
+    @property
+    def original(self) -> Tensor:
+        """int64 [n]: as those of Nodes."""
+        return self._all.original
+
+    @property
+    def degree(self) -> Tensor:
+        """int64 [n]: as those of Nodes."""
+        return self._all.degree
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Neighbors:
     """In-neighbours of some nodes, as a CSR over those nodes; inside a row by original id."""
 
     indptr: Tensor
     """int64 [nodes + 1]."""
-    sources: Nodes
+    sources: Nodes | Drawn
     """One a drawn edge, in the CSR's order; a node stands here as often as it was drawn."""
     edge_weights: Tensor | None = None
     """float32 [edges], where the graph has them."""

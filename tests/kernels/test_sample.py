@@ -132,24 +132,28 @@ def test_a_column_without_a_key_is_refused(backend):
 
 def test_relabelling_keeps_the_first_ids_and_the_order_of_first_occurrence(backend):
     first, rest = torch.tensor([30, 10, 50]), torch.tensor([7, 10, 9, 7, 30, 2**40])
-    unique, positions = unique_relabel(first, rest)
+    unique, positions, occurs = unique_relabel(first, rest)
     assert unique.tolist() == [30, 10, 50, 7, 9, 2**40]
+    assert occurs.tolist() == [0, 2, 5]
     assert positions.tolist() == [3, 1, 4, 3, 0, 5]
     assert positions.dtype == torch.int32
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-@pytest.mark.parametrize(("known", "sampled", "ids"), [(0, 0, 1), (0, 50, 20), (40, 0, 100), (500, 20_000, 9_000)])
+@pytest.mark.parametrize(
+    ("known", "sampled", "ids"), [(0, 0, 1), (0, 50, 20), (40, 0, 100), (500, 20_000, 9_000), (9, 300, 9_000)]
+)
 def test_relabelling_equals_a_dictionary(backend, dtype, known, sampled, ids):
     generator = torch.Generator().manual_seed(sampled)
     first = torch.randperm(ids, generator=generator)[:known].to(dtype)
     rest = torch.randint(0, ids, (sampled,), generator=generator).to(dtype)
-    unique, positions = unique_relabel(first, rest)
+    unique, positions, occurs = unique_relabel(first, rest)
     place: dict[int, int] = {}
     for value in [*first.tolist(), *rest.tolist()]:
         place.setdefault(value, len(place))
     assert unique.tolist() == list(place)
     assert positions.tolist() == [place[value] for value in rest.tolist()]
+    assert unique[known:].tolist() == rest[occurs].tolist()
     assert unique.dtype == dtype
 
 

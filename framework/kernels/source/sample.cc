@@ -1,7 +1,9 @@
 // Neighbour sampling without replacement, relabelling of a frontier, copies of rows.
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <new>
 #include <vector>
 
 #include "common.h"
@@ -56,12 +58,11 @@ void floyd_sorted(const uint32_t* draws, int64_t count, int64_t size, int64_t* c
   }
 }
 
-// The draws of `count` columns, at most kLanes: word 0 of Philox(key, (0, id low, id high, 0)).
-template <class I>
-INLINE void draw_columns(uint64_t key, const I* columns, const int64_t* column_keys, int64_t count, uint32_t* draws) {
+// The draws of kLanes ids: word 0 of Philox(key, (0, id low, id high, 0)).
+INLINE void draw_ids(uint64_t key, const int64_t* ids, uint32_t* draws) {
   PhiloxBlock block;
   for (int64_t i = 0; i < kLanes; ++i) {
-    const uint64_t bits = static_cast<uint64_t>(column_keys[columns[i < count ? i : 0]]);
+    const uint64_t bits = static_cast<uint64_t>(ids[i]);
     block.words[0][i] = block.words[3][i] = 0;
     block.words[1][i] = static_cast<uint32_t>(bits);
     block.words[2][i] = static_cast<uint32_t>(bits >> 32);
@@ -70,16 +71,40 @@ INLINE void draw_columns(uint64_t key, const I* columns, const int64_t* column_k
   std::memcpy(draws, block.words[0], sizeof(block.words[0]));
 }
 
+// The draws of `count` columns, at most kLanes: looked up where they were all made before, made here otherwise.
+template <class I>
+INLINE void draw_columns(uint64_t key, const I* columns, const int64_t* column_keys, const uint32_t* made,
+                         int64_t count, uint32_t* draws) {
+  if (made != nullptr) {
+    for (int64_t i = 0; i < count; ++i) draws[i] = made[columns[i]];
+    return;
+  }
+  int64_t ids[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) ids[i] = column_keys[columns[i < count ? i : 0]];
+  draw_ids(key, ids, draws);
+}
+
+// The draws of all columns from `first` on, at most kLanes of them.
+VERSIONS void make_draws(uint64_t key, const int64_t* column_keys, int64_t first, int64_t num_columns,
+                         uint32_t* made) {
+  int64_t ids[kLanes];
+  uint32_t draws[kLanes];
+  const int64_t count = std::min<int64_t>(kLanes, num_columns - first);
+  for (int64_t i = 0; i < kLanes; ++i) ids[i] = column_keys[first + (i < count ? i : 0)];
+  draw_ids(key, ids, draws);
+  std::memcpy(made + first, draws, count * sizeof(uint32_t));
+}
+
 // The columns of a row whose draw is at most `bound`: the draw in the high half, its place in the row in the low one.
 // `ranks` has room for the whole row; returns how many there are.
 template <class I>
-VERSIONS int64_t rank_columns(uint64_t key, const I* columns, const int64_t* column_keys, int64_t degree,
-                              uint32_t bound, uint64_t* ranks) {
+VERSIONS int64_t rank_columns(uint64_t key, const I* columns, const int64_t* column_keys, const uint32_t* made,
+                              int64_t degree, uint32_t bound, uint64_t* ranks) {
   uint32_t draws[kLanes];
   int64_t found = 0;
   for (int64_t first = 0; first < degree; first += kLanes) {
     const int64_t count = std::min<int64_t>(kLanes, degree - first);
-    draw_columns(key, columns + first, column_keys, count, draws);
+    draw_columns(key, columns + first, column_keys, made, count, draws);
     for (int64_t i = 0; i < count; ++i) {
       ranks[found] = uint64_t{draws[i]} << 32 | static_cast<uint64_t>(first + i);
       found += draws[i] <= bound;
@@ -92,6 +117,30 @@ VERSIONS int64_t rank_columns(uint64_t key, const I* columns, const int64_t* col
 uint32_t likely_bound(int64_t count, int64_t degree) {
   const double share = (static_cast<double>(count) + 8 * std::sqrt(static_cast<double>(count)) + 8) / degree;
   return share < 1 ? static_cast<uint32_t>(share * 4294967295.0) : 0xFFFFFFFFu;
+}
+
+// Up to this many ranks are compared each with each, without a branch that depends on a draw.
+constexpr int64_t kCompared = 96;
+
+// The places of the `count` lowest of distinct ranks, in the order they stand in. `chosen` has room for `found`.
+VERSIONS void lowest_compared(const uint64_t* ranks, int64_t found, int64_t count, int64_t* chosen) {
+  for (int64_t i = 0, kept = 0; i < found; ++i) {
+    uint64_t below = 0;
+    for (int64_t j = 0; j < found; ++j) below += ranks[j] < ranks[i];
+    chosen[kept] = static_cast<int64_t>(ranks[i] & 0xFFFFFFFFu);
+    kept += below < static_cast<uint64_t>(count);
+  }
+}
+
+void lowest_selected(const uint64_t* ranks, int64_t found, int64_t count, std::vector<uint64_t>& room,
+                     int64_t* chosen) {
+  room.assign(ranks, ranks + found);
+  std::nth_element(room.begin(), room.begin() + (count - 1), room.end());
+  const uint64_t highest = room[count - 1];
+  for (int64_t i = 0, kept = 0; i < found; ++i) {
+    chosen[kept] = static_cast<int64_t>(ranks[i] & 0xFFFFFFFFu);
+    kept += ranks[i] <= highest;
+  }
 }
 
 // Rows ahead to ask memory for: about what one core can have under way.
@@ -130,12 +179,21 @@ template <class I>
 int64_t sample_shared(const int64_t* indptr, const I* indices, const int64_t* rows, const int64_t* column_keys,
                       int64_t num_columns, int64_t num_rows, uint64_t key, const int64_t* out_indptr, I* out_indices,
                       int64_t* out_edges) {
-  int64_t outside = 0;
+  int64_t outside = 0, entries = 0;
+  for (int64_t r = 0; r < num_rows; ++r) entries += indptr[rows[r] + 1] - indptr[rows[r]];
+  std::vector<uint32_t> table;  // of all columns' draws, where that is less work than one for every entry
+  if (entries >= num_columns && out_indptr[num_rows] < entries) table.resize(num_columns);
+  const uint32_t* made = table.empty() ? nullptr : table.data();
 #pragma omp parallel if (out_indptr[num_rows] >= kSerialWork)
   {
-    std::vector<uint64_t> ranks;
+#pragma omp for schedule(static)
+    for (int64_t first = 0; first < static_cast<int64_t>(table.size()); first += kLanes)
+      make_draws(key, column_keys, first, num_columns, table.data());
+    std::vector<uint64_t> ranks, room;
+    std::vector<int64_t> chosen;
 #pragma omp for schedule(dynamic, kRowsPerTask) reduction(max : outside)
     for (int64_t r = 0; r < num_rows; ++r) {
+      if (r + kAhead < num_rows) __builtin_prefetch(indices + indptr[rows[r + kAhead]]);
       const int64_t begin = indptr[rows[r]], degree = indptr[rows[r] + 1] - begin;
       const int64_t count = out_indptr[r + 1] - out_indptr[r];
       const I* columns = indices + begin;
@@ -145,13 +203,17 @@ int64_t sample_shared(const int64_t* indptr, const I* indices, const int64_t* ro
       if (outside > 0) continue;  // the reduction begins at the least number
       if (count == degree) {
         for (int64_t i = 0; i < count; ++i) edges[i] = i;
-      } else {
+      } else if (count > 0) {
         ranks.resize(std::max<size_t>(ranks.size(), degree));
-        int64_t found = rank_columns(key, columns, column_keys, degree, likely_bound(count, degree), ranks.data());
-        if (found < count) found = rank_columns(key, columns, column_keys, degree, 0xFFFFFFFFu, ranks.data());
-        std::nth_element(ranks.begin(), ranks.begin() + count, ranks.begin() + found);
-        for (int64_t i = 0; i < count; ++i) edges[i] = static_cast<int64_t>(ranks[i] & 0xFFFFFFFFu);
-        std::sort(edges, edges + count);
+        chosen.resize(std::max<size_t>(chosen.size(), degree + 1));
+        const uint32_t bound = likely_bound(count, degree);
+        int64_t found = rank_columns(key, columns, column_keys, made, degree, bound, ranks.data());
+        if (found < count) found = rank_columns(key, columns, column_keys, made, degree, 0xFFFFFFFFu, ranks.data());
+        if (found <= kCompared)
+          lowest_compared(ranks.data(), found, count, chosen.data());
+        else
+          lowest_selected(ranks.data(), found, count, room, chosen.data());
+        std::copy(chosen.begin(), chosen.begin() + count, edges);
       }
       for (int64_t i = 0; i < count; ++i) {
         edges[i] += begin;
@@ -214,18 +276,58 @@ class Positions {
   int64_t size_ = 0;
 };
 
-// `unique` begins with the `num_first` ids given and has room for all; returns how many it holds in the end.
-template <class I>
-int64_t unique_relabel(int64_t num_first, const I* rest, int64_t num_rest, I* unique, int32_t* positions) {
-  Positions<I> known(num_first + num_rest / 2);
+// Ids to their positions, by a table of all ids up to the highest; what nobody asks for takes no memory.
+class Table {
+ public:
+  explicit Table(int64_t highest) : slots_(static_cast<int32_t*>(std::calloc(highest + 1, sizeof(int32_t)))) {
+    if (slots_ == nullptr) throw std::bad_alloc();
+  }
+  ~Table() { std::free(slots_); }
+  Table(const Table&) = delete;
+  Table& operator=(const Table&) = delete;
+
+  void expect(int64_t id) const { __builtin_prefetch(slots_ + id); }
+
+  int32_t find_or_add(int64_t id, int32_t next) {
+    if (slots_[id] == 0) slots_[id] = next + 1;
+    return slots_[id] - 1;
+  }
+
+ private:
+  int32_t* slots_;  // one more than the position, 0: none
+};
+
+template <class I, class Known>
+int64_t relabel(Known& known, int64_t num_first, const I* rest, int64_t num_rest, I* unique, int32_t* positions,
+                int64_t* occurs) {
   for (int64_t i = 0; i < num_first; ++i) known.find_or_add(unique[i], static_cast<int32_t>(i));
   int64_t size = num_first;
   for (int64_t i = 0; i < num_rest; ++i) {
     if (i + kAhead < num_rest) known.expect(rest[i + kAhead]);
     positions[i] = known.find_or_add(rest[i], static_cast<int32_t>(size));
-    if (positions[i] == size) unique[size++] = rest[i];
+    if (positions[i] == size) {
+      occurs[size - num_first] = i;
+      unique[size++] = rest[i];
+    }
   }
   return size;
+}
+
+// `unique` begins with the `num_first` ids given and has room for all; returns how many it holds in the end. `occurs`:
+// where each of the others occurs first in `rest`.
+template <class I>
+int64_t unique_relabel(int64_t num_first, const I* rest, int64_t num_rest, I* unique, int32_t* positions,
+                       int64_t* occurs) {
+  I lowest = 0, highest = 0;
+  for (int64_t i = 0; i < num_first; ++i) lowest = std::min(lowest, unique[i]), highest = std::max(highest, unique[i]);
+  for (int64_t i = 0; i < num_rest; ++i) lowest = std::min(lowest, rest[i]), highest = std::max(highest, rest[i]);
+  // A table of so many entries is no larger than what hashing would take.
+  if (lowest >= 0 && highest / 4 < num_first + num_rest) {
+    Table known(highest);
+    return relabel(known, num_first, rest, num_rest, unique, positions, occurs);
+  }
+  Positions<I> known(num_first + num_rest / 2);
+  return relabel(known, num_first, rest, num_rest, unique, positions, occurs);
 }
 
 }  // namespace
@@ -277,8 +379,8 @@ EXPORT int64_t scatter_rows(char* out, const int64_t* rows, int64_t num_rows, in
                          out_indptr, out_indices, out_edges);                                                     \
   }                                                                                                               \
   EXPORT int64_t unique_relabel_##NAME(int64_t num_first, const I* rest, int64_t num_rest, I* unique,             \
-                                       int32_t* positions) {                                                      \
-    return unique_relabel(num_first, rest, num_rest, unique, positions);                                          \
+                                       int32_t* positions, int64_t* occurs) {                                     \
+    return unique_relabel(num_first, rest, num_rest, unique, positions, occurs);                                  \
   }
 
 INSTANCES(int32_t, int32)
