@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from framework.comm.gradient.clip import Clip
 from framework.errors import InputError
 from framework.registry import OPTIMIZERS, SCHEDULES
 
@@ -114,6 +115,30 @@ class SGD:
         return torch.optim.SGD(
             parameters, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay
         )
+
+
+@OPTIMIZERS.register("clipped")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Clipped:
+    """Another optimiser, with gradients scaled down where all weights' together are longer than a norm."""
+
+    inner: Optimizer = dataclasses.field(default_factory=Adam)
+    """The optimiser."""
+    norm: float = 1.0
+    """The longest that a gradient may be. With gradient strategies of local steps: of each worker's own."""
+
+    def __post_init__(self) -> None:
+        """Raises InputError for a norm that nothing could be scaled down to."""
+        if not 0 < self.norm < math.inf:
+            raise InputError(f"--optimizer.norm is {self.norm}; expected a number above 0.")
+        if isinstance(self.inner, Clipped):
+            raise InputError("--optimizer.inner is clipped already; give the optimiser itself.")
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The inner one's, which clips before each step."""
+        optimizer = self.inner.build(parameters)
+        Clip.attach(optimizer, self.norm)
+        return optimizer
 
 
 @SCHEDULES.register("constant")

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.comm.gradient.all_reduce import is_of_transport
+from framework.comm.gradient.clip import Clip
 from framework.comm.gradient.fsdp import give_up_weights
 from framework.comm.gradient.strategy import GradientSynchronizer
 from framework.comm.group import Group
@@ -147,13 +148,15 @@ def library(group: Group) -> Any:
 
 def _engine(model: nn.Module, optimizer: torch.optim.Optimizer, group: Group, stage: int) -> Any:
     deepspeed = library(group)
+    if (clip := Clip.of(optimizer)) is not None:
+        clip.leave()  # DeepSpeed knows the norm over all pieces
     deepspeed.ops.__compatible_ops__[_SHARED_MEMORY] = False
     settings = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "zero_optimization": {"stage": stage},
         "zero_allow_untested_optimizer": True,
-        "gradient_clipping": 0.0,  # or it would clip to a norm of one
+        "gradient_clipping": 0.0 if clip is None else clip.norm,  # left away, it would clip to a norm of one
         "comms_logger": {"enabled": True, "prof_all": True, "verbose": False},
     }
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)

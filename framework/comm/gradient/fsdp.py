@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.utils.hooks import RemovableHandle
 
+from framework.comm.gradient.clip import add_up_clip
 from framework.comm.gradient.collect import all_ranges, anywhere, replace_parameters, summed_range, trainable
 from framework.comm.group import Group
 from framework.errors import InputError
@@ -42,6 +43,7 @@ class FullyShardedModel:
         self._sharded = trainable(self.module)
         self._pieces = [nn.Parameter(_piece(weight)) for weight in self._sharded]
         replace_parameters(optimizer, before, self._pieces)
+        add_up_clip(optimizer, lambda squares: group.all_reduce(squares, "gradient"))
         self._used = _Used(self.module)
 
     def step(self) -> None:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
+from framework.comm.gradient.clip import add_up_clip
 from framework.comm.gradient.collect import all_ranges, replace_parameters, summed_range, trainable, used_anywhere
 from framework.comm.group import Group
 from framework.errors import InputError
@@ -35,6 +36,7 @@ class ShardedOptimizer:
         self._range = -(-sum(self._sizes) // group.size)
         self._pieces = [nn.Parameter(piece) for piece in self._cut([weight.data.view(-1) for weight in self._weights])]
         replace_parameters(optimizer, self._weights, self._pieces)
+        add_up_clip(optimizer, lambda squares: group.all_reduce(squares, "gradient"))
 
     def _cut(self, flat: list[Tensor]) -> list[Tensor]:
         """Of every weight's numbers, flat, those in this worker's range: views."""
