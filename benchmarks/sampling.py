@@ -236,8 +236,8 @@ whose features a step fetches and its first layer computes with; *edges*: of all
 rounds in which all samplers take their turn, and its ratio to `neighbor`'s of the same round. *dgl*: the samplers of
 DGL on the same graph and batches.
 
-*Learning*: the recipe of GraphSAGE on the Debian graph with fanouts {_named(FANOUTS[:2])}, one worker; mean and standard
-deviation over seeds. Seconds are those of a machine with other work.
+*Learning*: the recipe of GraphSAGE on the Debian graph with fanouts {_named(FANOUTS[:2])}, one worker; mean and
+standard deviation over seeds. Seconds are those of a machine with other work.
 """
 
 
