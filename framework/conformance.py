@@ -77,7 +77,14 @@ class CheckReport:
 
 
 def check_partitioner(partitioner: Partitioner) -> CheckReport:
-    """Run every check on `partitioner` (an object, not a class), and rate it beside the built-ins if all hold."""
+    """Run every check on `partitioner` (an object, not a class), and rate it beside the built-ins if all hold.
+
+    Raises InputError for one that no other process could import."""
+    if type(partitioner).__module__ == "__main__":
+        raise InputError(
+            f"{type(partitioner).__qualname__} is defined in the script that runs, which no other process imports; "
+            "move it into a file of its own and import it from there."
+        )
     checks = tuple(run_check(name, partitioner) for name in CHECKS)
     passed = all(check.passed for check in checks)
     return CheckReport(

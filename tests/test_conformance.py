@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from framework.conformance import CHECKS, check_partitioner, measure_growth, run_check
+from framework.errors import InputError
 from framework.graph.edges import EdgeStream, Ids
 from framework.partition import EdgeParts, NodeParts
 from framework.registry import PARTITIONERS
@@ -215,6 +216,12 @@ def test_a_defect_is_caught(plugin: Any, name: str, words: str) -> None:
     check = run_check(name, plugin)
     assert not check.passed
     assert re.search(words, check.detail), check.detail
+
+
+def test_a_plugin_of_the_script_that_runs_is_refused_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PARTITIONERS.get("range"), "__module__", "__main__")
+    with pytest.raises(InputError, match="Range is defined in the script that runs.*move it into a file of its own"):
+        check_partitioner(PARTITIONERS.get("range")())
 
 
 def test_every_check_has_a_defect() -> None:
