@@ -209,8 +209,8 @@ _INTRODUCTION = """# Convolutional networks
 Rendered by `python -m benchmarks.cnn` from `benchmarks/rows/cnn.jsonl`: recipes as they are, on two workers of one host
 with one thread each. Accuracy on test images after the last epoch, mean and standard deviation over seeds; *in*: what
 convolutions compute in; weights for one channel and ten classes, an auto-encoder's included; seconds an epoch: median
-of a run, without evaluation; MB: what both workers send. *fashion-mnist*: clothes, 57,000 to train on; *mnist-5k*:
-digits, 3,500 to train on, not mirrored.
+of a run, without evaluation, beside whatever else the machine did; MB: what both workers send. *fashion-mnist*:
+clothes, 57,000 to train on; *mnist-5k*: digits, 3,500 to train on, not mirrored.
 
 """
 _DRIFT = """
