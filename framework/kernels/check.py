@@ -44,21 +44,27 @@ def features(name: str, tensor: Tensor, shape: tuple[int | None, ...], like: Ten
     return tensor.contiguous()
 
 
-def pointers(indptr: Tensor, num_edges: int) -> Tensor:
-    """`indptr`, contiguous, once it is int64 [rows + 1], begins at 0, never falls and ends at `num_edges`."""
+def ends(indptr: Tensor, num_edges: int) -> Tensor:
+    """`indptr`, contiguous, once it is int64 [rows + 1], from 0 to `num_edges`. No row is looked at."""
     if indptr.dtype != torch.int64 or indptr.dim() != 1 or len(indptr) == 0:
         raise InputError(f"indptr is {_kind(indptr)}; expected one-dimensional int64 with rows + 1 entries.")
     if indptr.device.type == "cpu" and (int(indptr[0]) != 0 or int(indptr[-1]) != num_edges):
         raise InputError(
             f"indptr runs from {int(indptr[0])} to {int(indptr[-1])}; expected 0 to the number of edges, {num_edges}."
         )
+    return indptr.contiguous()
+
+
+def pointers(indptr: Tensor, num_edges: int) -> Tensor:
+    """As `ends`, once it never falls either."""
+    indptr = ends(indptr, num_edges)
     if indptr.device.type == "cpu" and bool((falls := indptr[1:] < indptr[:-1]).any()):
         row = int(falls.nonzero()[0])
         raise InputError(
             f"indptr falls from {int(indptr[row])} to {int(indptr[row + 1])} at row {row}; expected each row to end "
             "where it begins, or behind."
         )
-    return indptr.contiguous()
+    return indptr
 
 
 def count(name: str, value: int) -> None:

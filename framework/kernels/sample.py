@@ -34,11 +34,10 @@ def sample_neighbors(indptr: Tensor, indices: Tensor, rows: Tensor, row_keys: Te
     [n]: equal keys draw equal positions. Draw i of row key v is word 0 of Philox(key, (i, v low, v high, 0)); Floyd's
     algorithm (Bentley and Floyd, CACM 30(9), 1987) makes the sample of the draws, each scaled to its range by a
     product (a bias below degree / 2**32). Raises InputError for a row outside the CSR or a fanout below -1."""
-    indptr, indices, rows = _checked(indptr, indices, rows, fanout)
+    indptr, indices, rows, fanout = _checked(indptr, indices, rows, fanout)
     row_keys = check.long("row_keys", row_keys, len(rows))
-    fanout = min(fanout, len(indices))  # all the same: no row has more entries
     if not native.usable(indptr, indices, rows, row_keys):
-        check.below("rows", rows, len(indptr) - 1)
+        _require_rows(indptr, indices, rows)
         return _sample_neighbors_torch(indptr, indices, rows, row_keys, fanout, key)
     drawn = _room(indptr, indices, rows, fanout)
     name = native.typed("sample_fill", indices)
@@ -55,10 +54,10 @@ def sample_shared(indptr: Tensor, indices: Tensor, rows: Tensor, column_keys: Te
     key. Of each row that is a uniform sample without replacement; rows with common columns choose the same of them.
     Entries of one column in one row (parallel edges) have one draw, too: the first in the row goes first.
     `column_keys` int64 [columns]. Raises InputError for a row or a column outside, or a fanout below -1."""
-    indptr, indices, rows = _checked(indptr, indices, rows, fanout)
+    indptr, indices, rows, fanout = _checked(indptr, indices, rows, fanout)
     column_keys = check.long("column_keys", column_keys)
     if not native.usable(indptr, indices, rows, column_keys):
-        check.below("rows", rows, len(indptr) - 1)
+        _require_rows(indptr, indices, rows)
         return _sample_shared_torch(indptr, indices, rows, column_keys, fanout, key)
     drawn = _room(indptr, indices, rows, fanout)
     bad = native.call(
@@ -70,19 +69,26 @@ def sample_shared(indptr: Tensor, indices: Tensor, rows: Tensor, column_keys: Te
     return drawn
 
 
-def _checked(indptr: Tensor, indices: Tensor, rows: Tensor, fanout: int) -> tuple[Tensor, Tensor, Tensor]:
+def _checked(indptr: Tensor, indices: Tensor, rows: Tensor, fanout: int) -> tuple[Tensor, Tensor, Tensor, int]:
+    """What both take. A batch draws for few of a shard's rows: only those are looked at, where they are drawn for."""
     if fanout < -1:
         raise InputError(f"fanout is {fanout}; expected a number of neighbours, or -1 for all of them.")
     indices = check.index("indices", indices)
-    return check.pointers(indptr, len(indices)), indices, check.long("rows", rows)
+    indptr, rows = check.ends(indptr, len(indices)), check.long("rows", rows)
+    return indptr, indices, rows, min(fanout, len(indices))  # all the same: no row has more entries
+
+
+def _require_rows(indptr: Tensor, indices: Tensor, rows: Tensor) -> None:
+    """Raises InputError for a row outside the CSR, or a CSR whose rows end before they begin."""
+    check.below("rows", rows, len(indptr) - 1)
+    check.pointers(indptr, len(indices))
 
 
 def _room(indptr: Tensor, indices: Tensor, rows: Tensor, fanout: int) -> Sampled:
     """A sample whose rows are as long as they will be; its entries are still to be written."""
     starts = torch.empty(len(rows) + 1, dtype=torch.int64)
-    bad = native.call("sample_counts", indptr, len(indptr) - 1, rows, len(rows), fanout, starts)
-    if bad:
-        raise check.outside("rows", int(rows[bad - 1]), len(indptr) - 1)
+    if native.call("sample_counts", indptr, len(indptr) - 1, len(indices), rows, len(rows), fanout, starts):
+        _require_rows(indptr, indices, rows)
     total = int(starts[-1])
     columns, edges = torch.empty(total, dtype=indices.dtype), torch.empty(total, dtype=torch.int64)
     return Sampled(indptr=starts, indices=columns, edges=edges)

@@ -5,6 +5,7 @@ import scipy.stats
 import torch
 
 from framework.errors import InputError
+from framework.kernels import check
 from framework.kernels.csr import row_of_entries
 from framework.kernels.sample import gather_rows, sample_neighbors, sample_shared, scatter_rows, unique_relabel
 from framework.random import Key, philox
@@ -194,9 +195,17 @@ def test_rows_that_a_backward_pass_needs_do_not_change_unnoticed(backend):
 
 
 def test_a_fanout_beyond_every_number_takes_all(backend, square):
-    everything, more = sample(square, -1), sample(square, 2**64 + 1)
-    assert torch.equal(more.indices, everything.indices)
-    assert torch.equal(more.indptr, everything.indptr)
+    for draw in (sample, shared):
+        everything, more = draw(square, -1), draw(square, 2**64 + 1)
+        assert torch.equal(more.indices, everything.indices)
+        assert torch.equal(more.indptr, everything.indptr)
+
+
+def test_rows_that_are_not_drawn_for_are_not_looked_at(square, monkeypatch):
+    """A batch draws for few rows of a large shard."""
+    monkeypatch.setattr(check, "pointers", lambda indptr, num_edges: pytest.fail("all rows were looked at"))
+    for draw in (sample, shared):
+        assert len(draw(square, 2, torch.tensor([1, 5])).indptr) == 3
 
 
 def test_rows_outside_are_refused(backend, square):

@@ -332,13 +332,15 @@ int64_t unique_relabel(int64_t num_first, const I* rest, int64_t num_rest, I* un
 
 }  // namespace
 
-// Fills out_indptr with the running counts; a fanout below 0 takes all. The first row outside is the answer.
-EXPORT int64_t sample_counts(const int64_t* indptr, int64_t num_nodes, const int64_t* rows, int64_t num_rows,
-                             int64_t fanout, int64_t* out_indptr) {
+// Fills out_indptr with the running counts; a fanout below 0 takes all. The first row that is outside, or whose entries
+// are not between 0 and `num_edges`, is the answer.
+EXPORT int64_t sample_counts(const int64_t* indptr, int64_t num_nodes, int64_t num_edges, const int64_t* rows,
+                             int64_t num_rows, int64_t fanout, int64_t* out_indptr) {
   out_indptr[0] = 0;
   for (int64_t r = 0; r < num_rows; ++r) {
     if (rows[r] < 0 || rows[r] >= num_nodes) return r + 1;
-    const int64_t degree = indptr[rows[r] + 1] - indptr[rows[r]];
+    const int64_t begin = indptr[rows[r]], end = indptr[rows[r] + 1], degree = end - begin;
+    if (begin < 0 || degree < 0 || end > num_edges) return r + 1;
     out_indptr[r + 1] = out_indptr[r] + (fanout < 0 ? degree : std::min(degree, fanout));
   }
   return 0;
