@@ -120,7 +120,7 @@ def _refuse_unknown_module(name: str) -> None:
     if not is_known(module):
         raise InputError(
             f"'{name}' is of a module that no installed plug-in announces; module '{module}' was not imported. "
-            "If you trust it, `evaluate` and `predict` take --trust."
+            "If you trust it, `evaluate`, `predict` and `translate` take --trust."
         )
 
 
