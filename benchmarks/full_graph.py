@@ -13,7 +13,6 @@ given as their first layer's input, and PyG with a sparse matrix as well, which 
 import argparse
 import dataclasses
 import itertools
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -267,18 +266,11 @@ def render(rows_path: Path, document: Path) -> None:
                 having = [row[kind] for row in rows if name in row[kind]]
                 times = [second for row in having for second in row[name]]
                 ours = [second for row in having for second in row["shardyard"]]
-                cells += [_spread(times), _spread([a / b for a, b in zip(times, ours, strict=True)])]
+                cells += [harness.spread(times), harness.spread([a / b for a, b in zip(times, ours, strict=True)])]
             body.append([f"{model}, {name}", str(threads), *cells, str(len(times))])
     headers = ("network", "threads", "seconds an epoch", "times ours", "CPU seconds", "times ours", "epochs")
     document.parent.mkdir(parents=True, exist_ok=True)
     document.write_text(_INTRODUCTION + harness.markdown(headers, body))
-
-
-def _spread(values: list[float]) -> str:
-    if len(values) < 2:
-        return f"{values[0]:.2f}"
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
 
 
 _INTRODUCTION = """# Full-graph epochs beside DGL and PyG

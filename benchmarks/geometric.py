@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -218,20 +217,25 @@ def render(rows_path: Path, document: Path) -> None:
     body = []
     for row in harness.read(rows_path):
         seconds, peaks = row["seconds"], row["peaks"]
-        times = [_spread([1000 * each for each in seconds[way]]) for way in seconds]
+        times = [harness.spread([1000 * each for each in seconds[way]], ".3g") for way in seconds]
         faster = [a / b for a, b in zip(seconds["pyg"], seconds["ours"], strict=True)]
         memory = [f"{peaks[way] / 1e6:.0f}" for way in ("ours", "pyg")]
         less = f"{peaks['pyg'] / peaks['ours']:.0f}"
-        body.append([row["shape"], str(row["threads"]), *times, _spread(faster), *memory, less, f"{row['load']:.1f}"])
+        body.append(
+            [
+                row["shape"],
+                str(row["threads"]),
+                *times,
+                harness.spread(faster, ".3g"),
+                *memory,
+                less,
+                f"{row['load']:.1f}",
+            ]
+        )
     headers = ["layer", "threads", "ours, ms", "prepared, ms", "PyG, ms", "faster"]
     headers += ["ours, MB", "PyG, MB", "less", "load"]
     document.parent.mkdir(parents=True, exist_ok=True)
     document.write_text(_introduction() + harness.markdown(headers, body))
-
-
-def _spread(values: list[float]) -> str:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:.3g} ({low:.3g}-{high:.3g})"
 
 
 def _introduction() -> str:

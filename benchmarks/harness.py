@@ -65,6 +65,14 @@ def median(rows: Sequence[Row], value: Callable[[Row], float]) -> float:
     return statistics.median(map(value, rows))
 
 
+def spread(values: Sequence[float], form: str = ".2f") -> str:
+    """The median and the quartiles around it, which lie between values where they fall between two; one value alone."""
+    if len(values) < 2:
+        return f"{values[0]:{form}}"
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{middle:{form}} ({low:{form}} to {high:{form}})"
+
+
 def interval(values: Sequence[float], digits: int = 2) -> str:
     """The mean of differences with its 95 % confidence interval (Student's), as text."""
     mean = statistics.mean(values)

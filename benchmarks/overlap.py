@@ -245,24 +245,21 @@ def render(rows_path: Path, document: Path) -> None:
         seconds = row["seconds"]
         longer = [max(pair) for pair in zip(seconds["computing"], seconds["transfer"], strict=True)]
         where = [row.get("graph", "planted"), str(row.get("hidden", 128)), row["rate"], f"{row['bytes'] / 1e6:.0f}"]
-        alone = [_spread(seconds[kind]) for kind in ("computing", "transfer")]
+        alone = [harness.spread(seconds[kind]) for kind in ("computing", "transfer")]
         trained = []
         for kind in ("both", "pipelined"):
             ratios = [taken / other for taken, other in zip(seconds.get(kind, []), longer, strict=kind in seconds)]
-            trained += [_spread(seconds[kind]), _spread(ratios), _hidden(seconds, kind)] if ratios else [""] * 3
-        cpu = [_spread(row["cpu_seconds"][kind]) for kind in ("computing", "transfer", "both")]
-        kernel = _spread(row["kernel_seconds"]["both"]) if "kernel_seconds" in row else ""
+            trained += (
+                [harness.spread(seconds[kind]), harness.spread(ratios), _hidden(seconds, kind)] if ratios else [""] * 3
+            )
+        cpu = [harness.spread(row["cpu_seconds"][kind]) for kind in ("computing", "transfer", "both")]
+        kernel = harness.spread(row["kernel_seconds"]["both"]) if "kernel_seconds" in row else ""
         body.append([*where, *alone, *trained, *cpu, kernel, f"{row['load']:.1f}"])
     headers = ["graph", "width", "rate", "MB", "computing", "transfer"]
     headers += ["both", "over the longer", "hidden", "pipelined", "over the longer", "hidden"]
     headers += ["CPU, computing", "CPU, transfer", "CPU, both", "of it the kernel's", "load"]
     document.parent.mkdir(parents=True, exist_ok=True)
     document.write_text(_INTRODUCTION + harness.markdown(headers, body))
-
-
-def _spread(values: list[float]) -> str:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
 
 
 def _hidden(seconds: dict[str, list[float]], kind: str) -> str:

@@ -226,11 +226,7 @@ def _append(out: Path, measure: str, data: Planted, repetition: int, values: har
 
 
 def _spread(values: Sequence[float], unit: float, digits: int) -> str:
-    """Median, and quartiles in brackets."""
-    if len(values) < 2:
-        return f"{values[0] / unit:.{digits}f}"
-    low, middle, high = (value / unit for value in statistics.quantiles(values, n=4, method="inclusive"))
-    return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+    return harness.spread([value / unit for value in values], f".{digits}f")
 
 
 def render(rows_path: Path, document: Path) -> None:

@@ -197,7 +197,7 @@ def _draw_body(systems: dict[str, Any]) -> list[list[str]]:
                 f"{facts['rows'] / base['rows']:.2f}",
                 f"{facts['edges']:,.0f}",
                 f"{1000 * statistics.median(facts['seconds']):.1f}",
-                _quartiles(ratios),
+                harness.spread(ratios),
             ]
         )
     return body
@@ -211,13 +211,6 @@ def _train_body(rows: Sequence[harness.Row]) -> list[list[str]]:
         epoch = statistics.median(row["seconds"]["epoch_median"] for row in group)
         body.append([name, str(len(group)), f"{statistics.mean(accuracy):.2f}{spread}", f"{epoch:.2f}"])
     return body
-
-
-def _quartiles(ratios: Sequence[float]) -> str:
-    if len(ratios) < 2:
-        return f"{ratios[0]:.2f}"
-    low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _named(fanouts: Sequence[int]) -> str:
