@@ -177,6 +177,7 @@ def _entry_points() -> dict[str, dict[str, EntryPoint]]:
 PARTITIONERS = Registry("partitioner", builtin="partitioners")
 SAMPLERS = Registry("sampler", builtin="framework.sample")
 HALOS = Registry("halo", builtin="framework.comm.halo")
+CACHES = Registry("cache", builtin="framework.comm.cache")
 LAYOUTS = Registry("layout", builtin="framework.comm.layout")
 GRADIENTS = Registry("gradient", builtin="framework.comm.gradient")
 MODELS = Registry("model", builtin="framework.models")
@@ -200,6 +201,7 @@ REGISTRIES = {
     for registry in (
         PARTITIONERS,
         SAMPLERS,
+        CACHES,
         HALOS,
         LAYOUTS,
         GRADIENTS,

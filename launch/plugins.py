@@ -13,6 +13,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+from framework.comm.cache.policy import Cache
 from framework.comm.gradient.strategy import GradientStrategy
 from framework.comm.halo.strategy import HaloStrategy
 from framework.comm.layout.strategy import Layout
@@ -32,6 +33,7 @@ from framework.models.translation.translator import TranslationModel
 from framework.partition import EdgeCut, VertexCut
 from framework.registry import (
     ALIGNERS,
+    CACHES,
     DATASETS,
     GRADIENTS,
     GRAPH_MODELS,
@@ -58,6 +60,7 @@ PROTOCOLS: tuple[tuple[type, Registry], ...] = (
     (EdgeCut, PARTITIONERS),
     (VertexCut, PARTITIONERS),
     (Sampler, SAMPLERS),
+    (Cache, CACHES),
     (HaloStrategy, HALOS),
     (Layout, LAYOUTS),
     (GradientStrategy, GRADIENTS),

@@ -1,5 +1,6 @@
 """A small node-classification run, and mains that look into it from inside its workers."""
 
+import dataclasses
 import hashlib
 import math
 from pathlib import Path
@@ -7,11 +8,15 @@ from typing import Any
 
 import torch
 
+from framework.comm.cache.analytic import Analytic
+from framework.comm.cache.degree import Degree
+from framework.comm.cache.presampled import Presampled
 from framework.comm.rows import all_rows
 from framework.data.generators import Planted
 from framework.engine.run import Run, Worker
 from framework.engine.train import train
 from framework.models.nodes import SAGE
+from framework.registry import CACHES
 from framework.sample.neighbor import Neighbor
 from framework.workloads.nodes import NodeClassification, NodeTask
 from partitioners.random import Random
@@ -52,6 +57,58 @@ def sampled_blocks(run: Run, worker: Worker) -> dict[str, Any]:
                 edges_in_all += len(edges)
                 digest.update(edges.numpy().tobytes())
     return {"digest": digest.hexdigest(), "edges": edges_in_all}
+
+
+def under_way(run: Run, worker: Worker) -> dict[str, Any]:
+    """How many batches' rows were still coming while each batch of an epoch was computed with."""
+    task = run.workload.open(run, worker)
+    return {"counts": [len(worker.group.under_way) for _ in task.batches(0, 0)]}
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {"ahead": 0},
+    "one ahead": {"ahead": 1},
+    "all ahead": {"ahead": 100},
+    "no room": {"cache": Degree(megabytes=0)},
+    "degree": {"cache": Degree(megabytes=0.005)},
+    "presampled": {"cache": Presampled(megabytes=0.005)},
+    "analytic": {"cache": Analytic(megabytes=0.005)},
+    "room for all": {"cache": Presampled(megabytes=1, epochs=2)},
+}
+"""Fields of a workload that say how rows are had, by name."""
+
+
+def variants(run: Run, worker: Worker) -> dict[str, Any]:
+    """What `train` says of runs that differ in how rows are had, in one launch."""
+    reports = {}
+    for name, fields in VARIANTS.items():
+        worker.group.sent.clear()
+        workload = dataclasses.replace(run.workload, **fields)  # type: ignore[type-var]  # a NodeClassification
+        reports[name] = train(dataclasses.replace(run, workload=workload, out=f"{run.out}-{name}"), worker)
+    return reports
+
+
+def foreseen(run: Run, worker: Worker) -> dict[str, Any]:
+    """What every cache chooses on every worker for the second epoch, in original ids; what that epoch uses; what is
+    sent in it where the cache that sees it keeps the rows."""
+    task = run.workload.open(run, worker)
+    assert isinstance(task, NodeTask)
+    outlook, store = task.outlook(1), task.shards.store
+    original = torch.cat([store.shard(part).original for part in range(store.parts)])
+    caches = {name: fields["cache"] for name, fields in VARIANTS.items() if name in CACHES.names()}
+    chosen = {name: cache.choose(outlook, 100) for name, cache in caches.items()}
+    used = [outlook.sampler.sample(outlook.topology, *batch)[0].sources.ids for batch in outlook.batches(0)]
+    uses = torch.bincount(torch.cat([ids[outlook.far(ids)] for ids in used]), minlength=len(original))
+    task.rows.features.keep(chosen["presampled"])
+    worker.group.sent.clear()
+    assert sum(len(batch.labels) for batch in task.batches(1, 0)) > 0
+    found = {
+        "chosen": {name: original[ids].tolist() for name, ids in chosen.items()},
+        "uses": uses[torch.argsort(original)].tolist(),
+        "owned": task.topology.owned.original.tolist(),
+        "sent": worker.group.sent["features"],
+    }
+    return {"workers": worker.group.gather_json(found)}
 
 
 def blocks_and_report(run: Run, worker: Worker) -> dict[str, Any]:

@@ -7,12 +7,13 @@ not there fails the page, and with it CI. A system whose idea has no plug-in say
 
 from pathlib import Path
 
-from framework.registry import GRADIENTS, HALOS, LAYOUTS, PARTITIONERS, SAMPLERS, Registry
+from framework.registry import CACHES, GRADIENTS, HALOS, LAYOUTS, PARTITIONERS, SAMPLERS, Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS: dict[str, Registry] = {
     "partitioner": PARTITIONERS,
     "sampler": SAMPLERS,
+    "cache": CACHES,
     "halo": HALOS,
     "layout": LAYOUTS,
     "gradient": GRADIENTS,
@@ -24,6 +25,7 @@ ANYWHERE = "tests/test_placement_invariance.py::test_loss_and_blocks_are_the_sam
 CONFORMS = "tests/test_conformance.py::test_a_builtin_passes"
 HALO_LIMIT = "tests/comm/test_halo_limits.py::test_the_limit_is_exact"
 LAYOUT = "tests/comm/test_layouts.py::test_every_layout_equals_one_worker_and_sends_what_it_says"
+CACHE = "tests/comm/test_caches.py::test_what_is_learned_does_not_depend_on_how_rows_are_had"
 GRADIENT = "tests/comm/test_gradient_strategies.py::test_at_its_limit_every_strategy_is_all_reduce"
 
 LIMITS: dict[str, tuple[str, str]] = {
@@ -41,6 +43,9 @@ LIMITS: dict[str, tuple[str, str]] = {
         "tests/test_placement_invariance.py::test_draws_that_nodes_share_are_as_indifferent",
     ),
     "sampler neighbor": ("all neighbours, `-1`", ANYWHERE),
+    "cache analytic": ("always", CACHE),
+    "cache degree": ("always", CACHE),
+    "cache presampled": ("always", CACHE),
     "halo boundary-sampled": ("`p = 1`", HALO_LIMIT),
     "halo bounded": ("`gap = 0` or `variation = 0`", HALO_LIMIT),
     "halo corrected": ("`local_steps = 0`", "tests/comm/test_corrected.py::test_a_run_s_limit_and_its_resumption"),
@@ -95,6 +100,9 @@ EXECUTION: tuple[Technique, ...] = (
     ("full-batch, dispatch workload", "NeuGraph, Roc", NOT_BUILT + "the partition hands out workloads, no leader"),
     ("mini-batch, individual sample", "DistDGL, AliGraph, Euler, GLT", "sampler neighbor"),
     ("mini-batch, individual sample", "LABOR", "sampler labor"),
+    ("mini-batch, individual sample", "PaGraph", "cache degree"),
+    ("mini-batch, individual sample", "SALIENT++", "cache analytic"),
+    ("mini-batch, individual sample", "GNNLab, RapidGNN", "cache presampled"),
     ("mini-batch, joint sample", "LLCG", "gradient corrected"),
     ("mini-batch, joint sample", "LLCG", "halo corrected"),
     ("mini-batch, joint sample", "P3, NeutronTP", "layout tensor-parallel"),
@@ -113,6 +121,9 @@ AXES: tuple[Technique, ...] = (
     ("data partition, features by column", "P3, NeutronTP", "layout tensor-parallel"),
     ("batch generation, distributed sampling", "GraphSAGE", "sampler neighbor"),
     ("batch generation, distributed sampling", "LABOR", "sampler labor"),
+    ("batch generation, cache by degree", "PaGraph", "cache degree"),
+    ("batch generation, cache by formula", "SALIENT++", "cache analytic"),
+    ("batch generation, cache by drawing", "GNNLab, RapidGNN", "cache presampled"),
     ("batch generation, none", "full-graph training", "sampler full"),
     ("batch generation, partition as batch", "PSGD-PA", "halo never"),
     ("batch generation, partition as batch", "LLCG", "halo corrected"),

@@ -40,15 +40,8 @@ class Shards:
     @classmethod
     def open(cls, store: ShardStore, group: Group, reach: Reach) -> "Shards":
         """Maps what `reach` allows. All workers call this together."""
-        owner = [owner_of_part(part, store.parts, group.size) for part in range(store.parts)]
-        here = group.hosts[group.rank]
-        near = {
-            "owned": [rank == group.rank for rank in range(group.size)],
-            "host": [host == here for host in group.hosts],
-            "all": [True] * group.size,
-        }[reach]
-        mapped = {part: store.shard(part) for part in range(store.parts) if near[owner[part]]}
-        owned = tuple(part for part in range(store.parts) if owner[part] == group.rank)
+        mapped = {part: store.shard(part) for part in parts_read(store.parts, group, reach)}
+        owned = tuple(parts_read(store.parts, group, "owned"))
         weighted = any(shard.edge_weights is not None for shard in mapped.values())
         facts = group.gather_json([len(mapped), weighted])
         return cls(
@@ -102,6 +95,17 @@ class Routes:
     """Nodes to ask each worker for; from `start` of `order` on."""
     start: int
     """Where far nodes begin in `order`."""
+
+
+def parts_read(parts: int, group: Group, reach: Reach) -> list[int]:
+    """The parts that this worker reads by memory."""
+    here = group.hosts[group.rank]
+    near = {
+        "owned": [rank == group.rank for rank in range(group.size)],
+        "host": [host == here for host in group.hosts],
+        "all": [True] * group.size,
+    }[reach]
+    return [part for part in range(parts) if near[owner_of_part(part, parts, group.size)]]
 
 
 def owner_of_part(part: Part, parts: int, workers: int) -> Part:

@@ -1,16 +1,17 @@
-"""Staging: hosts that lack a prepared folder receive it from one that has it.
+"""Staging: hosts that lack files of a prepared folder receive them from one that has them.
 
 Assumptions: the folder has the same path on every host; its `manifest.json` holds, under `files`, the bytes and SHA-256
 of every other file by its path inside, beside facts of how it was made, which may differ between folders that hold the
-same; a folder appears whole or not at all. What holds no manifest anywhere is not
-ours to copy: the workload that opens it will say what is missing. Workers of a host share its files, so the host's
-leader receives for all of them.
+same. A host may hold some of the files alone, those that its workers read; each file appears whole or not at all. What
+holds no manifest anywhere, or a file that nobody has, is not ours to copy: the workload that opens the folder will say
+what is missing. Workers of a host share its files, so the host's leader receives for all of them.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
 
@@ -19,12 +20,14 @@ from torch import Tensor
 
 from framework.comm.group import Group, as_tensor
 from framework.errors import InputError, StoreError
-from framework.store.folder import publish, temporary_folder
+from framework.store.folder import publish, replace_file, temporary_folder
 
 MANIFEST = "manifest.json"
 PURPOSE = "stage"
 _CHUNK = 16 << 20
 """Bytes that the source holds at once, for all takers together."""
+Needs = Callable[[str], bool]
+"""Whether workers of this host read the file of that path inside the folder."""
 
 
 class Located(Protocol):
@@ -38,44 +41,87 @@ class Located(Protocol):
 L = TypeVar("L", bound=Located)
 
 
-def stage(group: Group, prepared: L) -> L:
-    """`prepared`, whose folder is on every host of the group when this returns; nothing is sent where it is already.
+def stage(group: Group, prepared: L, needs: Needs | None = None) -> L:
+    """`prepared`, of whose folder every host has what its workers need when this returns, or all of it where `needs` is
+    not given; nothing is sent where it is already.
 
-    Every worker calls it. Raises StoreError, the same on all of them, where a host cannot take the folder or hosts
-    hold different ones under its path; LostWorkerError."""
+    Every worker calls it. Raises StoreError, the same on all of them, where a host cannot take a file or hosts hold
+    different folders under its path; LostWorkerError."""
     path = prepared.path
     held: list[str | None] = group.gather_json(_fingerprint(path), PURPOSE)
     _refuse_different(path, group.hosts, held)
-    if held.count(None) in (0, len(held)):
+    if held.count(None) == len(held):
         return prepared
-    source = next(rank for rank, fingerprint in enumerate(held) if fingerprint is not None)
-    lacking = [rank for rank, fingerprint in enumerate(held) if fingerprint is None]
-    takers = [rank for rank in lacking if group.hosts.index(group.hosts[rank]) == rank]
-    trouble = _Copy(group, path, source, takers).run()
+    manifest = _manifest(group, path, held)
+    files = dict(sorted(_files(json.loads(manifest)).items()))
+    transfers = _transfers(group, path, files, needs, held[group.rank] is not None)
+    if not transfers:
+        return prepared
+    trouble = _Copy(group, path, files, transfers).run(manifest)
     troubles = [text for text in group.gather_json(trouble, PURPOSE) if text is not None]
     if troubles:
         raise StoreError(troubles[0])
     return prepared
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Transfer:
+    """One file on its way."""
+
+    name: str
+    source: int
+    takers: list[int]
+
+
+def _manifest(group: Group, path: Path, held: Sequence[str | None]) -> bytes:
+    """The folder's manifest: one's own, or that of the first worker that has one."""
+    source = next(rank for rank, fingerprint in enumerate(held) if fingerprint is not None)
+    mine = (path / MANIFEST).read_bytes() if held[group.rank] is not None else None
+    if None not in held:
+        assert mine is not None
+        return mine
+    return group.broadcast_bytes(mine if group.rank == source else None, source, PURPOSE)
+
+
+def _transfers(
+    group: Group, path: Path, files: dict[str, dict[str, Any]], needs: Needs | None, has_manifest: bool
+) -> list[_Transfer]:
+    """What every host lacks and which worker has it, the same on all workers; holders of a file take turns."""
+    missing, lacking = list[int](), list[int]()
+    for number, (name, facts) in enumerate(files.items()) if group.leader else ():
+        if not (has_manifest and _is_whole(path / name, facts)):
+            missing.append(number)
+            if needs is None or needs(name):
+                lacking.append(number)
+    told = [(set(missing), set(lacking)) for missing, lacking in group.gather_json([missing, lacking], PURPOSE)]
+    leaders = [rank for rank, host in enumerate(group.hosts) if group.hosts.index(host) == rank]
+    transfers = []
+    for number, name in enumerate(files):
+        takers = [rank for rank in leaders if number in told[rank][1]]
+        sources = [rank for rank in leaders if number not in told[rank][0]]
+        if takers and sources:
+            transfers.append(_Transfer(name=name, source=sources[number % len(sources)], takers=takers))
+    return transfers
+
+
 class _Copy:
-    """One folder on its way from one worker to some others, in lockstep with the rest.
+    """Files of a folder on their way, in lockstep on all workers.
 
     A worker with trouble goes on taking part, or the others would wait for it; it tells of the trouble at the end."""
 
-    def __init__(self, group: Group, path: Path, source: int, takers: list[int]) -> None:
-        self.group, self.path, self.source, self.takers = group, path, source, takers
-        self.sends, self.takes = group.rank == source, group.rank in takers
+    def __init__(
+        self, group: Group, path: Path, files: dict[str, dict[str, Any]], transfers: Sequence[_Transfer]
+    ) -> None:
+        self.group, self.path, self.files, self.transfers = group, path, files, transfers
         self.trouble: str | None = None
 
-    def run(self) -> str | None:
+    def run(self, manifest: bytes) -> str | None:
         """Copies; returns this worker's trouble."""
-        text = (self.path / MANIFEST).read_bytes() if self.sends else None
-        manifest = self.group.broadcast_bytes(text, self.source, PURPOSE)
+        taking = any(self.group.rank in transfer.takers for transfer in self.transfers)
         with contextlib.ExitStack() as stack:
-            scratch = self._scratch(stack) if self.takes else None
-            for name, facts in sorted(_files(json.loads(manifest)).items()):
-                self._file(name, facts, scratch)
+            scratch = self._scratch(stack) if taking else None
+            for transfer in self.transfers:
+                self._file(transfer, scratch)
             if scratch is not None and self.trouble is None:
                 self._publish(scratch, manifest)
         return self.trouble
@@ -87,26 +133,28 @@ class _Copy:
             self._note(f"cannot be written: {error}")
             return None
 
-    def _file(self, name: str, facts: dict[str, Any], scratch: Path | None) -> None:
+    def _file(self, transfer: _Transfer, scratch: Path | None) -> None:
         """One file, chunk by chunk, checked at the end."""
-        digest = hashlib.sha256()
-        target = scratch / name if scratch is not None else None
-        step = max(1, _CHUNK // len(self.takers))
+        name, facts, digest = transfer.name, self.files[transfer.name], hashlib.sha256()
+        target = scratch / name if scratch is not None and self.group.rank in transfer.takers else None
+        step = max(1, _CHUNK // len(transfer.takers))
         for begin in range(0, max(1, facts["bytes"]), step):  # an empty file is one empty chunk
-            length = min(step, facts["bytes"] - begin)
-            chunk = self._chunk(self._read(name, begin, length) if self.sends else None, length)
+            chunk = self._chunk(transfer, begin, min(step, facts["bytes"] - begin))
             if target is not None and self.trouble is None:
                 digest.update(chunk.numpy().data)
                 self._write(target, chunk)
         if target is not None and self.trouble is None and digest.hexdigest() != facts["sha256"]:
             self._note(f"arrived with '{name}' altered; its SHA-256 is not the manifest's. Prepare it again.")
 
-    def _chunk(self, mine: Tensor | None, length: int) -> Tensor:
+    def _chunk(self, transfer: _Transfer, begin: int, length: int) -> Tensor:
         """A chunk from the source to the takers, which all receive at once; empty on the others."""
-        group = self.group
-        sending = [length if mine is not None and rank in self.takers else 0 for rank in range(group.size)]
-        coming = [length if self.takes and rank == self.source else 0 for rank in range(group.size)]
-        rows = mine.repeat(len(self.takers)) if mine is not None else torch.empty(0, dtype=torch.uint8)
+        group, sends = self.group, self.group.rank == transfer.source
+        sending = [length if sends and rank in transfer.takers else 0 for rank in range(group.size)]
+        takes = group.rank in transfer.takers
+        coming = [length if takes and rank == transfer.source else 0 for rank in range(group.size)]
+        rows = torch.empty(0, dtype=torch.uint8)
+        if sends:
+            rows = self._read(transfer.name, begin, length).repeat(len(transfer.takers))
         return group.exchange(rows, sending, coming, PURPOSE)
 
     def _read(self, name: str, begin: int, length: int) -> Tensor:
@@ -128,13 +176,16 @@ class _Copy:
             self._note(f"cannot be copied there: {error.strerror}. Free some space or name another --store.")
 
     def _publish(self, scratch: Path, manifest: bytes) -> None:
-        """Renames the finished folder into place; a torn one that was there goes, a whole one stays."""
+        """Renames the finished folder into place, where none is there that has a manifest; else its files."""
         try:
-            (scratch / MANIFEST).write_bytes(manifest)
-            publish(scratch, self.path, whole=_fingerprint)
+            if _fingerprint(self.path) is None:
+                (scratch / MANIFEST).write_bytes(manifest)
+                publish(scratch, self.path, whole=_fingerprint)
+            for name in self.files if scratch.exists() else ():  # another host that shares our disk may be faster
+                if (scratch / name).exists():
+                    replace_file(scratch / name, self.path / name)
         except OSError as error:
-            if _fingerprint(self.path) is None:  # else another host that shares our disk was faster
-                self._note(f"cannot be put in place: {error.strerror}.")
+            self._note(f"cannot be put in place: {error.strerror}.")
 
     def _note(self, text: str) -> None:
         if self.trouble is None:
@@ -143,16 +194,21 @@ class _Copy:
 
 def _fingerprint(path: Path) -> str | None:
     """SHA-256 of what a folder's manifest says of its content, times and hosts of its making left aside; None where
-    there is no manifest, or a file of it is missing or has another length."""
+    there is no manifest."""
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
         files = {name: (facts["bytes"], facts["sha256"]) for name, facts in _files(manifest).items()}
-        if any((path / name).stat().st_size != size for name, (size, _) in files.items()):
-            return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StoreError):
         return None
     content = [files, *(manifest.get(name) for name in ("format", "version", "digest"))]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _is_whole(path: Path, facts: dict[str, Any]) -> bool:
+    try:
+        return bool(path.stat().st_size == facts["bytes"])
+    except OSError:
+        return False
 
 
 def _refuse_different(path: Path, hosts: Sequence[str], held: Sequence[str | None]) -> None:

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from framework.comm.group import Group
-from framework.comm.stage import stage
 from framework.config import digest, encode, says_what_is_asked, says_where
 from framework.engine.files import replacing
 from framework.engine.folder import RUN, encoded_run
 from framework.engine.kept import newest
 from framework.engine.run import Run, Task, Worker, measured
+from framework.engine.staging import with_data
 from framework.engine.state import weights_digest
 from framework.engine.train import checkpoints_of, drawn_model, require_same_run, return_to
 from framework.errors import InputError
@@ -51,7 +51,7 @@ def embed_apart(run: Run, worker: Worker) -> dict[str, Any]:
 
 def trained(run: Run, worker: Worker) -> tuple[Task, nn.Module]:
     """The opened task and the model with the run's weights: the best ones where it keeps those, else the last."""
-    worker = dataclasses.replace(worker, prepared=stage(worker.group, worker.prepared))
+    worker = with_data(run, worker)
     task = run.workload.open(run, worker)
     folder = checkpoints_of(run)
     found = newest(folder, worker.group)

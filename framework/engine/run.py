@@ -173,6 +173,14 @@ class Workload(Protocol):
 
 
 @runtime_checkable
+class Selective(Protocol):
+    """A workload whose workers do not read all that it prepares: a host is given what its own workers do."""
+
+    def needs(self, group: Group) -> Callable[[str], bool]:
+        """Whether workers of this host read a file, by its path inside the prepared folder."""
+
+
+@runtime_checkable
 class Launcher(Protocol):
     """Who starts the workers."""
 

@@ -4,7 +4,6 @@ Every number it draws or sums is a function of the run and the place in it (epoc
 started again, on as many workers or not, goes on with the checkpoint's place and ends as one never stopped.
 """
 
-import dataclasses
 import math
 import statistics
 import time
@@ -20,13 +19,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from framework.comm.gradient.all_reduce import AllReduce
 from framework.comm.gradient.compressed import Compressed
 from framework.comm.gradient.strategy import GradientSynchronizer
-from framework.comm.stage import stage
 from framework.config import plugin_name
 from framework.engine import checkpoint as checkpoints
 from framework.engine.checkpoint import Checkpoint
 from framework.engine.kept import keep, own_state, resumable
 from framework.engine.progress import Progress
 from framework.engine.run import Counted, Initialized, Measuring, Run, Staged, Task, Worker, measured, scalar
+from framework.engine.staging import with_data
 from framework.engine.state import beneath, fits, load_optimizer_state, on_host, optimizer_state, under, weights_digest
 from framework.engine.versions import versions
 from framework.errors import InputError, ShardyardError
@@ -41,7 +40,7 @@ def train(run: Run, worker: Worker) -> dict[str, Any]:
     """Trains `run` as one of its workers; all of them return the same report. Resumes what `run.out` holds."""
     began = time.perf_counter()
     worker.watch({"event": "started"})
-    worker = dataclasses.replace(worker, prepared=stage(worker.group, worker.prepared))
+    worker = with_data(run, worker)
     task = run.workload.open(run, worker)
     found = last_checkpoint(run, worker)
     model = drawn_model(run, worker, task) if found is not None else first_model(run, worker, task)

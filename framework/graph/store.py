@@ -5,7 +5,7 @@ file system for sizes; `verify` reads every byte.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -64,10 +64,12 @@ class ShardStore:
     """What the partitioner cut."""
 
     @classmethod
-    def open(cls, path: Path | str) -> "ShardStore":
-        """The store in the folder `path`. Raises StoreError for one that is missing, torn, altered or newer than we."""
+    def open(cls, path: Path | str, needs: Callable[[str], bool] | None = None) -> "ShardStore":
+        """The store in the folder `path`. Raises StoreError for one that is missing, torn, altered or newer than we.
+
+        `needs`: whether a file, by its path inside the folder, has to be there. None: each has."""
         path = Path(path)
-        content = read_manifest(path, format=FORMAT, versions=VERSIONS.values(), what="shard store")
+        content = read_manifest(path, format=FORMAT, versions=VERSIONS.values(), what="shard store", needs=needs)
         return _from_manifest(path, content)
 
     def seal(self) -> None:

@@ -103,6 +103,14 @@ def publish(folder: Path, path: Path, *, whole: Callable[[Path], object]) -> Non
     to_disk(path.parent)
 
 
+def replace_file(file: Path, path: Path) -> None:
+    """Moves a finished file to `path`, on the same disk, whole or not at all. Raises OSError."""
+    to_disk(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file.replace(path)
+    to_disk(path.parent)
+
+
 @contextlib.contextmanager
 def work_folder(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """A folder for what is not finished yet, which outlives a kill: for one process at a time, the others wait, however

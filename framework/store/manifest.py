@@ -7,7 +7,7 @@ a kind of folder has a name for it (`format`) and raises its version whenever wh
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,18 @@ def write_manifest(folder: Path, content: Mapping[str, Any], *, format: str, ver
     (folder / MANIFEST).write_text(json.dumps({**whole, "checksum": _checksum(whole)}, indent=1))
 
 
-def read_manifest(folder: Path, *, format: str, versions: Collection[int], what: str) -> dict[str, Any]:
+def read_manifest(
+    folder: Path,
+    *,
+    format: str,
+    versions: Collection[int],
+    what: str,
+    needs: Callable[[str], bool] | None = None,
+) -> dict[str, Any]:
     """What `write_manifest` was given for `folder`, checked against its checksum and the sizes of its files.
 
-    `what`: the kind of folder, as a user calls it. Raises StoreError for a folder that is none, torn or altered, or of
+    `what`: the kind of folder, as a user calls it. `needs`: whether a file, by its path inside the folder, has to be
+    there; None: each has. Raises StoreError for a folder that is none, torn or altered, or of
     a version that is not one of `versions`; NewerVersionError for a version above all of them."""
     path = folder / MANIFEST
     try:
@@ -53,7 +61,8 @@ def read_manifest(folder: Path, *, format: str, versions: Collection[int], what:
         raise StoreError(f"'{path}' was altered: its checksum is not that of its content. {REMEDY}")
     content["files"] = {name: FileFacts(**facts) for name, facts in content["files"].items()}
     for name, facts in content["files"].items():
-        _check_size(folder / name, facts)
+        if needs is None or needs(name):
+            _check_size(folder / name, facts)
     return {name: value for name, value in content.items() if name not in ("format", "version")}
 
 

@@ -14,14 +14,15 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from framework.comm.cache.policy import Cache, Outlook
 from framework.comm.features import Features
-from framework.comm.group import CPU
+from framework.comm.group import Group
 from framework.comm.halo.exact import Exact
 from framework.comm.halo.link import Step
 from framework.comm.halo.strategy import HaloStrategy, Late, Particular
 from framework.comm.layout.owner import Owner
 from framework.comm.layout.strategy import Layout
-from framework.comm.reach import Reach, Shards
+from framework.comm.reach import Reach, Shards, parts_read
 from framework.comm.rounds import innermost, require_same_rounds
 from framework.comm.rows import all_rows, share_out
 from framework.comm.topology import Topology
@@ -29,22 +30,23 @@ from framework.config import placement, plugin_name
 from framework.data.dataset import NO_LABEL, TRAIN, Dataset
 from framework.engine.run import Event, Mapper, Prepared, Run, Worker
 from framework.errors import InputError
-from framework.graph.block import Block, GraphBlock, Nodes
+from framework.graph.block import GraphBlock, Nodes
 from framework.graph.store import ShardStore
-from framework.memory import RowsOnDisk, return_large_tensors
-from framework.models.node_model import LayerwiseNetwork, NodeModel
+from framework.memory import return_large_tensors
+from framework.models.node_model import NodeModel
 from framework.partition import EdgeCut, VertexCut
 from framework.prepare import prepare
 from framework.random import Key, shuffled
 from framework.registry import PARTITIONERS, WORKLOADS
 from framework.sample.neighbor import Neighbor
 from framework.sample.sampler import Sampler
+from framework.store.columns import part_folder
+from framework.workloads.node_inference import Inference
+from framework.workloads.node_rows import NodeRows, finished, placed
 from framework.workloads.paths import PathNetwork, Paths, PathSearch
-from framework.workloads.samples import SHUFFLING, SPLITS, STEPPING, evaluating, row_of_each
+from framework.workloads.samples import SHUFFLING, SPLITS, STEPPING, evaluating
 from partitioners.metis import Metis
 
-WHOLE_BATCH = 4096  # nodes evaluated at a time where every layer has to be gathered for them, and no size is given
-LAYER_BATCH = 65536  # nodes evaluated at a time where the first layer alone is
 MANY = 1 << 17  # nodes of a worker from which on memory counts for more than the time that keeping none of it takes
 _REMEDIES = {
     "split": "Draw a split by --data.shares 0.5 0.2, or name its column by --data.split where the data set has one.",
@@ -78,14 +80,22 @@ class NodeClassification:
     """Number of shards; more than workers is fine, and lets the number of workers change."""
     reach: Reach = placement("host")
     """What a worker reads by memory: `owned` shards, those of its `host`, or `all` of a shared store."""
+    cache: Cache | None = placement(None)
+    """Of which other workers' nodes a worker keeps the rows, in sampled training. None: of none."""
+    ahead: int = placement(1)
+    """Batches that are drawn before they are needed: rows that other workers send come while the network computes."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 0:
             raise InputError(f"--batch-size is {self.batch_size}; expected a number of nodes, or 0 for all of them.")
+        if self.ahead < 0:
+            raise InputError(f"--ahead is {self.ahead}; expected a number of batches, or 0.")
         usual = (("halo", self.halo, Exact()), ("layout", self.layout, Owner()))
         given = {word: plugin_name(type(one)).partition(":")[2] for word, one, default in usual if one != default}
         if len(given) == 2:
             raise InputError("--layout {layout} is exact; it takes no --halo {halo}: choose one.".format(**given))
+        if self.cache is not None and self.sampler.whole:
+            raise InputError("--cache is for sampled training; on the whole graph all rows are kept that are needed.")
         for word, name in given.items() if not self.sampler.whole else ():
             raise InputError(f"--{word} {name} is for training on the whole graph; choose --sampler full.")
         if isinstance(halo := innermost(self.halo), Particular):
@@ -107,6 +117,13 @@ class NodeClassification:
             "quality": done.quality,
         }
         return Prepared(path=done.path, data_digest=done.data_digest, seconds=done.seconds, facts=facts)
+
+    def needs(self, group: Group) -> Callable[[str], bool]:
+        """The shards of the workers of this host; with `--reach all` every one."""
+        parts = parts_read(self.parts, group, "all" if self.reach == "all" else "host")
+        # A host that owns no part is to know of which type the nodes' names are.
+        read = tuple(map(part_folder, parts)) or tuple(f"{part_folder(0)}{name}.arrow" for name in ("ids", "original"))
+        return lambda name: name.startswith(read)
 
     def open(self, run: Run, worker: Worker) -> "NodeTask":
         """Maps the shards and gathers the list of training nodes."""
@@ -140,7 +157,7 @@ class NodeTask:
         self.workload, self.run, self.worker, self.device = workload, run, worker, worker.device
         self.dtype = getattr(torch, run.dtype)
         self.key = Key.root(run.seed)
-        store = ShardStore.open(worker.prepared.path)
+        store = ShardStore.open(worker.prepared.path, workload.needs(worker.group))
         if workload.sampler.whole and store.num_nodes >= MANY * worker.group.size:
             return_large_tensors()
         if store.kind == "vertex-cut" and not workload.sampler.whole:
@@ -148,10 +165,19 @@ class NodeTask:
         self.shards = Shards.open(store, worker.group, workload.reach)
         for part in self.shards.owned:  # once a start: a byte that a disk has changed would be learned from in silence
             store.verify(part)
-        self.topology = Topology(self.shards, workload.halo, worker.device, workload.layout, self._let_rest)
-        self.features = Features(self.shards, once=workload.sampler.whole)
-        self.kept: list[tuple[Tensor, Tensor]] = []
-        self.resting: list[RowsOnDisk] = []
+        features = Features(self.shards, once=workload.sampler.whole)
+        self.rows = NodeRows(features, worker.device, self.dtype)
+        self.topology = Topology(self.shards, workload.halo, worker.device, workload.layout, self.rows.rest)
+        self.inference = Inference(
+            model=workload.model,
+            sampler=workload.sampler,
+            batch_size=workload.batch_size,
+            topology=self.topology,
+            rows=self.rows,
+            first_replaced=self._first_replaced,
+            key=self.key,
+            ahead=self._ahead,
+        )
         self.paths: Paths | None = None
         self.seeds, self.seed_labels = self._training_nodes()
 
@@ -176,7 +202,7 @@ class NodeTask:
         """Begins to search paths by what the network, which `model` is, attends to."""
         assert self.paths is not None, "there is no other stage"
         with evaluating(model):
-            self.paths.begin(self._first_layers())
+            self.paths.begin(self.inference.first_layers())
 
     def finish(self) -> dict[str, Any]:
         """Enters the stage of the paths that were begun."""
@@ -190,27 +216,63 @@ class NodeTask:
 
     def batches(self, epoch: int, first_step: int) -> Iterator[NodeBatch]:
         """This worker's share of every batch of an epoch."""
-        size, group = self.workload.batch_size or len(self.seed_labels), self.shards.group
+        if self.workload.sampler.whole:  # what a step has of other workers' nodes depends on the steps before
+            return finished(self._begun(epoch, first_step), 0)
+        if self.workload.cache is not None and self.shards.asks and self.rows.features.kept is None:
+            self.rows.keep(self.workload.cache, self.outlook(epoch))
+        return finished(self._begun(epoch, first_step), self._ahead)
+
+    def outlook(self, epoch: int) -> Outlook:
+        """What a cache is told of the training from `epoch` on."""
+        return Outlook(
+            topology=self.topology,
+            sampler=self.workload.sampler,
+            batches=lambda later: ((self.seeds[mine], key) for _, mine, _, key in self._steps(epoch + later)),
+            seeds=self.seeds,
+            share=min(1.0, self._batch_size / len(self.seeds)),
+        )
+
+    @property
+    def _ahead(self) -> int:
+        """Batches that are begun early: none where all rows are read by memory, for what is read waits for nobody."""
+        return self.workload.ahead if self.shards.asks else 0
+
+    @property
+    def _batch_size(self) -> int:
+        return self.workload.batch_size or len(self.seeds)
+
+    def _begun(self, epoch: int, first_step: int) -> Iterator[Callable[[], NodeBatch]]:
+        for step, mine, size, key in self._steps(epoch, first_step):
+            if self.workload.sampler.whole:
+                self.topology.wire.exchange.begin(Step(epoch=epoch, number=step, key=key))
+            yield self._batch(self.seeds[mine], self.seed_labels[mine].to(self.device), size, key)
+
+    def _steps(self, epoch: int, first: int = 0) -> Iterator[tuple[int, Tensor, int, Key]]:
+        """Steps from the `first`: number, this worker's share of the training nodes, how many these are in all, key."""
+        group = self.shards.group
         order = shuffled(self.key.fold(SHUFFLING, epoch), self.seeds.original)
-        for step, chosen in enumerate(torch.split(order, size)):
-            if step < first_step:
+        for step, chosen in enumerate(torch.split(order, self._batch_size)):
+            if step < first:
                 continue
             chosen = chosen.sort().values
             owner = self.shards.worker_of(self.seeds.ids[chosen])
             mine = chosen[(owner if self.workload.sampler.whole else share_out(owner, group.size)) == group.rank]
-            key = self.key.fold(STEPPING, epoch, step)
-            if self.workload.sampler.whole:
-                self.topology.wire.exchange.begin(Step(epoch=epoch, number=step, key=key))
-            yield self._batch(self.seeds[mine], self.seed_labels[mine], len(chosen), key)
+            yield step, mine, len(chosen), self.key.fold(STEPPING, epoch, step)
 
-    def _batch(self, seeds: Nodes, labels: Tensor, size: int, key: Key) -> NodeBatch:
+    def _batch(self, seeds: Nodes, labels: Tensor, size: int, key: Key) -> Callable[[], NodeBatch]:
+        """Draws a batch and asks for its rows; what is returned waits for them."""
         blocks = self._first_replaced(self.workload.sampler.sample(self.topology, seeds, key))
         if self.workload.sampler.whole:
-            x, rows = self.kept_rows(blocks[0]), torch.searchsorted(blocks[-1].targets.ids, seeds.ids).to(self.device)
-        else:
-            x, rows = self._rows(blocks[0].sources), None
-        placed = [block.to(self.device) if isinstance(block, Block) else block for block in blocks]
-        return NodeBatch(blocks=placed, x=x, rows=rows, labels=labels.to(self.device), size=size)
+            rows = torch.searchsorted(blocks[-1].targets.ids, seeds.ids).to(self.device)
+            x, layers = self.rows.of_layer(blocks[0]), placed(blocks, self.device)
+            return lambda: NodeBatch(blocks=layers, x=x, rows=rows, labels=labels, size=size)
+        under_way = self.rows.begin(blocks[0].sources)
+
+        def finish() -> NodeBatch:
+            x, layers = self.rows.finish(under_way), placed(blocks, self.device)
+            return NodeBatch(blocks=layers, x=x, rows=None, labels=labels, size=size)
+
+        return finish
 
     def _first_replaced(self, blocks: Sequence[GraphBlock]) -> Sequence[Any]:
         """The layers, the first of them along paths where the network attends along some."""
@@ -218,27 +280,17 @@ class NodeTask:
             return blocks
         return [self.paths.block(blocks[0], whole=self.workload.sampler.whole), *blocks[1:]]
 
-    def _first_layers(self) -> Iterator[tuple[Any, Tensor]]:
-        """The first layer of all owned nodes, every neighbour counted, with its rows: as a whole, or piece by piece.
-
-        Features of all nodes may not fit in memory where none are kept."""
-        if self.workload.sampler.whole:
-            (first,) = self._first_replaced(self.topology.layers([None], self.topology.exact))
-            yield first, self.kept_rows(first)
-        else:
-            yield from ((block, rows) for (block,), rows in self._gathered(1, LAYER_BATCH))
-
     def loss(self, model: nn.Module, batch: NodeBatch) -> Tensor:
         """The seeds' cross-entropy, summed here and divided by the global batch's size."""
-        scores = self._checked(model(batch.blocks, batch.x), batch.blocks[-1].num_targets)
-        self._let_rest()
+        scores = self.inference.checked(model(batch.blocks, batch.x), batch.blocks[-1].num_targets)
+        self.rows.rest()
         if batch.rows is not None:
             scores = scores[batch.rows]
         return nn.functional.cross_entropy(scores, batch.labels, reduction="sum") / batch.size
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Mean loss, accuracy and macro F1 of every split, from whole neighbourhoods."""
-        scores = self._scores(model).cpu()
+        scores = self.inference.scores(model).cpu()
         predicted, losses = scores.argmax(1), -scores.double().log_softmax(1)
         labels, split, classes = self._owned("labels"), self._owned("split"), self.shards.store.num_classes
         metrics = {}
@@ -262,8 +314,8 @@ class NodeTask:
         """The owned nodes' raw ids with class and its probability, or with the last layer's input."""
         ids = self._raw_ids()
         if embeddings:
-            return {"id": ids, "embedding": self._embeddings(model).cpu().numpy()}
-        probability, best = self._scores(model).softmax(1).max(1)
+            return {"id": ids, "embedding": self.inference.embeddings(model).cpu().numpy()}
+        probability, best = self.inference.scores(model).softmax(1).max(1)
         columns = {"id": ids, "class": best.cpu().numpy(), "score": probability.cpu().numpy()}
         names = self.shards.store.class_names
         return {**columns, "class_name": pa.array(names).take(pa.array(columns["class"]))} if names else columns
@@ -281,86 +333,6 @@ class NodeTask:
         """As the halo strategy saw it."""
         exchange = self.topology.wire.exchange if self.workload.sampler.whole else None
         return dict(exchange.staleness) if isinstance(exchange, Late) else {}
-
-    def kept_rows(self, first: GraphBlock) -> Tensor:
-        """Features that a first layer over the whole graph needs, of other workers' nodes too: fetched once and kept.
-
-        Evaluation shares them with training where the layers have the same sources, which most layouts see to."""
-        sources = first.sources
-        for ids, rows in self.kept:
-            if ids is sources.ids:  # the same on every worker, which equal ids need not be
-                return rows
-        self.kept.append((sources.ids, self._rows_for_long(sources)))
-        return self.kept[-1][1]
-
-    def _rows_for_long(self, nodes: Nodes) -> Tensor:
-        """Features that are kept for the whole run: beside the store, where workers compute in its type.
-
-        Sums of them over neighbours are mostly all that a step needs, and those are kept, too."""
-        if (self.device, self.dtype) != (CPU, torch.float32):
-            return self._rows(nodes)
-        try:
-            kept = RowsOnDisk(len(nodes), self.shards.store.num_features, self.shards.store.path.parent)
-        except OSError:  # a store that others have written, on a disk that is theirs or full
-            return self._rows(nodes)
-        self.resting.append(kept)
-        return self.features.rows(nodes.ids, kept.rows)
-
-    def _let_rest(self) -> None:
-        for kept in self.resting:
-            kept.rest()
-
-    def _scores(self, model: nn.Module) -> Tensor:
-        """Class scores of the owned nodes, every neighbour counted: float [n, classes]."""
-        with torch.no_grad(), evaluating(model):
-            if isinstance(model, LayerwiseNetwork):
-                scores = self._layers(model, self.workload.sampler.depth)
-            elif self.workload.sampler.whole:
-                blocks = self.topology.layers([None] * self.workload.sampler.depth, self.topology.exact)
-                blocks = self._first_replaced(blocks)
-                scores = model(blocks, self.kept_rows(blocks[0]))
-            else:
-                scores = self._sampled_whole(model)
-            self._let_rest()
-            return self._checked(scores, len(self.topology.owned))
-
-    def _checked(self, scores: Any, targets: int) -> Tensor:
-        """A network's answer. Raises InputError where it is not one row of class scores a target."""
-        classes = self.shards.store.num_classes
-        return row_of_each(scores, targets, classes, model=self.workload.model, sample="target of the last block")
-
-    def _embeddings(self, model: nn.Module) -> Tensor:
-        if not isinstance(model, LayerwiseNetwork):
-            raise InputError(f"{type(model).__name__} has no forward_layer(); embeddings need one. Predict classes.")
-        with torch.no_grad(), evaluating(model):
-            return self._layers(model, self.workload.sampler.depth - 1)
-
-    def _layers(self, model: LayerwiseNetwork, depth: int) -> Tensor:
-        """The first `depth` layers over all owned nodes: float [n, columns]."""
-        if depth == 0:
-            return self._rows(self.topology.owned)
-        pieces = [model.forward_layer(0, first, rows) for first, rows in self._first_layers()]
-        x = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-        for block in self.topology.layers([None] * depth, self.topology.exact)[1:]:
-            x = model.forward_layer(block.layer, block, x)
-        return x
-
-    def _sampled_whole(self, model: nn.Module) -> Tensor:
-        """For a network without `forward_layer`: whole neighbourhoods of batches of owned nodes."""
-        depth, size = self.workload.sampler.depth, self.workload.batch_size or WHOLE_BATCH
-        return torch.cat([model(blocks, rows) for blocks, rows in self._gathered(depth, size)])
-
-    def _gathered(self, depth: int, size: int) -> Iterator[tuple[list[Block], Tensor]]:
-        """Whole neighbourhoods of `depth` hops of all owned nodes, `size` of them at a time; and their features."""
-        owned, whole = self.topology.owned, Neighbor(fanouts=(-1,) * depth)
-        for step in range(max(self.shards.group.gather_json(-(-len(owned) // size)))):
-            edges = whole.sample(self.topology, owned[step * size : (step + 1) * size], self.key)
-            blocks = self._first_replaced(edges)
-            placed = [dataclasses.replace(block, key=None).to(self.device) for block in blocks]
-            yield placed, self._rows(placed[0].sources)
-
-    def _rows(self, nodes: Nodes) -> Tensor:
-        return self.features.rows(nodes.ids).to(self.device, self.dtype)
 
     def _training_nodes(self) -> tuple[Nodes, Tensor]:
         """The training nodes of all workers, by original id, and their labels."""
@@ -386,7 +358,8 @@ class NodeTask:
     def _raw_ids(self) -> pa.ChunkedArray:
         """The ids that the raw data knows the owned nodes by."""
         store, owned = self.shards.store, self.shards.owned
-        none = store.raw_ids(0)[:0]  # gives a worker without shards the type of the others' column
+        here = parts_read(store.parts, self.shards.group, "host") or [0]
+        none = store.raw_ids(here[0])[:0]  # gives a worker without shards the type of the others' column
         return pa.chunked_array([none, *(store.raw_ids(part) for part in owned)])
 
 

@@ -94,7 +94,7 @@ class Paths:
     """The paths of a run, as one worker has them."""
 
     def __init__(self, search: PathSearch, network: PathNetwork, shards: Shards, run: Run, worker: Worker) -> None:
-        """Tables are kept beneath the run's store. Raises InputError for a vertex-cut."""
+        """Tables are kept beneath the run's store. All workers call this. Raises InputError for a vertex-cut."""
         if shards.store.kind != "edge-cut":
             raise InputError("paths are searched over whole neighbourhoods, which a vertex-cut splits: use another.")
         self.search, self.network, self.shards, self.worker = search, network, shards, worker
@@ -104,6 +104,7 @@ class Paths:
         self._under_way: _UnderWay | None = None
         self._seconds = 0.0
         self._whole: PathBlock | None = None
+        stage(shards.group, worker.prepared)
         self._shards = dict(shards.mapped)  # and others, as paths lead there
 
     def stages_left(self) -> bool:

@@ -42,19 +42,25 @@ def content(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def on_hosts(group: Group, root: Path, hosts: list[int], fault: str = "") -> tuple[str, int]:
-    """Stages as if worker r were on host hosts[r], each with a folder of its own. The error, and the bytes sent."""
+def on_hosts(
+    group: Group, root: Path, hosts: list[int], fault: str = "", needs: list[str] | None = None, shared: bool = False
+) -> tuple[str, int]:
+    """Stages as if worker r were on host hosts[r], each with a folder of its own. The error, and the bytes sent.
+
+    `needs`: what begins the names of files that each worker's host reads; `shared`: hosts above 0 have one folder."""
     group.hosts = tuple(f"host{number}/0" for number in hosts)
     staging._CHUNK = 4096
     group.exchange = _bounded(group.exchange)  # type: ignore[method-assign]
-    mine = root / f"host{hosts[group.rank]}" / "store"
+    mine = root / f"host{min(1, hosts[group.rank]) if shared else hosts[group.rank]}" / "store"
+    wanted = needs and needs[group.rank]
     if fault == "altered" and group.rank == 0:
         file = mine / "part-0/a.arrow"
         file.write_bytes(b"y" + file.read_bytes()[1:])
     if fault == "full" and group.rank == 1:
         Path.write_bytes = _full  # type: ignore[method-assign,assignment]
     try:
-        assert stage(group, Folder(path=mine)).path == mine
+        reads = None if wanted is None else lambda name: name.startswith(wanted)
+        assert stage(group, Folder(path=mine), reads).path == mine
     except StoreError as error:
         return str(error), group.sent.get("stage", 0)
     return "", group.sent.get("stage", 0)
@@ -89,8 +95,8 @@ def test_hosts_without_the_folder_receive_it_once(tmp_path: Path) -> None:
         folder = tmp_path / f"host{number}"
         assert content(folder / "store") == content(source)
         assert [entry.name for entry in folder.iterdir()] == ["store"], "no scratch is left"
-    payload = sum(len(data) for data in FILES.values())
-    assert 2 * payload < answers[1][1] < 2 * payload + 5000, "two hosts took the files, the manifest is small"
+    payload = sum(len(data) for data in FILES.values()) + len(FILES["part-0/a.arrow"])
+    assert payload < answers[1][1] < payload + 5000, "a host took all files, one the torn one; the manifest is small"
     assert max(sent for rank, (_, sent) in enumerate(answers) if rank != 1) < 1000
 
 
@@ -100,6 +106,46 @@ def test_nothing_is_sent_where_every_host_has_it(tmp_path: Path) -> None:
     for error, sent in together(2, on_hosts, tmp_path, [0, 1]):
         assert error == ""
         assert sent < 200
+
+
+def test_hosts_receive_what_they_read(tmp_path: Path) -> None:
+    source = tmp_path / "host0" / "store"
+    make(source)
+    whole = content(source)
+    a, b = (len(FILES[name]) for name in ("part-0/a.arrow", "part-1/b.arrow"))
+    answers = together(4, on_hosts, tmp_path, [0, 1, 2, 2], "", ["part-0", "part-1", "part-0", "part-0"])
+    assert [error for error, _ in answers] == [""] * 4
+    assert a + b < answers[0][1] < a + b + 5000
+    for number, part in ((1, "part-1"), (2, "part-0")):
+        held = {name: data for name, data in whole.items() if name.startswith((part, "manifest"))}
+        assert content(tmp_path / f"host{number}" / "store") == held
+    again = together(4, on_hosts, tmp_path, [0, 1, 2, 2], "", ["part-0", "part-1", "part-0", "part-0"])
+    assert max(sent for _, sent in again) < 1000, "nothing is sent again"
+    # Who reads more later receives that alone, from whoever has it, the source of the first time or not.
+    (source / "part-1/b.arrow").unlink()
+    answers = together(3, on_hosts, tmp_path, [0, 1, 2], "", ["part-1", "part-1", "part"])
+    assert [error for error, _ in answers] == [""] * 3
+    assert 2 * b < answers[1][1] < 2 * b + 5000
+    assert content(source) == whole
+    assert content(tmp_path / "host2" / "store") == {name: data for name, data in whole.items() if name != "extra"}
+    for number in (0, 1, 2):
+        assert [entry.name for entry in (tmp_path / f"host{number}").iterdir()] == ["store"], "no scratch is left"
+
+
+def test_hosts_that_share_a_disk_fill_one_folder(tmp_path: Path) -> None:
+    make(tmp_path / "host0" / "store")
+    answers = together(3, on_hosts, tmp_path, [0, 1, 2], "", ["part", "part-0", "part-1"], True)
+    assert [error for error, _ in answers] == [""] * 3
+    found = content(tmp_path / "host1" / "store")
+    assert found == {name: data for name, data in content(tmp_path / "host0" / "store").items() if name != "extra"}
+    assert [entry.name for entry in (tmp_path / "host1").iterdir()] == ["store"]
+
+
+def test_a_file_that_nobody_has_is_for_the_reader_to_miss(tmp_path: Path) -> None:
+    for number in (0, 1):
+        make(tmp_path / f"host{number}" / "store")
+        (tmp_path / f"host{number}" / "store" / "part-0/a.arrow").unlink()
+    assert [error for error, _ in together(2, on_hosts, tmp_path, [0, 1])] == ["", ""]
 
 
 def test_without_any_manifest_nothing_happens(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from framework.models.nodes import GAT, GCN, SAGE
 from framework.sample.full import Full
 from framework.sample.neighbor import Neighbor
 from framework.sample.sampler import Sampler
-from framework.workloads import nodes
+from framework.workloads import node_inference
 from framework.workloads.nodes import NodeTask
 from launch.start import start
 
@@ -36,7 +36,7 @@ def test_a_first_layer_in_batches_is_that_of_the_full_graph(
     whole, sampled = opened(tmp_path, model, WHOLE), opened(tmp_path, model, SAMPLED)
     network = whole.model().double()
     expected = whole.predict(network, embeddings=True)["embedding"]
-    monkeypatch.setattr(nodes, "LAYER_BATCH", 400)
+    monkeypatch.setattr(node_inference, "LAYER_BATCH", 400)
     found = sampled.predict(network, embeddings=True)["embedding"]
     torch.testing.assert_close(torch.from_numpy(found), torch.from_numpy(expected), rtol=1e-12, atol=1e-12)
     metrics = whole.evaluate(network)
@@ -48,7 +48,7 @@ def test_a_first_layer_in_batches_is_that_of_the_full_graph(
 def test_embeddings_of_one_layer_are_the_features(tmp_path: Path) -> None:
     task = opened(tmp_path, SAGE(), Neighbor(fanouts=(3,)))
     found = task.predict(task.model().double(), embeddings=True)["embedding"]
-    assert torch.equal(torch.from_numpy(found), task.features.rows(task.topology.owned.ids).double())
+    assert torch.equal(torch.from_numpy(found), task.rows.of(task.topology.owned))
 
 
 def test_a_sampled_run_joins_no_shards_to_train_and_keeps_no_features(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_sampled_run_joins_no_shards_to_train_and_keeps_no_features(tmp_path: 
     assert sum(len(batch.labels) for batch in task.batches(0, 0)) == len(task.seeds)
     assert "local" not in vars(task.topology)
     task.evaluate(task.model().double())
-    assert task.kept == []
+    assert task.rows.kept == []
     assert torch.equal(task.topology.owned.ids, task.topology.local.owned.ids)
 
 

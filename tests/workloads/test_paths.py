@@ -20,7 +20,7 @@ from framework.graph.path_block import PathBlock
 from framework.graph.paths import PathTable
 from framework.models.nodes import GAT
 from framework.sample.neighbor import Neighbor
-from framework.workloads import nodes
+from framework.workloads import node_inference
 from framework.workloads import paths as path_search
 from framework.workloads.nodes import NodeTask
 from framework.workloads.paths import PathSearch
@@ -95,7 +95,7 @@ def test_sampled_from_whole_neighbourhoods_is_as_full_graph(tmp_path: Path) -> N
 def test_sampled_from_whole_neighbourhoods_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = spagan_run(tmp_path / "one", sampler=Neighbor(fanouts=(-1, -1)), epochs=12)
     one = trained(Group.alone(), run)
-    monkeypatch.setattr(nodes, "LAYER_BATCH", 400)
+    monkeypatch.setattr(node_inference, "LAYER_BATCH", 400)
     alike(trained(Group.alone(), dataclasses.replace(run, out=str(tmp_path / "pieces"))), one)
 
 

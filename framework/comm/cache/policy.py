@@ -1,0 +1,65 @@
+"""The contract of a cache, and what it sees of the training to come.
+
+A cache is static: what it keeps is chosen once, fetched once, and right for the whole run, for features do not change.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from framework.comm.topology import Topology
+from framework.errors import InputError
+from framework.graph.block import Nodes
+from framework.random import Key
+from framework.sample.sampler import Sampler
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Outlook:
+    """The training to come, as one worker sees it."""
+
+    topology: Topology
+    """The graph."""
+    sampler: Sampler
+    """What draws neighbourhoods in it."""
+    batches: Callable[[int], Iterator[tuple[Nodes, Key]]]
+    """An epoch, counted from the next -> this worker's seeds in every step, and the key that the step draws by."""
+    share: float
+    """Of the training nodes that a global batch has."""
+    seeds: Nodes
+    """The training nodes of all workers."""
+
+    def far(self, ids: Tensor) -> Tensor:
+        """Which nodes this worker cannot read by memory. `ids`: int64 [n] -> bool [n]."""
+        shards = self.topology.shards
+        read = torch.zeros(shards.store.parts, dtype=torch.bool)
+        read[list(shards.mapped)] = True
+        return ~read[shards.store.owner_of(ids)]
+
+
+@runtime_checkable
+class Cache(Protocol):
+    """Of which nodes a worker keeps the rows. A plug-in: its fields are its configuration."""
+
+    @property
+    def megabytes(self) -> float:
+        """Memory that a worker keeps rows in, in units of 10^6 bytes."""
+
+    def choose(self, outlook: Outlook, most: int) -> Tensor:
+        """Global ids of at most `most` distinct nodes, far ones: int64 [n]. All workers call this together.
+
+        They decide how many bytes are sent, and never what is learned."""
+
+
+def check_megabytes(megabytes: float) -> None:
+    """Raises InputError for what is no amount of memory."""
+    if not 0 <= megabytes < float("inf"):
+        raise InputError(f"--cache.megabytes is {megabytes}; expected a number of at least 0.")
+
+
+def highest(ids: Tensor, worth: Tensor, most: int) -> Tensor:
+    """The `most` nodes of the highest worth; of equal ones the first. `ids` int64 [n], `worth` [n]."""
+    return ids[torch.argsort(worth, descending=True, stable=True)[:most]]

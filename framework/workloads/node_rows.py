@@ -1,0 +1,96 @@
+"""Feature rows of nodes as a worker computes with them.
+
+Those of a step can be under way while the step before is computed; those of the whole graph are kept for the run.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from framework.comm.cache.policy import Cache, Outlook
+from framework.comm.features import Features, RowsUnderWay
+from framework.comm.group import CPU
+from framework.comm.reach import Shards
+from framework.graph.block import Block, GraphBlock, Nodes
+from framework.memory import RowsOnDisk
+
+T = TypeVar("T")
+
+
+class NodeRows:
+    """A worker's feature rows, on its device and in its type."""
+
+    def __init__(self, features: Features, device: torch.device, dtype: torch.dtype) -> None:
+        self.features, self.device, self.dtype = features, device, dtype
+        self.kept: list[tuple[Tensor, Tensor]] = []
+        self._resting: list[RowsOnDisk] = []
+
+    @property
+    def shards(self) -> Shards:
+        """Where the rows lie."""
+        return self.features.shards
+
+    def begin(self, nodes: Nodes) -> RowsUnderWay:
+        """Asks for rows of nodes; `finish` gives them. All workers call this together."""
+        return self.features.begin(nodes.ids)
+
+    def finish(self, under_way: RowsUnderWay) -> Tensor:
+        """The rows that were asked for: [n, columns]."""
+        return under_way.wait().to(self.device, self.dtype)
+
+    def of(self, nodes: Nodes) -> Tensor:
+        """Both at once."""
+        return self.finish(self.begin(nodes))
+
+    def keep(self, cache: Cache, outlook: Outlook) -> None:
+        """Fetches what a cache chooses, once. All workers call this together."""
+        row_bytes = self.shards.store.num_features * torch.float32.itemsize + torch.int64.itemsize
+        self.features.keep(cache.choose(outlook, int(cache.megabytes * 1e6) // row_bytes))
+
+    def of_layer(self, first: GraphBlock) -> Tensor:
+        """Rows that a first layer over the whole graph needs, of other workers' nodes too: fetched once and kept.
+
+        Evaluation shares them with training where the layers have the same sources, which most layouts see to."""
+        sources = first.sources
+        for ids, rows in self.kept:
+            if ids is sources.ids:  # the same on every worker, which equal ids need not be
+                return rows
+        self.kept.append((sources.ids, self._for_long(sources)))
+        return self.kept[-1][1]
+
+    def _for_long(self, nodes: Nodes) -> Tensor:
+        """Rows that are kept for the whole run: beside the store, where workers compute in its type.
+
+        Sums of them over neighbours are mostly all that a step needs, and those are kept, too."""
+        if (self.device, self.dtype) != (CPU, torch.float32):
+            return self.of(nodes)
+        try:
+            kept = RowsOnDisk(len(nodes), self.shards.store.num_features, self.shards.store.path.parent)
+        except OSError:  # a store that others have written, on a disk that is theirs or full
+            return self.of(nodes)
+        self._resting.append(kept)
+        return self.features.begin(nodes.ids).wait(kept.rows)
+
+    def rest(self) -> None:
+        """What is kept takes no memory until it is used again, where that can be."""
+        for kept in self._resting:
+            kept.rest()
+
+
+def finished(begun: Iterator[Callable[[], T]], ahead: int) -> Iterator[T]:
+    """Finishes what was begun, in its order: `ahead` more are begun before one is finished."""
+    waiting = deque[Callable[[], T]]()
+    for finish in begun:
+        waiting.append(finish)
+        if len(waiting) > ahead:
+            yield waiting.popleft()()
+    while waiting:
+        yield waiting.popleft()()
+
+
+def placed(blocks: Sequence[Any], device: torch.device) -> list[Any]:
+    """Layers with their edges on `device`."""
+    return [block.to(device) if isinstance(block, Block) else block for block in blocks]

@@ -1,0 +1,157 @@
+"""Caches: what is learned does not depend on them, and what they choose is what their formulas say."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from node_runs import GRAPH, VARIANTS, foreseen, small_run, under_way, variants
+
+from framework.comm.cache.analytic import Analytic
+from framework.comm.cache.degree import Degree
+from framework.comm.cache.presampled import Presampled
+from framework.comm.features import KeptRows
+from framework.data.dataset import TRAIN
+from framework.errors import InputError
+from framework.sample.full import Full
+from framework.sample.labor import Labor
+from launch.start import start
+
+ROW = 8 + 4 * GRAPH.features  # bytes of an id and of its features
+
+
+def ignore(event: Any) -> None:
+    """Nobody watches."""
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Two epochs, three workers that read their own shards alone, rows had in every way."""
+    run = small_run(tmp_path_factory.mktemp("runs") / "run", workers=3, reach="owned", epochs=2, evaluate_every=0)
+    return start(run, ignore, variants)
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "plain"])
+def test_what_is_learned_does_not_depend_on_how_rows_are_had(reports: dict[str, Any], name: str) -> None:
+    for same in ("loss", "metrics", "weights_digest", "run_digest"):
+        assert reports[name][same] == reports["plain"][same], same
+
+
+def test_batches_begun_early_send_the_same(reports: dict[str, Any]) -> None:
+    for name in ("one ahead", "all ahead", "no room"):
+        assert reports[name]["bytes"]["features"] == reports["plain"]["bytes"]["features"] > 0
+        assert reports[name]["bytes"]["gradient"] == reports["plain"]["bytes"]["gradient"]
+    for name in ("one ahead", "all ahead"):
+        assert reports[name]["bytes"]["frontier"] == reports["plain"]["bytes"]["frontier"] > 0
+
+
+def test_rows_that_are_kept_are_sent_once(reports: dict[str, Any]) -> None:
+    rows = 5000 // ROW  # of the .005 megabytes
+    for name in ("degree", "presampled", "analytic"):
+        assert reports[name]["bytes_by_lane"]["features/cache"] == 3 * rows * ROW
+        assert reports[name]["bytes"]["features"] < reports["plain"]["bytes"]["features"]
+    assert reports["room for all"]["bytes_by_lane"]["features/cache"] > 3 * rows * ROW
+
+
+@pytest.mark.parametrize(("ahead", "counts"), [(0, [0, 0, 0, 0]), (2, [2, 2, 1, 0])])
+def test_rows_come_while_the_batch_before_is_computed(tmp_path: Path, ahead: int, counts: list[int]) -> None:
+    run = small_run(tmp_path / "run", workers=2, reach="owned", batch_size=200, ahead=ahead)
+    assert start(run, ignore, under_way)["counts"] == counts
+
+
+@pytest.fixture(scope="module", params=[None, Labor(fanouts=(4, 3))], ids=["neighbor", "labor"])
+def workers(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """Of every worker: what `foreseen` says."""
+    fields = {"sampler": request.param} if request.param else {}
+    run = small_run(tmp_path_factory.mktemp("runs") / "run", workers=3, reach="owned", parts=6, **fields)
+    return list(start(run, ignore, foreseen)["workers"])
+
+
+def test_presampled_is_what_will_be_used_most(workers: list[dict[str, Any]]) -> None:
+    missed = 0
+    for worker in workers:
+        uses = np.array(worker["uses"])
+        for nodes in worker["chosen"].values():
+            assert len(set(nodes)) == len(nodes) == 100
+            assert not set(nodes) & set(worker["owned"])
+        hits = {name: uses[nodes].sum() for name, nodes in worker["chosen"].items()}
+        assert hits["presampled"] == np.sort(uses)[-100:].sum() == max(hits.values())
+        assert min(hits.values()) > 1.2 * 100 * uses.sum() / (GRAPH.nodes - len(worker["owned"]))  # than any nodes
+        missed += uses.sum() - hits["presampled"]
+    assert sum(worker["sent"] for worker in workers) == missed * ROW
+
+
+def edges() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sources and targets of the graph, and which of its nodes are for training."""
+    raw = GRAPH.open()
+    sources, targets = (np.concatenate(ends) for ends in zip(*raw.edges, strict=True))
+    return sources, targets, np.asarray(raw.split) == TRAIN
+
+
+def test_degree_counts_edges_into_own_nodes(workers: list[dict[str, Any]]) -> None:
+    sources, targets, _ = edges()
+    for worker in workers:
+        own = np.isin(np.arange(GRAPH.nodes), worker["owned"])
+        counts = np.bincount(sources[own[targets] & ~own[sources]], minlength=GRAPH.nodes)
+        assert counts[worker["chosen"]["degree"]].tolist() == sorted(counts.tolist(), reverse=True)[:100]
+
+
+def test_analytic_is_the_formula(workers: list[dict[str, Any]]) -> None:
+    sources, targets, training = edges()
+    degree = np.bincount(targets, minlength=GRAPH.nodes)
+    for worker in workers:
+        own = np.isin(np.arange(GRAPH.nodes), worker["owned"])
+        now = np.where(own & training, 256 / training.sum(), 0.0)
+        never = np.ones(GRAPH.nodes)
+        for fanout in (4, 3):
+            missed = np.ones(GRAPH.nodes)
+            np.multiply.at(missed, sources, 1 - now[targets] * np.minimum(1, fanout / degree[targets]))
+            now, never = 1 - missed, never * missed
+        likely = np.where(own, -1.0, 1 - never)
+        best = np.sort(likely)[::-1][:100]
+        np.testing.assert_allclose(likely[worker["chosen"]["analytic"]], best, rtol=1e-4)
+
+
+def test_rows_that_are_kept_are_found() -> None:
+    rows = torch.arange(6.0).view(3, 2)
+    kept = KeptRows(ids=torch.tensor([3, 5, 9]), rows=rows)
+    hit, fill = kept.among(torch.tensor([9, 1, 10, 3, 4, 5]), torch.tensor([0, 1, 2, 3, 4]))
+    assert hit.tolist() == [True, False, False, True, False]
+    fill(out := torch.zeros(6, 2))
+    assert out.tolist() == [rows[2].tolist(), [0, 0], [0, 0], rows[0].tolist(), [0, 0], [0, 0]]
+    nothing, _ = KeptRows(ids=torch.empty(0, dtype=torch.int64), rows=torch.empty(0, 2)).among(kept.ids, kept.ids[:0])
+    assert nothing.tolist() == []
+
+
+def test_a_cache_of_samplers_without_fanouts_says_which_to_take(tmp_path: Path) -> None:
+    run = small_run(tmp_path / "run", workers=2, reach="owned", epochs=1, cache=Analytic())
+    own = dataclasses.replace(run.workload, sampler=WithoutFanouts())
+    with pytest.raises(InputError, match="choose --cache presampled"):
+        start(dataclasses.replace(run, workload=own), ignore)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithoutFanouts:
+    """A sampler of somebody else's."""
+
+    depth: int = 1
+    whole: bool = False
+
+    def sample(self, graph: Any, seeds: Any, key: Any) -> list[Any]:
+        """All neighbours."""
+        raise AssertionError("nothing is drawn")
+
+
+def test_wrong_settings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--cache.megabytes is -1"):
+        Degree(megabytes=-1)
+    with pytest.raises(InputError, match="--cache.megabytes is nan"):
+        Analytic(megabytes=float("nan"))
+    with pytest.raises(InputError, match="--cache.epochs is 0; expected at least 1"):
+        Presampled(epochs=0)
+    with pytest.raises(InputError, match="--ahead is -1"):
+        small_run(tmp_path, ahead=-1)
+    with pytest.raises(InputError, match="--cache is for sampled training"):
+        small_run(tmp_path, cache=Degree(), sampler=Full(layers=2))
