@@ -130,7 +130,7 @@ def _recording(folder: Path, name: str, content: Any, check: Callable[[], None])
             check()
             before = {file: (folder / file).read_bytes() for file in _OF_A_START if (folder / file).exists()}
             write_json(folder / name, content)
-            log = (folder / LOG).open("a")
+            log = _appending(folder / LOG)
         except OSError as error:
             text = f"the run's folder '{folder}' cannot be written: {error.strerror}. Give another --out."
             raise InputError(text) from error
@@ -146,6 +146,15 @@ def _recording(folder: Path, name: str, content: Any, check: Callable[[], None])
             for ended in (recorder, log):
                 with contextlib.suppress(OSError):  # what could not be written was told when it was
                     ended.close()
+
+
+def _appending(path: Path) -> IO[str]:
+    """A log of lines, to go on with: what a full disk or a kill left of a last line is taken away. Raises OSError."""
+    if path.is_file():
+        lines, newline, torn = path.read_bytes().rpartition(b"\n")
+        if torn:
+            os.truncate(path, len(lines + newline))
+    return path.open("a")
 
 
 @contextmanager

@@ -115,6 +115,14 @@ def test_a_run_started_again_goes_on_with_its_log(tmp_path: Path) -> None:
     assert read_run(tmp_path).workers == 2
 
 
+@pytest.mark.parametrize("torn", ['{"time": 17', '{"event": "epoch"}\n{"time', "{}\n"])
+def test_a_torn_last_line_of_a_log_goes(torn: str, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text(torn)
+    record(dataclasses.replace(small(), out=str(tmp_path)))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert len(lines) == torn.count("\n") + len(list(events()))
+
+
 def test_a_folder_with_another_runs_checkpoints_is_refused(tmp_path: Path) -> None:
     run = dataclasses.replace(small(), out=str(tmp_path))
     record(run)
