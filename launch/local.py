@@ -84,7 +84,9 @@ def _in_process(main: Main, run: Run, prepared: Prepared, watch: Callable[[Event
             return main(run, Worker(group=group, prepared=prepared, device=device, watch=watch))
         except ShardyardError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a network may leave by sys.exit
+            if isinstance(error, SystemExit) and error.code == signal.SIGTERM:
+                raise  # as the command does when it is told to end
             log = log_file(Path(run.out), 0)
             write_traceback(error, log)
             raise restore(describe(error, 0, log)) from error

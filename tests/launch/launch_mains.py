@@ -55,8 +55,8 @@ def broken(run: Run, worker: Worker) -> dict[str, Any]:
 
 
 def leaving(run: Run, worker: Worker) -> dict[str, Any]:
-    """A network of worker 1 ends the process, while the others wait for it."""
-    if worker.group.rank == 1:
+    """A network of worker 1 (or of the only one) ends the process, while the others wait for it."""
+    if worker.group.rank == min(1, worker.group.size - 1):
         sys.exit("enough")
     worker.group.barrier()
     return {}

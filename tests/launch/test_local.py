@@ -110,6 +110,12 @@ def test_a_defect_of_the_only_worker_is_told_alike(tmp_path: Path) -> None:
     assert "Traceback" in (tmp_path / "run" / "worker-0.log").read_text()
 
 
+@pytest.mark.parametrize(("workers", "worker"), [(1, 0), (2, 1)])
+def test_a_network_that_leaves_ends_its_run_alone(tmp_path: Path, workers: int, worker: int) -> None:
+    with pytest.raises(ShardyardError, match=rf"worker {worker} failed: SystemExit: enough \(launch_mains.py:"):
+        started(tmp_path, workers, launch_mains.leaving)
+
+
 def test_an_error_of_the_user_keeps_its_class_and_exit_code(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="^the store is torn$") as caught:
         started(tmp_path, 3, launch_mains.refused)
