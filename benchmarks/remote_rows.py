@@ -134,7 +134,7 @@ def _timed(stores: Path, rounds: int, rate: str) -> harness.Row:
 
 def timed(run: Run, worker: Worker) -> dict[str, Any]:
     """Seconds of epochs of training in every way, in turn; what both workers send of features in one."""
-    epochs = {name: _epochs(run, worker, fields) for name, fields in WAYS.items()}
+    epochs = {name: epochs_of(run, worker, fields) for name, fields in WAYS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     sent: dict[str, int] = {}
     group = worker.group
@@ -150,8 +150,8 @@ def timed(run: Run, worker: Worker) -> dict[str, Any]:
     return {"seconds": seconds, "bytes": sent}
 
 
-def _epochs(run: Run, worker: Worker, fields: dict[str, Any]) -> Callable[[int], None]:
-    """What trains an epoch, given its number."""
+def epochs_of(run: Run, worker: Worker, fields: dict[str, Any]) -> Callable[[int], None]:
+    """What trains an epoch, given its number, of a run whose workload has other `fields`."""
     assert isinstance(run.workload, NodeClassification)
     run = dataclasses.replace(run, workload=dataclasses.replace(run.workload, **fields))
     task = run.workload.open(run, worker)

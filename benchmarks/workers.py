@@ -71,7 +71,7 @@ class Cluster:
             processes = [self._start({"rank": rank, "size": size, "turns": told}) for rank in range(size)]
             try:
                 for _ in runs:
-                    yield [_answer(process) for process in processes]
+                    yield [answer_of(process) for process in processes]
             except BaseException:
                 for process in processes:
                     process.stdin.close()  # type: ignore[union-attr]  # for one in a namespace gets no signal
@@ -86,10 +86,14 @@ class Cluster:
         return f"file://{folder}/{turn}" if self.prefix is None else f"tcp://{NETWORK}.1:{FIRST_PORT + turn}"
 
     def _start(self, request: dict[str, Any]) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-m", "benchmarks.workers", json.dumps(request)]
+        return self.start(request["rank"], ["benchmarks.workers", json.dumps(request)])
+
+    def start(self, host: int, arguments: Sequence[str], **variables: str) -> "subprocess.Popen[str]":
+        """Starts `python -m ARGUMENTS` on a host, with pipes to its input and from its output."""
+        command = [sys.executable, "-m", *arguments]
         if self.prefix is not None:
-            command = ["bash", str(SCRIPT), "exec", str(request["rank"]), *command]
-        environment = self._environment()
+            command = ["bash", str(SCRIPT), "exec", str(host), *command]
+        environment = {**self._environment(), **variables}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, **pipes, env=environment, cwd=ROOT)
 
@@ -108,7 +112,7 @@ class Cluster:
         }
 
 
-def _answer(process: "subprocess.Popen[str]") -> Any:
+def answer_of(process: "subprocess.Popen[str]") -> Any:
     """The next of a worker's answers; what it prints besides is left out. Raises SystemExit where it ended without."""
     assert process.stdout is not None
     for line in process.stdout:
