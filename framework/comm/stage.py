@@ -144,7 +144,11 @@ class _Copy:
                 digest.update(chunk.numpy().data)
                 self._write(target, chunk)
         if target is not None and self.trouble is None and digest.hexdigest() != facts["sha256"]:
-            self._note(f"arrived with '{name}' altered; its SHA-256 is not the manifest's. Prepare it again.")
+            source = _host_name(self.group.hosts[transfer.source])
+            self._note(
+                f"was sent '{name}' altered by host {source}: its SHA-256 is not the manifest's. Remove the folder on "
+                f"{source} and prepare it again."
+            )
 
     def _chunk(self, transfer: _Transfer, begin: int, length: int) -> Tensor:
         """A chunk from the source to the takers, which all receive at once; empty on the others."""

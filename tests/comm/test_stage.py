@@ -157,8 +157,8 @@ def test_an_altered_file_is_refused_by_all(tmp_path: Path) -> None:
     make(tmp_path / "host0" / "store")
     answers = together(2, on_hosts, tmp_path, [0, 1], "altered")
     assert answers[0][0] == answers[1][0]
-    assert "'part-0/a.arrow' altered" in answers[0][0]
-    assert "host1" in answers[0][0]
+    assert "on host host1 was sent 'part-0/a.arrow' altered by host host0" in answers[0][0]
+    assert "Remove the folder on host0 and prepare it again." in answers[0][0], "`prepare` alone would find it whole"
     assert list((tmp_path / "host1").iterdir()) == []
 
 
