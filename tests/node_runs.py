@@ -111,6 +111,17 @@ def foreseen(run: Run, worker: Worker) -> dict[str, Any]:
     return {"workers": worker.group.gather_json(found)}
 
 
+def chosen_on(run: Run, worker: Worker) -> dict[str, Any]:
+    """What every cache chooses on every worker, whose network computes on the host or on another device."""
+    chosen: dict[str, dict[str, list[int]]] = {}
+    for device in ("cpu", "meta"):
+        task = run.workload.open(run, dataclasses.replace(worker, device=torch.device(device)))
+        assert isinstance(task, NodeTask)
+        caches = {name: fields["cache"] for name, fields in VARIANTS.items() if name in CACHES.names()}
+        chosen[device] = {name: cache.choose(task.outlook(0), 100).tolist() for name, cache in caches.items()}
+    return {"workers": worker.group.gather_json(chosen)}
+
+
 def blocks_and_report(run: Run, worker: Worker) -> dict[str, Any]:
     """Both in one launch: what `sampled_blocks` says, then what `train` says."""
     return {"blocks": sampled_blocks(run, worker), **train(run, worker)}

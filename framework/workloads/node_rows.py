@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from framework.comm.cache.policy import Cache, Outlook
+from framework.comm.cache.policy import Cache, Outlook, chosen
 from framework.comm.features import Features, RowsUnderWay
 from framework.comm.group import CPU
 from framework.comm.reach import Shards
@@ -46,9 +46,9 @@ class NodeRows:
         return self.finish(self.begin(nodes))
 
     def keep(self, cache: Cache, outlook: Outlook) -> None:
-        """Fetches what a cache chooses, once. All workers call this together."""
+        """Fetches what a cache chooses, once. All workers call this together. Raises PluginError."""
         row_bytes = self.shards.store.num_features * torch.float32.itemsize + torch.int64.itemsize
-        self.features.keep(cache.choose(outlook, int(cache.megabytes * 1e6) // row_bytes))
+        self.features.keep(chosen(cache, outlook, int(cache.megabytes * 1e6) // row_bytes))
 
     def of_layer(self, first: GraphBlock) -> Tensor:
         """Rows that a first layer over the whole graph needs, of other workers' nodes too: fetched once and kept.
@@ -85,6 +85,7 @@ def finished(begun: Iterator[Callable[[], T]], ahead: int) -> Iterator[T]:
     waiting = deque[Callable[[], T]]()
     for finish in begun:
         waiting.append(finish)
+        del finish  # or rows that have come would be held here for as long as their batch is computed with
         if len(waiting) > ahead:
             yield waiting.popleft()()
     while waiting:

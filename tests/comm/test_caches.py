@@ -1,22 +1,32 @@
 """Caches: what is learned does not depend on them, and what they choose is what their formulas say."""
 
 import dataclasses
+import functools
+import re
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from node_runs import GRAPH, VARIANTS, foreseen, small_run, under_way, variants
+from node_runs import GRAPH, VARIANTS, chosen_on, foreseen, small_run, under_way, variants
 
+from framework.comm.cache import presampled
 from framework.comm.cache.analytic import Analytic
 from framework.comm.cache.degree import Degree
+from framework.comm.cache.policy import chosen
 from framework.comm.cache.presampled import Presampled
 from framework.comm.features import KeptRows
+from framework.comm.group import CPU, Group
 from framework.data.dataset import TRAIN
-from framework.errors import InputError
+from framework.engine.run import Worker
+from framework.errors import InputError, PluginError
 from framework.sample.full import Full
 from framework.sample.labor import Labor
+from framework.workloads.node_rows import finished
+from framework.workloads.nodes import NodeTask
 from launch.start import start
 
 ROW = 8 + 4 * GRAPH.features  # bytes of an id and of its features
@@ -114,6 +124,12 @@ def test_analytic_is_the_formula(workers: list[dict[str, Any]]) -> None:
         np.testing.assert_allclose(likely[worker["chosen"]["analytic"]], best, rtol=1e-4)
 
 
+def test_what_is_chosen_does_not_depend_on_where_the_network_computes(tmp_path: Path) -> None:
+    for worker in start(small_run(tmp_path / "run", workers=2, reach="owned"), ignore, chosen_on)["workers"]:
+        assert worker["meta"] == worker["cpu"]
+        assert all(len(nodes) == 100 for nodes in worker["cpu"].values())
+
+
 def test_rows_that_are_kept_are_found() -> None:
     rows = torch.arange(6.0).view(3, 2)
     kept = KeptRows(ids=torch.tensor([3, 5, 9]), rows=rows)
@@ -123,6 +139,74 @@ def test_rows_that_are_kept_are_found() -> None:
     assert out.tolist() == [rows[2].tolist(), [0, 0], [0, 0], rows[0].tolist(), [0, 0], [0, 0]]
     nothing, _ = KeptRows(ids=torch.empty(0, dtype=torch.int64), rows=torch.empty(0, 2)).among(kept.ids, kept.ids[:0])
     assert nothing.tolist() == []
+
+
+def test_uses_are_counted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presampled, "_AT_ONCE", 5)
+    uses, added = presampled._Uses(), torch.randint(0, 30, (400,), generator=torch.Generator().manual_seed(0))
+    for some in added.split(7):
+        uses.add(some)
+    ids, counts = uses.counted()
+    expected = torch.bincount(added, minlength=30)
+    assert ids.tolist() == torch.nonzero(expected).flatten().tolist()
+    assert counts.tolist() == expected[ids].tolist()
+    assert uses.counted()[1].tolist() == counts.tolist(), "nothing is counted twice"
+
+
+def test_a_batch_is_held_by_whoever_computes_with_it() -> None:
+    begun: list[weakref.ref[Any]] = []
+
+    def begin(number: int) -> Callable[[], int]:
+        finish = functools.partial(int, number)
+        begun.append(weakref.ref(finish))
+        return finish
+
+    for ahead in (0, 1, 10):
+        begun.clear()
+        for number in finished(map(begin, range(4)), ahead):
+            assert begun[number]() is None
+            assert len(begun) == min(4, number + 1 + ahead)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ([0], "chose a list; expected int64 [n]"),
+        (torch.zeros(2), "chose torch.float32 [2]; expected int64 [n]"),
+        (torch.zeros(2, 1, dtype=torch.int64), "chose torch.int64 [2, 1]; expected int64 [n]"),
+        (torch.arange(4), "chose 4 nodes; expected at most 3"),
+        (torch.tensor([2, GRAPH.nodes]), "chose node 1500; expected ids from 0 to 1499"),
+        (torch.tensor([-1]), "chose node -1; expected ids from 0 to 1499"),
+        (torch.tensor([3, 2, 3]), "chose a node twice"),
+        (torch.tensor([7]), "chose node 7, which is read by memory; expected far ones"),
+    ],
+)
+def test_what_somebody_elses_cache_may_not_choose(lone: NodeTask, answer: Any, told: str) -> None:
+    with pytest.raises(PluginError, match=rf"^cache 'test_caches:Answering' {re.escape(told)}.*Mend its choose\(\)\.$"):
+        chosen(Answering(answer=answer), lone.outlook(0), 3)
+    assert chosen(Answering(answer=torch.arange(0)), lone.outlook(0), 3).tolist() == []
+
+
+@pytest.fixture(scope="module")
+def lone(tmp_path_factory: pytest.TempPathFactory) -> NodeTask:
+    """One worker, which reads all nodes by memory."""
+    run = small_run(tmp_path_factory.mktemp("lone") / "run")
+    prepared = run.workload.prepare(Path(run.store), map, ignore)
+    task = run.workload.open(run, Worker(group=Group.alone(), prepared=prepared, device=CPU, watch=ignore))
+    assert isinstance(task, NodeTask)
+    return task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answering:
+    """A cache of somebody else's."""
+
+    answer: Any
+    megabytes: float = 1.0
+
+    def choose(self, outlook: Any, most: int) -> Any:
+        """The same, whatever is asked."""
+        return self.answer
 
 
 def test_a_cache_of_samplers_without_fanouts_says_which_to_take(tmp_path: Path) -> None:

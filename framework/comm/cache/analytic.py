@@ -8,6 +8,7 @@ caching" (SALIENT++), MLSys 2023, section 4. A node is among those of hop l with
 where p_0 is, for the training nodes of a worker, the share of them that a batch has; it is used in a step with the
 probability 1 - product over l of (1 - p_l(u)). Every worker begins at its own training nodes, so every node has one
 such number for each of them, kept by its owner. What is sent is as much a hop as one number of every halo's row.
+All of it is computed on the host, wherever the network computes: so is drawing.
 """
 
 import dataclasses
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 
 from framework.comm.cache.policy import Outlook, check_megabytes, highest
+from framework.comm.group import CPU
+from framework.comm.halo.plan import HaloPlan
 from framework.errors import InputError
 from framework.kernels.aggregate import spmm
 from framework.kernels.csr import transpose
@@ -51,17 +54,21 @@ class Analytic:
                 "--cache analytic knows how samplers draw that have fanouts, and this one has none; "
                 "choose --cache presampled."
             )
-        group, chosen = outlook.topology.shards.group, torch.empty(0, dtype=torch.int64)
+        topology, chosen = outlook.topology, torch.empty(0, dtype=torch.int64)
+        group = topology.shards.group
+        plan = topology.plan if topology.device == CPU else HaloPlan.open(topology.shards, topology.local, CPU)
         for first in range(0, group.size, _AT_ONCE):
             workers = range(first, min(first + _AT_ONCE, group.size))
-            likely = _probabilities(outlook, outlook.sampler.fanouts, workers)
+            likely = _probabilities(outlook, outlook.sampler.fanouts, workers, plan)
             found = _sent_to(outlook, likely, workers, most)
             chosen = found if group.rank in workers else chosen
         return chosen
 
 
-def _probabilities(outlook: Outlook, fanouts: tuple[int, ...], workers: range) -> Tensor:
-    """How likely a step of each of the `workers` is to use each of the nodes owned here: float32 [n, workers]."""
+def _probabilities(outlook: Outlook, fanouts: tuple[int, ...], workers: range, plan: HaloPlan) -> Tensor:
+    """How likely a step of each of the `workers` is to use each of the nodes owned here: float32 [n, workers].
+
+    `plan`: whose halo their rows are in, on the host."""
     topology = outlook.topology
     block, shards = topology.local.block, topology.shards
     owned, edges = len(topology.owned), block.indptr.diff()
@@ -75,7 +82,6 @@ def _probabilities(outlook: Outlook, fanouts: tuple[int, ...], workers: range) -
         drawn = torch.ones(owned) if fanout < 0 else (fanout / edges.clamp(min=1)).clamp(max=1)
         missed = torch.log1p(-(now * drawn[:, None]).clamp(max=_CERTAIN))
         sums = spmm(backwards.indptr, backwards.indices, missed)
-        plan = topology.plan
         copies = shards.group.exchange(sums[owned:], plan.received, plan.sent, "state")
         missed = plan.add_to(sums[:owned].clone(), copies)
         never += missed

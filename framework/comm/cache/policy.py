@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from framework.comm.topology import Topology
-from framework.errors import InputError
+from framework.errors import InputError, PluginError
 from framework.graph.block import Nodes
 from framework.random import Key
+from framework.registry import CACHES
 from framework.sample.sampler import Sampler
 
 
@@ -52,6 +53,29 @@ class Cache(Protocol):
         """Global ids of at most `most` distinct nodes, far ones: int64 [n]. All workers call this together.
 
         They decide how many bytes are sent, and never what is learned."""
+
+
+def chosen(cache: Cache, outlook: Outlook, most: int) -> Tensor:
+    """What a cache chooses: int64 [n]. Raises PluginError where that is not what the contract says.
+
+    All workers call this together."""
+    ids, who = cache.choose(outlook, most), f"cache '{CACHES.name_of(type(cache))}'"
+    if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.dim() != 1:
+        given = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, Tensor) else f"a {type(ids).__name__}"
+        raise PluginError(f"{who} chose {given}; expected int64 [n], the ids of nodes. Mend its choose().")
+    nodes = outlook.topology.shards.store.num_nodes
+    outside = ids[(ids < 0) | (ids >= nodes)]
+    if len(ids) > most:
+        fault = f"{len(ids)} nodes; expected at most {most}"
+    elif len(outside):
+        fault = f"node {int(outside[0])}; expected ids from 0 to {nodes - 1}"
+    elif len(torch.unique(ids)) < len(ids):
+        fault = "a node twice; expected each once"
+    elif not outlook.far(ids).all():
+        fault = f"node {int(ids[~outlook.far(ids)][0])}, which is read by memory; expected far ones (Outlook.far)"
+    else:
+        return ids
+    raise PluginError(f"{who} chose {fault}. Mend its choose().")
 
 
 def check_megabytes(megabytes: float) -> None:

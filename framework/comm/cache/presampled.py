@@ -14,7 +14,7 @@ from framework.comm.cache.policy import Outlook, check_megabytes, highest
 from framework.errors import InputError
 from framework.registry import CACHES
 
-_AT_ONCE = 1 << 22  # ids that are held until they are counted
+_AT_ONCE = 1 << 22  # ids that are held until they are counted: at least, and as many as there are different ones
 
 
 @CACHES.register("presampled")
@@ -49,10 +49,12 @@ class _Uses:
     def __init__(self) -> None:
         self._ids = self._counts = torch.empty(0, dtype=torch.int64)
         self._waiting: list[Tensor] = []
+        self._held = 0
 
     def add(self, ids: Tensor) -> None:
         self._waiting.append(ids)
-        if sum(map(len, self._waiting)) > _AT_ONCE:
+        self._held += len(ids)
+        if self._held > max(_AT_ONCE, len(self._ids)):
             self.counted()
 
     def counted(self) -> tuple[Tensor, Tensor]:
@@ -62,4 +64,5 @@ class _Uses:
         weights = torch.cat([self._counts, torch.ones_like(added)])
         self._ids, self._counts = ids, torch.zeros_like(ids).index_add_(0, place, weights)
         self._waiting.clear()
+        self._held = 0
         return self._ids, self._counts
