@@ -13,6 +13,8 @@ import pytest
 
 from framework.engine import checkpoint as checkpoints
 
+FAR = ["--reach", "owned", "--ahead", "2", "--cache", "presampled"]
+"""Rows of coming batches are under way at every checkpoint, and some are kept."""
 SETTINGS = ["--epochs", "6", "--checkpoint-every", "2", "--dtype", "float64", "--parts", "4"]
 
 
@@ -74,8 +76,8 @@ def whole(folder: Path) -> dict[str, Any]:
 
 
 def test_killed_and_resumed_equals_never_stopped(folder: Path, whole: dict[str, Any]) -> None:
-    killed_in_the_middle(folder / "killed", "--workers", "2")
-    resumed = finished(folder / "killed", "--workers", "2")
+    killed_in_the_middle(folder / "killed", "--workers", "2", *FAR)
+    resumed = finished(folder / "killed", "--workers", "2", *FAR)
     assert '"resumed"' in (folder / "killed" / "log.jsonl").read_text()
     assert resumed["weights_digest"] == whole["weights_digest"]
     assert resumed["loss"] == whole["loss"]
@@ -84,6 +86,6 @@ def test_killed_and_resumed_equals_never_stopped(folder: Path, whole: dict[str, 
 
 def test_resumed_on_another_number_of_workers_has_the_same_losses(folder: Path, whole: dict[str, Any]) -> None:
     killed_in_the_middle(folder / "moved", "--workers", "2")
-    resumed = finished(folder / "moved", "--workers", "1")
+    resumed = finished(folder / "moved", "--workers", "3", *FAR)
     assert '"resumed"' in (folder / "moved" / "log.jsonl").read_text()
     assert resumed["loss"] == pytest.approx(whole["loss"], rel=1e-9)

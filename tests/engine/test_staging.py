@@ -39,7 +39,7 @@ def apart(group: Group, root: Path, store: str, data_digest: str, fields: dict[s
     """Trains as if every worker were on a host of its own, the store being on the first."""
     group.hosts = tuple(f"host{rank}/0" for rank in range(group.size))
     mine = root / f"host{group.rank}" / "stores"
-    run = small_run(mine.parent / "run", parts=PARTS, epochs=2, workers=group.size, **fields)
+    run = small_run(mine.parent / f"run-{group.size}", parts=PARTS, epochs=2, workers=group.size, **fields)
     prepared = Prepared(path=mine / store, data_digest=data_digest, seconds=0.0, facts={})
     worker = Worker(group=group, prepared=prepared, device=CPU, watch=lambda event: None)
     report = train(run, worker)
@@ -50,17 +50,17 @@ def apart(group: Group, root: Path, store: str, data_digest: str, fields: dict[s
     return {"loss": report["loss"], "held": held, "names": names.to_pylist(), "type": str(names.type)}
 
 
-def prepared_on_first(root: Path, fields: dict[str, Any]) -> tuple[str, str]:
-    """The store's name and what it is of."""
+def prepared_on(host: str, root: Path, fields: dict[str, Any]) -> tuple[str, str]:
+    """The name of the store that is prepared there, and what it is of."""
     workload = small_run(root / "run", parts=PARTS, **fields).workload
-    prepared = workload.prepare(root / "host0" / "stores", map, lambda event: None)
+    prepared = workload.prepare(root / host / "stores", map, lambda event: None)
     return prepared.path.name, prepared.data_digest
 
 
 @pytest.mark.parametrize("sampler", [{}, {"sampler": Full(layers=2), "batch_size": 0}], ids=["sampled", "whole"])
 def test_a_host_holds_what_its_workers_read(tmp_path: Path, sampler: dict[str, Any]) -> None:
     fields = {**sampler, "data": Named()}
-    store = prepared_on_first(tmp_path, fields)
+    store = prepared_on("host0", tmp_path, fields)
     answers = together(WORKERS, apart, tmp_path, *store, fields)
     assert answers[0]["loss"] == answers[1]["loss"] == answers[2]["loss"]
     assert answers[0]["loss"] == pytest.approx(together(1, apart, tmp_path, *store, fields)[0]["loss"], rel=1e-9)
@@ -77,10 +77,15 @@ def test_a_host_holds_what_its_workers_read(tmp_path: Path, sampler: dict[str, A
         f"node {number}" for number in range(GRAPH.nodes)
     )
     assert {worker["type"] for worker in answers} == {"string"}
+    # Where some parts lie alone, the store is prepared again, and not refused.
+    assert prepared_on("host1", tmp_path, fields) == store
+    here, there = (tmp_path / host / "stores" / store[0] for host in ("host0", "host1"))
+    assert {file.relative_to(there).as_posix() for file in there.rglob("*.arrow")} == whole
+    assert all((there / name).read_bytes() == (here / name).read_bytes() for name in whole)
 
 
 def test_all_is_given_where_all_is_read(tmp_path: Path) -> None:
     paths = {"model": SPAGAN(hidden=4, heads=2), "paths": PathSearch(refreshes=1)}
     for name, fields in {"reach": {"reach": "all"}, "paths": paths}.items():
-        answers = together(2, apart, tmp_path / name, *prepared_on_first(tmp_path / name, fields), fields)
+        answers = together(2, apart, tmp_path / name, *prepared_on("host0", tmp_path / name, fields), fields)
         assert answers[0]["held"] == answers[1]["held"]
