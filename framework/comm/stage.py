@@ -3,8 +3,8 @@
 Assumptions: the folder has the same path on every host; its `manifest.json` holds, under `files`, the bytes and SHA-256
 of every other file by its path inside, beside facts of how it was made, which may differ between folders that hold the
 same. A host may hold some of the files alone, those that its workers read; each file appears whole or not at all. What
-holds no manifest anywhere, or a file that nobody has, is not ours to copy: the workload that opens the folder will say
-what is missing. Workers of a host share its files, so the host's leader receives for all of them.
+holds no manifest anywhere is not ours to copy, nor is what a run of one host lacks: the workload that opens the folder
+will say what is missing. Workers of a host share its files, so the host's leader receives for all of them.
 """
 
 import contextlib
@@ -45,8 +45,8 @@ def stage(group: Group, prepared: L, needs: Needs | None = None) -> L:
     """`prepared`, of whose folder every host has what its workers need when this returns, or all of it where `needs` is
     not given; nothing is sent where it is already.
 
-    Every worker calls it. Raises StoreError, the same on all of them, where a host cannot take a file or hosts hold
-    different folders under its path; LostWorkerError."""
+    Every worker calls it. Raises StoreError, the same on all of them, where a host cannot take a file, none of several
+    has one that is needed, or they hold different folders under its path; LostWorkerError."""
     path = prepared.path
     held: list[str | None] = group.gather_json(_fingerprint(path), PURPOSE)
     _refuse_different(path, group.hosts, held)
@@ -86,7 +86,9 @@ def _manifest(group: Group, path: Path, held: Sequence[str | None]) -> bytes:
 def _transfers(
     group: Group, path: Path, files: dict[str, dict[str, Any]], needs: Needs | None, has_manifest: bool
 ) -> list[_Transfer]:
-    """What every host lacks and which worker has it, the same on all workers; holders of a file take turns."""
+    """What every host lacks and which worker has it, the same on all workers; holders of a file take turns.
+
+    Raises StoreError as `stage`."""
     missing, lacking = list[int](), list[int]()
     for number, (name, facts) in enumerate(files.items()) if group.leader else ():
         if not (has_manifest and _is_whole(path / name, facts)):
@@ -101,7 +103,18 @@ def _transfers(
         sources = [rank for rank in leaders if number not in told[rank][0]]
         if takers and sources:
             transfers.append(_Transfer(name=name, source=sources[number % len(sources)], takers=takers))
+        elif takers and len(leaders) > 1:
+            raise _held_elsewhere(path, name, [group.hosts[rank] for rank in leaders])
     return transfers
+
+
+def _held_elsewhere(path: Path, name: str, hosts: Sequence[str]) -> StoreError:
+    """What to say of a file that no host of the run has."""
+    return StoreError(
+        f"none of the run's hosts ({', '.join(map(_host_name, hosts))}) has '{name}' of '{path}'. A host that received "
+        "a store holds the parts that its workers read alone: let the host where it was prepared have a worker, or "
+        "remove the folder on one of these and start the run there, which prepares it again."
+    )
 
 
 class _Copy:

@@ -141,11 +141,15 @@ def test_hosts_that_share_a_disk_fill_one_folder(tmp_path: Path) -> None:
     assert [entry.name for entry in (tmp_path / "host1").iterdir()] == ["store"]
 
 
-def test_a_file_that_nobody_has_is_for_the_reader_to_miss(tmp_path: Path) -> None:
+def test_a_file_that_no_host_has_is_named(tmp_path: Path) -> None:
     for number in (0, 1):
         make(tmp_path / f"host{number}" / "store")
         (tmp_path / f"host{number}" / "store" / "part-0/a.arrow").unlink()
-    assert [error for error, _ in together(2, on_hosts, tmp_path, [0, 1])] == ["", ""]
+    for needs in (None, ["part-0", "part-1"]):
+        for error, _ in together(2, on_hosts, tmp_path, [0, 1], "", needs):
+            assert "none of the run's hosts (host0, host1) has 'part-0/a.arrow' of" in error
+    assert {error for error, _ in together(2, on_hosts, tmp_path, [0, 1], "", ["part-1", "extra"])} == {""}
+    assert {error for error, _ in together(2, on_hosts, tmp_path, [0, 0])} == {""}, "for the reader to miss"
 
 
 def test_without_any_manifest_nothing_happens(tmp_path: Path) -> None:
