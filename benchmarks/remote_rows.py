@@ -48,6 +48,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "one batch ahead": {"ahead": 1},
     "cache": {"ahead": 0, "cache": Analytic(megabytes=MEGABYTES)},
     "both": {"ahead": 1, "cache": Analytic(megabytes=MEGABYTES)},
+    "one batch ahead, edges on both hosts": {"ahead": 1, "topology_reach": "all"},
+    "all three": {"ahead": 1, "topology_reach": "all", "cache": Analytic(megabytes=MEGABYTES)},
 }
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +88,16 @@ class Cluster:
     def _start(self, request: dict[str, Any]) -> "subprocess.Popen[str]":
         return self.start(request["rank"], ["benchmarks.workers", json.dumps(request)])
 
-    def start(self, host: int, arguments: Sequence[str], **variables: str) -> "subprocess.Popen[str]":
-        """Starts `python -m ARGUMENTS` on a host, with pipes to its input and from its output."""
+    def start(
+        self, host: int, arguments: Sequence[str], variables: Mapping[str, str] | None = None
+    ) -> "subprocess.Popen[str]":
+        """Starts `python -m ARGUMENTS` on a host, with pipes to its input and from its output.
+
+        `variables`: of its environment, beside those of all workers."""
         command = [sys.executable, "-m", *arguments]
         if self.prefix is not None:
             command = ["bash", str(SCRIPT), "exec", str(host), *command]
-        environment = {**self._environment(), **variables}
+        environment = {**self._environment(), **(variables or {})}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, **pipes, env=environment, cwd=ROOT)
 

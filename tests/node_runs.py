@@ -62,18 +62,21 @@ def sampled_blocks(run: Run, worker: Worker) -> dict[str, Any]:
 def under_way(run: Run, worker: Worker) -> dict[str, Any]:
     """How many batches' rows were still coming while each batch of an epoch was computed with."""
     task = run.workload.open(run, worker)
-    return {"counts": [len(worker.group.under_way) for _ in task.batches(0, 0)]}
+    batches = task.batches(0, 0)
+    return {"counts": [sum(one._received.dtype == torch.float32 for one in worker.group.under_way) for _ in batches]}
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {"ahead": 0},
     "one ahead": {"ahead": 1},
     "all ahead": {"ahead": 100},
+    "edges everywhere": {"topology_reach": "all"},
+    "edges everywhere, none ahead": {"topology_reach": "all", "ahead": 0},
     "no room": {"cache": Degree(megabytes=0)},
     "degree": {"cache": Degree(megabytes=0.005)},
     "presampled": {"cache": Presampled(megabytes=0.005)},
     "analytic": {"cache": Analytic(megabytes=0.005)},
-    "room for all": {"cache": Presampled(megabytes=1, epochs=2)},
+    "room for all": {"cache": Presampled(megabytes=1, epochs=2), "topology_reach": "all"},
 }
 """Fields of a workload that say how rows are had, by name."""
 

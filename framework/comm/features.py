@@ -41,31 +41,17 @@ class Features:
         return self.begin(ids).wait()
 
     def begin(self, ids: Tensor) -> "RowsUnderWay":
-        """Asks the owners of `ids` (int64 [n], distinct) for their rows, and answers what others ask.
+        """Asks the owners of `ids` (int64 [n], distinct) for their rows.
 
-        All workers call this together, and wait for the rows in the order in which they were begun."""
-        return self._begin(ids, "features")
+        All workers call this together, and do all with such rows in the same order."""
+        return RowsUnderWay(self, ids, "features")
 
     def keep(self, ids: Tensor) -> None:
         """From now on has the rows of `ids` (int64 [n], distinct) in memory. All workers call this together."""
         ids = ids.sort().values
-        self.kept = KeptRows(ids=ids, rows=self._begin(ids, FILLING).wait())
+        self.kept = KeptRows(ids=ids, rows=RowsUnderWay(self, ids, FILLING).wait())
 
-    def _begin(self, ids: Tensor, purpose: str) -> "RowsUnderWay":
-        routes = self.shards.by_part(ids)
-        fills: list[Fill] = [lambda out: self._read_near(ids, routes, out)]
-        if self.shards.asks:
-            asked, counts = routes.order[routes.start :], routes.far
-            if self.kept is not None:
-                hit, fill = self.kept.among(ids, asked)
-                fills.append(fill)
-                asked = asked[~hit]
-                counts = torch.bincount(self.shards.worker_of(ids[asked]), minlength=len(counts)).tolist()
-            far = self._far(ids[asked], counts, purpose)
-            fills.append(lambda out: scatter_rows(out, asked, far.wait()))
-        return RowsUnderWay(shape=(len(ids), self.shards.store.num_features), fills=tuple(fills))
-
-    def _read_near(self, ids: Tensor, routes: Routes, out: Tensor) -> None:
+    def read_near(self, ids: Tensor, routes: Routes, out: Tensor) -> None:
         """Copies into `out` [n, columns] the rows of those of `ids` that this worker reads by memory."""
         for part, run in routes.near:
             where = routes.order[run]
@@ -82,16 +68,10 @@ class Features:
         assert table is not None  # the store's schema has features, so every shard of it does
         return table
 
-    def _far(self, ids: Tensor, counts: list[int], purpose: str) -> Pending:
-        group = self.shards.group
-        asked = group.exchange_counts(counts)
-        wanted = group.exchange(ids, counts, asked, purpose)
-        return group.exchange_async(self._served(wanted), asked, counts, purpose)
-
-    def _served(self, ids: Tensor) -> Tensor:
+    def served(self, ids: Tensor) -> Tensor:
         """Rows that others ask for, all of them owned here."""
         rows = torch.empty(len(ids), self.shards.store.num_features)
-        self._read_near(ids, self.shards.by_part(ids), rows)
+        self.read_near(ids, self.shards.by_part(ids), rows)
         return rows
 
 
@@ -114,18 +94,60 @@ class KeptRows:
         return hit, lambda out: scatter_rows(out, there, gather_rows(self.rows, here))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class RowsUnderWay:
-    """Rows that were asked for: those of other workers come, all others are read when they are waited for."""
+    """Rows that were asked for: those of other workers come, all others are read when they are waited for.
 
-    shape: tuple[int, int]
-    """Nodes and columns."""
-    fills: tuple[Fill, ...]
-    """What reads some of the rows each, the last one those that come."""
+    Workers tell each other how many they want, then which, then the rows; each answer is sent when its question has
+    come. Whoever has time between the three waits for none of them. All workers call the methods together."""
+
+    def __init__(self, features: Features, ids: Tensor, purpose: str) -> None:
+        """Made by Features alone: says how many rows are wanted."""
+        shards, group = features.shards, features.shards.group
+        self._features, self._ids, self._purpose = features, ids, purpose
+        self._routes = shards.by_part(ids)
+        self._fill_kept: Fill | None = None
+        self._coming: Pending | None = None
+        self._steps = [self._send_ids, self._send_rows]
+        if shards.asks:
+            self._asked, self._counts = self._routes.order[self._routes.start :], self._routes.far
+            if features.kept is not None:
+                hit, self._fill_kept = features.kept.among(ids, self._asked)
+                self._asked = self._asked[~hit]
+                owners = shards.worker_of(ids[self._asked])
+                self._counts = torch.bincount(owners, minlength=group.size).tolist()
+            numbers, ones = torch.tensor(self._counts, dtype=torch.int64), [1] * group.size
+            self._coming = group.exchange_async(numbers, ones, ones, "frontier")
+
+    def send_ids(self) -> None:
+        """Says which rows are wanted; waits until others have said how many. Twice does no harm."""
+        self._go_on(1)
+
+    def send_rows(self) -> None:
+        """Sends what others want; waits until they have said which. Twice does no harm."""
+        self._go_on(0)
 
     def wait(self, out: Tensor | None = None) -> Tensor:
         """The rows: float32 [n, columns]; in `out`, where that is given. Raises LostWorkerError."""
-        out = torch.empty(self.shape) if out is None else out
-        for fill in self.fills:
-            fill(out)
+        self.send_rows()
+        out = torch.empty(len(self._ids), self._features.shards.store.num_features) if out is None else out
+        self._features.read_near(self._ids, self._routes, out)
+        if self._fill_kept is not None:
+            self._fill_kept(out)
+        if self._coming is not None:
+            scatter_rows(out, self._asked, self._coming.wait())
+            self._coming = None  # what came is in `out`
         return out
+
+    def _go_on(self, left: int) -> None:
+        """Until so many of the steps are left."""
+        while self._coming is not None and len(self._steps) > left:
+            self._coming = self._steps.pop(0)(self._coming.wait())
+
+    def _send_ids(self, numbers: Tensor) -> Pending:
+        self._theirs: list[int] = numbers.tolist()
+        wanted = self._ids[self._asked]
+        return self._features.shards.group.exchange_async(wanted, self._counts, self._theirs, self._purpose)
+
+    def _send_rows(self, wanted: Tensor) -> Pending:
+        rows = self._features.served(wanted)
+        return self._features.shards.group.exchange_async(rows, self._theirs, self._counts, self._purpose)

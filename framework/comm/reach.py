@@ -38,9 +38,11 @@ class Shards:
     """Whether edges have weights."""
 
     @classmethod
-    def open(cls, store: ShardStore, group: Group, reach: Reach) -> "Shards":
-        """Maps what `reach` allows. All workers call this together."""
-        mapped = {part: store.shard(part) for part in parts_read(store.parts, group, reach)}
+    def open(cls, store: ShardStore, group: Group, reach: Reach, *, edges_alone: bool = False) -> "Shards":
+        """Maps what `reach` allows, with `edges_alone` without features, labels and splits.
+
+        All workers call this together."""
+        mapped = {part: store.shard(part, edges_alone=edges_alone) for part in parts_read(store.parts, group, reach)}
         owned = tuple(parts_read(store.parts, group, "owned"))
         weighted = any(shard.edge_weights is not None for shard in mapped.values())
         facts = group.gather_json([len(mapped), weighted])

@@ -17,6 +17,9 @@ from torch import Tensor
 Kind = Literal["edge-cut", "vertex-cut"]
 """What a partition cuts: edges between nodes of different owners, or nodes with edges on different parts."""
 
+BESIDE_EDGES = ("labels", "split", "features", "ids")
+"""Columns of a part's files that are not needed to draw neighbours from it."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PartCounts:

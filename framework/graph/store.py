@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from framework.errors import InputError, StoreError
-from framework.graph.shard import GraphShard, Kind, PartCounts
+from framework.graph.shard import BESIDE_EDGES, GraphShard, Kind, PartCounts
 from framework.store.columns import REMEDY, FileFacts, column_file, map_column, part_folder, read_column
 from framework.store.manifest import read_manifest, verify_files, write_manifest
 
@@ -81,10 +81,13 @@ class ShardStore:
             del fields["kind"]
         write_manifest(self.path, fields, format=FORMAT, version=VERSIONS[self.kind])
 
-    def shard(self, part: int) -> GraphShard:
-        """The shard of `part`, mapped. Raises StoreError for a damaged file, InputError where there is no such part."""
+    def shard(self, part: int, *, edges_alone: bool = False) -> GraphShard:
+        """The shard of `part`, mapped; with `edges_alone`, without what is not needed to draw neighbours from it.
+
+        Raises StoreError for a damaged file, InputError where there is no such part."""
         self._check_part(part)
-        columns = {name: map_column(self._file(part, name)) for name in self.columns if name != "ids"}
+        left_out = BESIDE_EDGES if edges_alone else ("ids",)
+        columns = {name: map_column(self._file(part, name)) for name in self.columns if name not in left_out}
         lengths = self.counts[part].lengths(self.kind)
         for name, column in columns.items():
             if len(column) != lengths[name]:

@@ -17,7 +17,7 @@ from framework.models.node_model import LayerwiseNetwork, NodeModel
 from framework.random import Key
 from framework.sample.neighbor import Neighbor
 from framework.sample.sampler import Sampler
-from framework.workloads.node_rows import NodeRows, finished
+from framework.workloads.node_rows import Begun, NodeRows, finished
 from framework.workloads.samples import evaluating, row_of_each
 
 WHOLE_BATCH = 4096  # nodes evaluated at a time where every layer has to be gathered for them, and no size is given
@@ -100,13 +100,13 @@ class Inference:
         """Whole neighbourhoods of `depth` hops of all owned nodes, `size` of them at a time; and their features."""
         return finished(self._begun_whole(depth, size), self.ahead)
 
-    def _begun_whole(self, depth: int, size: int) -> Iterator[Callable[[], tuple[list[Any], Tensor]]]:
+    def _begun_whole(self, depth: int, size: int) -> Iterator[Begun[tuple[list[Any], Tensor]]]:
         owned, whole = self.topology.owned, Neighbor(fanouts=(-1,) * depth)
         for step in range(max(self.topology.shards.group.gather_json(-(-len(owned) // size)))):
             edges = whole.sample(self.topology, owned[step * size : (step + 1) * size], self.key)
             yield self._layers_and_rows([dataclasses.replace(block, key=None) for block in self.first_replaced(edges)])
 
-    def _layers_and_rows(self, blocks: list[Any]) -> Callable[[], tuple[list[Any], Tensor]]:
+    def _layers_and_rows(self, blocks: list[Any]) -> Begun[tuple[list[Any], Tensor]]:
         """Asks for the rows of a first layer; what is returned waits for them."""
         under_way = self.rows.begin(blocks[0].sources)
-        return lambda: ([block.to(self.rows.device) for block in blocks], self.rows.finish(under_way))
+        return under_way, lambda: ([block.to(self.rows.device) for block in blocks], self.rows.finish(under_way))

@@ -18,6 +18,8 @@ from framework.graph.block import Block, GraphBlock, Nodes
 from framework.memory import RowsOnDisk
 
 T = TypeVar("T")
+Begun = tuple[RowsUnderWay, Callable[[], T]]
+"""Rows that something waits for, and what makes it of them."""
 
 
 class NodeRows:
@@ -80,16 +82,31 @@ class NodeRows:
             kept.rest()
 
 
-def finished(begun: Iterator[Callable[[], T]], ahead: int) -> Iterator[T]:
-    """Finishes what was begun, in its order: `ahead` more are begun before one is finished."""
-    waiting = deque[Callable[[], T]]()
-    for finish in begun:
-        waiting.append(finish)
-        del finish  # or rows that have come would be held here for as long as their batch is computed with
-        if len(waiting) > ahead:
-            yield waiting.popleft()()
+def finished(begun: Iterator[Begun[T]], ahead: int, *, early: bool = False) -> Iterator[T]:
+    """Finishes what was begun, in its order, while the rows of the next `ahead` are under way.
+
+    `early`: it is told one further ahead which rows are wanted, and two how many: so that a worker that is to send
+    rows knows them before it is free to, and no link waits for a question. What was begun is held for that long."""
+    waiting = deque[Begun[T]]()
+    lead = ahead + 2 if early and ahead else ahead
+    for one in begun:
+        waiting.append(one)
+        del one  # or rows that have come would be held here for as long as their batch is computed with
+        if len(waiting) > lead:
+            yield _first_finished(waiting, ahead)
     while waiting:
-        yield waiting.popleft()()
+        yield _first_finished(waiting, ahead)
+
+
+def _first_finished(waiting: "deque[Begun[T]]", ahead: int) -> T:
+    for place in reversed(range(len(waiting))):  # what is short is sent before what would keep it waiting
+        rows, _ = waiting[place]
+        if place <= ahead:
+            rows.send_rows()
+        elif place == ahead + 1:
+            rows.send_ids()
+    _, finish = waiting.popleft()
+    return finish()
 
 
 def placed(blocks: Sequence[Any], device: torch.device) -> list[Any]:

@@ -31,6 +31,7 @@ from framework.data.dataset import NO_LABEL, TRAIN, Dataset
 from framework.engine.run import Event, Mapper, Prepared, Run, Worker
 from framework.errors import InputError
 from framework.graph.block import GraphBlock, Nodes
+from framework.graph.shard import BESIDE_EDGES
 from framework.graph.store import ShardStore
 from framework.memory import return_large_tensors
 from framework.models.node_model import NodeModel
@@ -42,7 +43,7 @@ from framework.sample.neighbor import Neighbor
 from framework.sample.sampler import Sampler
 from framework.store.columns import part_folder
 from framework.workloads.node_inference import Inference
-from framework.workloads.node_rows import NodeRows, finished, placed
+from framework.workloads.node_rows import Begun, NodeRows, finished, placed
 from framework.workloads.paths import PathNetwork, Paths, PathSearch
 from framework.workloads.samples import SHUFFLING, SPLITS, STEPPING, evaluating
 from partitioners.metis import Metis
@@ -80,6 +81,9 @@ class NodeClassification:
     """Number of shards; more than workers is fine, and lets the number of workers change."""
     reach: Reach = placement("host")
     """What a worker reads by memory: `owned` shards, those of its `host`, or `all` of a shared store."""
+    topology_reach: Reach | None = placement(None)
+    """The same of edges, where a worker reads those of more shards than features: a graph without features is small,
+    and neighbours that are drawn from memory are asked of nobody. None: as `reach`."""
     cache: Cache | None = placement(None)
     """Of which other workers' nodes a worker keeps the rows, in sampled training. None: of none."""
     ahead: int = placement(1)
@@ -119,11 +123,13 @@ class NodeClassification:
         return Prepared(path=done.path, data_digest=done.data_digest, seconds=done.seconds, facts=facts)
 
     def needs(self, group: Group) -> Callable[[str], bool]:
-        """The shards of the workers of this host; with `--reach all` every one."""
+        """The shards of the workers of this host; with `--reach all` every one, and likewise of edges."""
         parts = parts_read(self.parts, group, "all" if self.reach == "all" else "host")
+        edges = tuple(map(part_folder, range(self.parts))) if self.topology_reach == "all" else ()
+        beside = tuple(f"/{name}.arrow" for name in BESIDE_EDGES)
         # A host that owns no part is to know of which type the nodes' names are.
         read = tuple(map(part_folder, parts)) or tuple(f"{part_folder(0)}{name}.arrow" for name in ("ids", "original"))
-        return lambda name: name.startswith(read)
+        return lambda name: name.startswith(read) or (name.startswith(edges) and not name.endswith(beside))
 
     def open(self, run: Run, worker: Worker) -> "NodeTask":
         """Maps the shards and gathers the list of training nodes."""
@@ -167,7 +173,10 @@ class NodeTask:
             store.verify(part)
         features = Features(self.shards, once=workload.sampler.whole)
         self.rows = NodeRows(features, worker.device, self.dtype)
-        self.topology = Topology(self.shards, workload.halo, worker.device, workload.layout, self.rows.rest)
+        edges = self.shards
+        if workload.topology_reach is not None:
+            edges = Shards.open(store, worker.group, workload.topology_reach, edges_alone=True)
+        self.topology = Topology(edges, workload.halo, worker.device, workload.layout, self.rows.rest)
         self.inference = Inference(
             model=workload.model,
             sampler=workload.sampler,
@@ -216,16 +225,17 @@ class NodeTask:
 
     def batches(self, epoch: int, first_step: int) -> Iterator[NodeBatch]:
         """This worker's share of every batch of an epoch."""
-        if self.workload.sampler.whole:  # what a step has of other workers' nodes depends on the steps before
-            return finished(self._begun(epoch, first_step), 0)
+        if self.workload.sampler.whole:
+            return self._whole_batches(epoch, first_step)
         if self.workload.cache is not None and self.shards.asks and self.rows.features.kept is None:
             self.rows.keep(self.workload.cache, self.outlook(epoch))
-        return finished(self._begun(epoch, first_step), self._ahead)
+        return finished(self._begun(epoch, first_step), self._ahead, early=True)
 
     def outlook(self, epoch: int) -> Outlook:
         """What a cache is told of the training from `epoch` on."""
         return Outlook(
             topology=self.topology,
+            shards=self.shards,
             sampler=self.workload.sampler,
             batches=lambda later: ((self.seeds[mine], key) for _, mine, _, key in self._steps(epoch + later)),
             seeds=self.seeds,
@@ -241,11 +251,22 @@ class NodeTask:
     def _batch_size(self) -> int:
         return self.workload.batch_size or len(self.seeds)
 
-    def _begun(self, epoch: int, first_step: int) -> Iterator[Callable[[], NodeBatch]]:
+    def _whole_batches(self, epoch: int, first_step: int) -> Iterator[NodeBatch]:
+        """One after the other: what a step has of other workers' nodes depends on the steps before."""
         for step, mine, size, key in self._steps(epoch, first_step):
-            if self.workload.sampler.whole:
-                self.topology.wire.exchange.begin(Step(epoch=epoch, number=step, key=key))
-            yield self._batch(self.seeds[mine], self.seed_labels[mine].to(self.device), size, key)
+            self.topology.wire.exchange.begin(Step(epoch=epoch, number=step, key=key))
+            blocks = self._first_replaced(self.workload.sampler.sample(self.topology, self.seeds[mine], key))
+            yield NodeBatch(
+                blocks=placed(blocks, self.device),
+                x=self.rows.of_layer(blocks[0]),
+                rows=torch.searchsorted(blocks[-1].targets.ids, self.seeds.ids[mine]).to(self.device),
+                labels=self.seed_labels[mine].to(self.device),
+                size=size,
+            )
+
+    def _begun(self, epoch: int, first_step: int) -> Iterator[Begun[NodeBatch]]:
+        for _, mine, size, key in self._steps(epoch, first_step):
+            yield self._batch(self.seeds[mine], self.seed_labels[mine], size, key)
 
     def _steps(self, epoch: int, first: int = 0) -> Iterator[tuple[int, Tensor, int, Key]]:
         """Steps from the `first`: number, this worker's share of the training nodes, how many these are in all, key."""
@@ -259,20 +280,16 @@ class NodeTask:
             mine = chosen[(owner if self.workload.sampler.whole else share_out(owner, group.size)) == group.rank]
             yield step, mine, len(chosen), self.key.fold(STEPPING, epoch, step)
 
-    def _batch(self, seeds: Nodes, labels: Tensor, size: int, key: Key) -> Callable[[], NodeBatch]:
-        """Draws a batch and asks for its rows; what is returned waits for them."""
+    def _batch(self, seeds: Nodes, labels: Tensor, size: int, key: Key) -> Begun[NodeBatch]:
+        """Draws a batch and asks for its rows; what is returned makes it of them."""
         blocks = self._first_replaced(self.workload.sampler.sample(self.topology, seeds, key))
-        if self.workload.sampler.whole:
-            rows = torch.searchsorted(blocks[-1].targets.ids, seeds.ids).to(self.device)
-            x, layers = self.rows.of_layer(blocks[0]), placed(blocks, self.device)
-            return lambda: NodeBatch(blocks=layers, x=x, rows=rows, labels=labels, size=size)
         under_way = self.rows.begin(blocks[0].sources)
 
         def finish() -> NodeBatch:
             x, layers = self.rows.finish(under_way), placed(blocks, self.device)
-            return NodeBatch(blocks=layers, x=x, rows=None, labels=labels, size=size)
+            return NodeBatch(blocks=layers, x=x, rows=None, labels=labels.to(self.device), size=size)
 
-        return finish
+        return under_way, finish
 
     def _first_replaced(self, blocks: Sequence[GraphBlock]) -> Sequence[Any]:
         """The layers, the first of them along paths where the network attends along some."""

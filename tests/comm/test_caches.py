@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import itertools
 import re
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,14 @@ def test_batches_begun_early_send_the_same(reports: dict[str, Any]) -> None:
         assert reports[name]["bytes"]["gradient"] == reports["plain"]["bytes"]["gradient"]
     for name in ("one ahead", "all ahead"):
         assert reports[name]["bytes"]["frontier"] == reports["plain"]["bytes"]["frontier"] > 0
+
+
+def test_neighbours_that_are_drawn_from_memory_are_asked_of_nobody(reports: dict[str, Any]) -> None:
+    for name in ("edges everywhere", "edges everywhere, none ahead"):
+        assert reports[name]["bytes"]["features"] == reports["plain"]["bytes"]["features"]
+        steps = 2 * 4  # of two epochs
+        numbers = 3 * 2 * 8 * (steps + 1)  # of rows that are asked for: in every step, and once in evaluation
+        assert reports[name]["bytes"]["frontier"] == numbers < reports["plain"]["bytes"]["frontier"]
 
 
 def test_rows_that_are_kept_are_sent_once(reports: dict[str, Any]) -> None:
@@ -153,19 +162,47 @@ def test_uses_are_counted_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     assert uses.counted()[1].tolist() == counts.tolist(), "nothing is counted twice"
 
 
+class Told:
+    """Rows of a batch, which say when they are told to go on."""
+
+    def __init__(self, number: int, notes: list[str]) -> None:
+        self.number, self.notes = number, notes
+
+    def send_ids(self) -> None:
+        self.notes.append(f"which {self.number}")
+
+    def send_rows(self) -> None:
+        self.notes.append(f"rows {self.number}")
+
+
 def test_a_batch_is_held_by_whoever_computes_with_it() -> None:
     begun: list[weakref.ref[Any]] = []
 
-    def begin(number: int) -> Callable[[], int]:
+    def begin(number: int) -> tuple[Any, Callable[[], int]]:
         finish = functools.partial(int, number)
         begun.append(weakref.ref(finish))
-        return finish
+        return Told(number, []), finish
 
-    for ahead in (0, 1, 10):
+    for early, ahead in itertools.product((False, True), (0, 1, 10)):
         begun.clear()
-        for number in finished(map(begin, range(4)), ahead):
+        lead = ahead + 2 if early and ahead else ahead
+        for number in finished(map(begin, range(4)), ahead, early=early):
             assert begun[number]() is None
-            assert len(begun) == min(4, number + 1 + ahead)
+            assert len(begun) == min(4, number + 1 + lead)
+
+
+def test_what_is_wanted_is_said_before_rows_are_sent() -> None:
+    notes: list[str] = []
+    begun: Iterator[Any] = (
+        (Told(number, notes), functools.partial(notes.append, f"finish {number}")) for number in range(5)
+    )
+    for number, _ in enumerate(finished(begun, 1, early=True)):
+        notes.append(f"compute {number}")
+    first = ["which 2", "rows 1", "rows 0", "finish 0", "compute 0"]
+    last = ["rows 4", "finish 4", "compute 4"]
+    assert notes[:5] == first
+    assert notes[5:10] == ["which 3", "rows 2", "rows 1", "finish 1", "compute 1"]
+    assert notes[-3:] == last
 
 
 @pytest.mark.parametrize(

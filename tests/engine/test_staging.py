@@ -84,6 +84,14 @@ def test_a_host_holds_what_its_workers_read(tmp_path: Path, sampler: dict[str, A
     assert all((there / name).read_bytes() == (here / name).read_bytes() for name in whole)
 
 
+def test_edges_are_given_without_features(tmp_path: Path) -> None:
+    fields = {"topology_reach": "all"}
+    answers = together(2, apart, tmp_path, *prepared_on("host0", tmp_path, fields), fields)
+    lacking = {name.partition("/")[2] for name in answers[0]["held"] - answers[1]["held"]}
+    assert lacking == {"features.arrow", "labels.arrow", "split.arrow"}
+    assert answers[0]["loss"] == answers[1]["loss"]
+
+
 def test_all_is_given_where_all_is_read(tmp_path: Path) -> None:
     paths = {"model": SPAGAN(hidden=4, heads=2), "paths": PathSearch(refreshes=1)}
     for name, fields in {"reach": {"reach": "all"}, "paths": paths}.items():

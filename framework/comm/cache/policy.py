@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from framework.comm.reach import Shards
 from framework.comm.topology import Topology
 from framework.errors import InputError, PluginError
 from framework.graph.block import Nodes
@@ -24,6 +25,8 @@ class Outlook:
 
     topology: Topology
     """The graph."""
+    shards: Shards
+    """Where features lie."""
     sampler: Sampler
     """What draws neighbourhoods in it."""
     batches: Callable[[int], Iterator[tuple[Nodes, Key]]]
@@ -34,11 +37,10 @@ class Outlook:
     """The training nodes of all workers."""
 
     def far(self, ids: Tensor) -> Tensor:
-        """Which nodes this worker cannot read by memory. `ids`: int64 [n] -> bool [n]."""
-        shards = self.topology.shards
-        read = torch.zeros(shards.store.parts, dtype=torch.bool)
-        read[list(shards.mapped)] = True
-        return ~read[shards.store.owner_of(ids)]
+        """Of which nodes this worker cannot read the rows by memory. `ids`: int64 [n] -> bool [n]."""
+        read = torch.zeros(self.shards.store.parts, dtype=torch.bool)
+        read[list(self.shards.mapped)] = True
+        return ~read[self.shards.store.owner_of(ids)]
 
 
 @runtime_checkable
