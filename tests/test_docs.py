@@ -245,7 +245,7 @@ def test_the_strategy_of_the_guide_is_trained_with(tmp_path: Path, monkeypatch: 
 
 def test_the_sampler_of_the_guide_is_trained_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At its limit it takes all neighbours; below it, it draws the same whoever draws."""
-    (text,) = blocks(ROOT / "docs" / "guides" / "train-on-samples.md", "python")
+    text, _ = blocks(ROOT / "docs" / "guides" / "train-on-samples.md", "python")
     (tmp_path / "guide_sampler.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     thinned = importlib.import_module("guide_sampler").Thinned
@@ -259,3 +259,18 @@ def test_the_sampler_of_the_guide_is_trained_with(tmp_path: Path, monkeypatch: p
     assert losses["limit"] == losses["all"]
     assert losses["half"] != losses["all"]
     assert losses["two workers"] == pytest.approx(losses["half"], rel=1e-9)
+
+
+def test_the_cache_of_the_guide_is_trained_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer rows are sent, and the same is learned."""
+    _, text = blocks(ROOT / "docs" / "guides" / "train-on-samples.md", "python")
+    (tmp_path / "guide_cache.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    cache = importlib.import_module("guide_cache").FirstSteps(megabytes=0.02, steps=2)
+    fields = {"workers": 2, "reach": "owned", "epochs": 4, "evaluate_every": 0}
+    without, kept = (
+        start(small_run(tmp_path / name, cache=one, **fields), lambda event: None)
+        for name, one in (("without", None), ("kept", cache))
+    )
+    assert kept["weights_digest"] == without["weights_digest"]
+    assert 0 < kept["bytes_by_lane"]["features/cache"] < kept["bytes"]["features"] < without["bytes"]["features"]

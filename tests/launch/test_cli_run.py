@@ -134,7 +134,8 @@ def test_help_of_a_folder_shows_the_flags_that_say_where_it_runs(
     everywhere = {"--workers", "--device", "--launcher", "--address", "--store", "--deadline", "--trust", "--json"}
     everywhere |= {"evaluate": set(), "predict": {"--out", "--embeddings"}, "translate": {"--out", "--text"}}[command]
     everywhere -= {"--workers", "--device", "--deadline"} if command == "translate" else set()
-    of_folder = everywhere | {"--parts", "--partitioner", "--layout", "--paths", "--reach"}
+    of_folder = everywhere | {"--parts", "--partitioner", "--layout", "--paths", "--reach", "--topology-reach"}
+    of_folder |= {"--ahead", "--cache"}
     for folder, expected in (([], everywhere), (["runs/sage-debian"], of_folder)):
         assert cli.main([command, *folder, "--help"]) == 0
         shown = set(re.findall(r"^\W+ (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
