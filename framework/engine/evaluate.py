@@ -16,10 +16,11 @@ from framework.config import digest, encode, says_what_is_asked, says_where
 from framework.engine.files import replacing
 from framework.engine.folder import RUN, encoded_run
 from framework.engine.kept import newest
+from framework.engine.resume import checkpoints_of, require_same_run, return_to
 from framework.engine.run import Run, Task, Worker, measured
 from framework.engine.staging import with_data
 from framework.engine.state import weights_digest
-from framework.engine.train import checkpoints_of, drawn_model, require_same_run, return_to
+from framework.engine.train import drawn_model
 from framework.errors import InputError
 
 
