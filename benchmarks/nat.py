@@ -6,7 +6,7 @@ Assumptions: one pipeline has all steps: the teacher, of one seed, its translati
 for every seed a student of each kind. What is there is found again, what was cut is resumed, rows that are there are
 not measured again: the same command goes on where it stopped. The data is that of the recipes. A row is of its recipes
 as they were: one of other settings is neither shown nor taken for a new one. Decoding is timed with one thread, models
-in turns.
+in turns: the teacher and the last student on its pairs.
 """
 
 import argparse
@@ -76,8 +76,8 @@ def main() -> None:
         for system in options.systems:
             for seed in range(options.seeds if system != "teacher" else 1):
                 measure(pipeline, shared, {**where, "system": system, "seed": seed}, options.out, show)
-        models = ("teacher", "kd-0") if "kd" in options.systems else ()
-        report = walk(needed(pipeline, "kd-0"), shared, None, show) if models else {"steps": {}}
+        models = ("teacher", f"kd-{options.seeds - 1}") if "kd" in options.systems else ()
+        report = walk(needed(pipeline, models[-1]), shared, None, show) if models else {"steps": {}}
     for repeat in range(options.rounds):
         for batch in BATCHES:
             for model in models:
@@ -219,9 +219,10 @@ def _quality(rows: Sequence[harness.Row]) -> str:
         group = groups[(system,)]
         bleu = _spread([row["metrics"]["test_bleu"] for row in group], 1)
         chosen = [_chosen(group, measure, bucket) for measure in ("probability", "hit") for bucket in FREQUENCIES]
-        body.append([system, str(len(group)), bleu, *chosen])
+        teachers = len({row["data_digest"] for row in group})  # the alignment's, which depends on the teacher's weights
+        body.append([system, str(len(group)), str(teachers), bleu, *chosen])
     names = [f"AoLC-{measure}, {bucket}" for measure in ("prob", "hit") for bucket in FREQUENCIES]
-    return harness.markdown(["system", "seeds", "BLEU", *names], body)
+    return harness.markdown(["system", "runs", "teachers", "BLEU", *names], body)
 
 
 def _chosen(rows: Sequence[harness.Row], measure: str, bucket: str) -> str:
@@ -242,11 +243,14 @@ def _speed(rows: Sequence[harness.Row]) -> str:
     """Seconds of decoding by the size of a batch, medians over rounds."""
     body = []
     for (batch,), group in harness.grouped(rows, "batch").items():
-        of_model = harness.grouped(group, "model")
-        seconds = {model: sorted(row["seconds"] for row in of_model.get((model,), [])) for model in ("teacher", "kd-0")}
+        seconds: dict[str, list[float]] = {"teacher": [], "student": []}
+        for row in group:
+            seconds["teacher" if row["model"] == "teacher" else "student"].append(row["seconds"])
         if all(seconds.values()):
-            cells = [f"{statistics.median(taken):.1f} ({taken[0]:.1f}-{taken[-1]:.1f})" for taken in seconds.values()]
-            times = statistics.median(seconds["teacher"]) / statistics.median(seconds["kd-0"])
+            cells = [
+                f"{statistics.median(taken):.1f} ({min(taken):.1f}-{max(taken):.1f})" for taken in seconds.values()
+            ]
+            times = statistics.median(seconds["teacher"]) / statistics.median(seconds["student"])
             body.append([f"{batch} of {group[0]['sentences']:,}", *cells, f"{times:.1f}x"])
     return harness.markdown(["sentences at a time", "teacher, s", "student, s", "faster"], body)
 
@@ -257,7 +261,9 @@ Rendered by `python -m benchmarks.nat` from `benchmarks/rows/nat.jsonl`: English
 [guide](../guides/translate.md). All students begin with the teacher's encoder and two of its decoder's layers. *raw*:
 CMLM on raw pairs; *kd*: on the teacher's translations; *kd-prior*: with a prior from the alignment of the raw pairs;
 *kd-power*: with that flattened by a power instead of a softmax; *kd-both*: with the mean of the first and of what a raw
-student says. Mean and standard deviation over seeds of the student; there is one teacher, and one prior of each kind.
+student says. Mean and standard deviation over runs, each with a seed of its own for the student. A machine has one
+teacher, of one seed, and one prior of each kind; a processor of another kind adds in another order, and by the last
+epoch its teacher is another: *teachers* says how many stand behind a line.
 
 *BLEU*: of the test sentences, by sacrebleu, detokenised, at the best validation BLEU; students make ten passes, the
 teacher has a beam of five. *AoLC*: accuracy of lexical choice, percent; *prob*: the probability of the reference's word
