@@ -78,6 +78,8 @@ class Lines:
                 self._say(f"prepare: {self._stage}")
             case "started":
                 self._say("workers started")
+            case "note":
+                self._say(event["text"])
             case "damaged":
                 self._say(f"damaged checkpoints, set aside: {', '.join(event['checkpoints'])}")
             case "resumed":

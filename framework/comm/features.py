@@ -19,6 +19,8 @@ from framework.kernels.sample import gather_rows, scatter_rows
 
 FILLING = "features/cache"
 """What the rows that are kept are counted as, once."""
+PIECE = 32 << 20
+"""Bytes of the rows that a worker asks for at a time to keep them."""
 Fill = Callable[[Tensor], None]
 """Writes some of the rows [n, columns] it is given."""
 
@@ -49,7 +51,13 @@ class Features:
     def keep(self, ids: Tensor) -> None:
         """From now on has the rows of `ids` (int64 [n], distinct) in memory. All workers call this together."""
         ids = ids.sort().values
-        self.kept = KeptRows(ids=ids, rows=RowsUnderWay(self, ids, FILLING).wait())
+        columns = self.shards.store.num_features
+        rows = _empty(len(ids), columns)
+        size = max(1, PIECE // (columns * rows.element_size()))
+        for piece in range(max(self.shards.group.gather_json(-(-len(ids) // size)))):  # in pieces, for what owners hold
+            some = slice(piece * size, (piece + 1) * size)
+            RowsUnderWay(self, ids[some], FILLING).wait(rows[some])
+        self.kept = KeptRows(ids=ids, rows=rows)
 
     def read_near(self, ids: Tensor, routes: Routes, out: Tensor) -> None:
         """Copies into `out` [n, columns] the rows of those of `ids` that this worker reads by memory."""
@@ -70,7 +78,7 @@ class Features:
 
     def served(self, ids: Tensor) -> Tensor:
         """Rows that others ask for, all of them owned here."""
-        rows = torch.empty(len(ids), self.shards.store.num_features)
+        rows = _empty(len(ids), self.shards.store.num_features)
         self.read_near(ids, self.shards.by_part(ids), rows)
         return rows
 
@@ -129,7 +137,7 @@ class RowsUnderWay:
     def wait(self, out: Tensor | None = None) -> Tensor:
         """The rows: float32 [n, columns]; in `out`, where that is given. Raises LostWorkerError."""
         self.send_rows()
-        out = torch.empty(len(self._ids), self._features.shards.store.num_features) if out is None else out
+        out = _empty(len(self._ids), self._features.shards.store.num_features) if out is None else out
         self._features.read_near(self._ids, self._routes, out)
         if self._fill_kept is not None:
             self._fill_kept(out)
@@ -151,3 +159,8 @@ class RowsUnderWay:
     def _send_rows(self, wanted: Tensor) -> Pending:
         rows = self._features.served(wanted)
         return self._features.shards.group.exchange_async(rows, self._theirs, self._counts, self._purpose)
+
+
+def _empty(rows: int, columns: int) -> Tensor:
+    """Rows of features to be filled, whatever a network has made torch's defaults."""
+    return torch.empty(rows, columns, dtype=torch.float32, device="cpu")

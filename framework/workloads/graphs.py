@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from framework.comm.meeting import verify_together
 from framework.config import asked, placement
 from framework.data.dataset import TRAIN
 from framework.data.graph_sets import GraphSet
@@ -35,7 +36,6 @@ from framework.workloads.samples import (
     Split,
     evaluating,
     of_splits,
-    parts_to_verify,
     row_of_each,
 )
 
@@ -117,8 +117,7 @@ class GraphTask:
         self.dtype = getattr(torch, run.dtype)
         self.key = Key.root(run.seed)
         self.collection = Collection.open(worker.prepared.path)
-        for part in parts_to_verify(self.collection.parts, worker.group):
-            self.collection.verify(part)
+        verify_together(worker.group, self.collection.path, self.collection.files)
         self.reader = GraphReader(self.collection)
         self.goal = goal_of(self.reader)
         self.training = torch.nonzero(self.reader.split == TRAIN).squeeze(1)

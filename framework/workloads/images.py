@@ -18,6 +18,7 @@ from framework.comm.gradient.all_reduce import AllReduce
 from framework.comm.gradient.compressed import Compressed
 from framework.comm.gradient.sharded import Sharded
 from framework.comm.gradient.strategy import GradientStrategy
+from framework.comm.meeting import verify_together
 from framework.config import asked, placement, plugin_name
 from framework.data.dataset import TRAIN
 from framework.data.image_sets import ImageSet
@@ -41,7 +42,6 @@ from framework.workloads.samples import (
     Split,
     evaluating,
     of_splits,
-    parts_to_verify,
     row_of_each,
 )
 
@@ -125,8 +125,7 @@ class ImageTask:
         _require_fitting(workload, run.gradient)
         self.key = Key.root(run.seed)
         self.store = ImageStore.open(worker.prepared.path)
-        for part in parts_to_verify(self.store.parts, self.group):
-            self.store.verify(part)
+        verify_together(self.group, self.store.path, self.store.files)
         self.reader = ImageReader(self.store)
         self.goal = Classification(self.reader.labels, self.store.num_classes, self.store.class_names)
         self.training = torch.nonzero(self.reader.split == TRAIN).squeeze(1)

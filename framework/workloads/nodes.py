@@ -22,6 +22,7 @@ from framework.comm.halo.link import Step
 from framework.comm.halo.strategy import HaloStrategy, Late, Particular
 from framework.comm.layout.owner import Owner
 from framework.comm.layout.strategy import Layout
+from framework.comm.meeting import verify_together
 from framework.comm.reach import Reach, Shards, parts_read
 from framework.comm.rounds import innermost, require_same_rounds
 from framework.comm.rows import all_rows, share_out
@@ -87,7 +88,8 @@ class NodeClassification:
     cache: Cache | None = placement(None)
     """Of which other workers' nodes a worker keeps the rows, in sampled training. None: of none."""
     ahead: int = placement(1)
-    """Batches that are drawn before they are needed: rows that other workers send come while the network computes."""
+    """Batches whose rows come from other workers while the network computes the one before. Two more are drawn by then,
+    so that owners know in time what to send: as many are held, without rows."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 0:
@@ -163,14 +165,16 @@ class NodeTask:
         self.workload, self.run, self.worker, self.device = workload, run, worker, worker.device
         self.dtype = getattr(torch, run.dtype)
         self.key = Key.root(run.seed)
-        store = ShardStore.open(worker.prepared.path, workload.needs(worker.group))
+        needs = workload.needs(worker.group)
+        store = ShardStore.open(worker.prepared.path, needs)
+        verify_together(worker.group, store.path, {name: facts for name, facts in store.files.items() if needs(name)})
         if workload.sampler.whole and store.num_nodes >= MANY * worker.group.size:
             return_large_tensors()
         if store.kind == "vertex-cut" and not workload.sampler.whole:
             raise _split_neighbourhoods(workload.partitioner)
         self.shards = Shards.open(store, worker.group, workload.reach)
-        for part in self.shards.owned:  # once a start: a byte that a disk has changed would be learned from in silence
-            store.verify(part)
+        if workload.cache is not None and not self.shards.asks and worker.group.rank == 0:
+            worker.watch({"event": "note", "text": "--cache keeps nothing: workers read all rows by memory (--reach)"})
         features = Features(self.shards, once=workload.sampler.whole)
         self.rows = NodeRows(features, worker.device, self.dtype)
         edges = self.shards

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from framework.comm.group import Group
+from framework.comm.meeting import verify_together
 from framework.comm.reach import Shards
 from framework.comm.stage import stage
 from framework.config import placement
@@ -104,7 +105,8 @@ class Paths:
         self._under_way: _UnderWay | None = None
         self._seconds = 0.0
         self._whole: PathBlock | None = None
-        stage(shards.group, worker.prepared)
+        store = stage(shards.group, worker.prepared)
+        verify_together(shards.group, store.path, shards.store.files)
         self._shards = dict(shards.mapped)  # and others, as paths lead there
 
     def stages_left(self) -> bool:

@@ -1,4 +1,4 @@
-"""What workloads share: what samples are for, what draws are for, who verifies files, what a network has to answer."""
+"""What workloads share: what samples are for, what draws are for, what a network has to answer."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -7,7 +7,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from framework.comm.group import Group
 from framework.config import plugin_name
 from framework.data.dataset import TEST, TRAIN, VALIDATION
 from framework.errors import InputError
@@ -15,13 +14,6 @@ from framework.errors import InputError
 SHUFFLING, STEPPING = 1, 2  # the purposes that a run's key is folded by: the order of the samples, and a step's draws
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[tuple[Split, int], ...] = (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
-
-
-def parts_to_verify(parts: int, group: Group) -> range:
-    """The parts of which a worker reads every byte at its start, so that all workers of a host read all: a byte that a
-    disk has changed would be learned from in silence."""
-    beside = [rank for rank, host in enumerate(group.hosts) if host == group.hosts[group.rank]]
-    return range(beside.index(group.rank), parts, len(beside))
 
 
 def of_splits(split: Tensor, wanted: Collection[Split]) -> Tensor:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from framework.comm.meeting import verify_together
 from framework.comm.stage import stage
 from framework.config import asked, placement, plugin_name
 from framework.data.dataset import TRAIN
@@ -38,7 +39,7 @@ from framework.samples.pairs import PairReader, PairStore
 from framework.workloads.agreement import require_same_pairs
 from framework.workloads.bleu import bleu, bleu_signature, bleu_sums
 from framework.workloads.precision import Precision, computing_in, require_precision
-from framework.workloads.samples import SHUFFLING, SPLITS, STEPPING, evaluating, of_splits, parts_to_verify
+from framework.workloads.samples import SHUFFLING, SPLITS, STEPPING, evaluating, of_splits
 
 PRIOR = "prior"
 """The fact that says which folder, beside that of the pairs, has what is known of them beforehand."""
@@ -152,8 +153,7 @@ class TranslationTask:
         self.dtype = getattr(torch, run.dtype)
         self.key = Key.root(run.seed)
         self.store = PairStore.open(worker.prepared.path)
-        for part in parts_to_verify(self.store.parts, self.group):
-            self.store.verify(part)
+        verify_together(self.group, self.store.path, self.store.files)
         self.reader = PairReader(self.store)
         self.priors = self._opened_priors(worker) if workload.prior is not None else None
         self.cut = self._global_batches()

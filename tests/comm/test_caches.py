@@ -80,6 +80,13 @@ def test_rows_come_while_the_batch_before_is_computed(tmp_path: Path, ahead: int
     assert start(run, ignore, under_way)["counts"] == counts
 
 
+def test_a_cache_that_keeps_nothing_is_told_of(tmp_path: Path) -> None:
+    notes: list[str] = []
+    run = small_run(tmp_path / "run", cache=Degree(), epochs=1)
+    start(run, lambda event: notes.append(event["text"]) if event["event"] == "note" else None)
+    assert notes == ["--cache keeps nothing: workers read all rows by memory (--reach)"]
+
+
 @pytest.fixture(scope="module", params=[None, Labor(fanouts=(4, 3))], ids=["neighbor", "labor"])
 def workers(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     """Of every worker: what `foreseen` says."""

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,16 @@ def on_hosts(
         file = mine / "part-0/a.arrow"
         file.write_bytes(b"y" + file.read_bytes()[1:])
     if fault == "full" and group.rank == 1:
-        Path.write_bytes = _full  # type: ignore[method-assign,assignment]
+        staging.replace_file = _full
+    if fault == "no room" and group.rank == 1:
+        Path.open = _refusing(Path.open, "ab", errno.ENOSPC)  # type: ignore[method-assign]
+    if fault == "unreadable" and group.rank == 1:
+        Path.open = _refusing(Path.open, "rb", errno.EACCES, "a.arrow")  # type: ignore[method-assign]
+    if fault == "hidden" and group.rank == 1:
+        Path.open = _refusing(Path.open, "rb", errno.EACCES, "manifest.json")  # type: ignore[method-assign]
+    if fault == "slow":
+        staging._MEETING = 2 * staging._CHUNK
+        staging._Copy._read = _slow(staging._Copy._read)  # type: ignore[method-assign]
     try:
         reads = None if wanted is None else lambda name: name.startswith(wanted)
         assert stage(group, Folder(path=mine), reads).path == mine
@@ -76,8 +86,27 @@ def _bounded(exchange: Callable[..., torch.Tensor]) -> Callable[..., torch.Tenso
     return bounded
 
 
-def _full(path: Path, data: bytes) -> int:
+def _full(file: Path, path: Path) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def _refusing(opens: Callable[..., Any], refused: str, number: int, name: str = "") -> Callable[..., Any]:
+    """`Path.open` with an error for files that are opened so, all or those of a name."""
+
+    def refusing(path: Path, mode: str = "r", *rest: Any, **more: Any) -> Any:
+        if mode == refused and path.name.endswith(name):
+            raise OSError(number, os.strerror(number), str(path))
+        return opens(path, mode, *rest, **more)
+
+    return refusing
+
+
+def _slow(read: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def slow(*arguments: Any) -> torch.Tensor:
+        time.sleep(0.4)
+        return read(*arguments)
+
+    return slow
 
 
 def test_hosts_without_the_folder_receive_it_once(tmp_path: Path) -> None:
@@ -163,7 +192,7 @@ def test_an_altered_file_is_refused_by_all(tmp_path: Path) -> None:
     assert answers[0][0] == answers[1][0]
     assert "on host host1 was sent 'part-0/a.arrow' altered by host host0" in answers[0][0]
     assert "Remove the folder on host0 and prepare it again." in answers[0][0], "`prepare` alone would find it whole"
-    assert list((tmp_path / "host1").iterdir()) == []
+    assert {*content(tmp_path / "host1" / "store")} == {"extra", "manifest.json"}, "what came before it stays"
 
 
 def test_a_host_that_cannot_write_is_named(tmp_path: Path) -> None:
@@ -183,13 +212,65 @@ def test_two_different_folders_are_not_mixed(tmp_path: Path) -> None:
         assert re.search(r"not the same on all hosts: \w{8} on host0; \w{8} on host1, host3\. Remove", error)
 
 
-def test_a_disk_that_fills_with_the_last_file_is_told_to_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("full", "on host host1 cannot be put in place: No space left on device"),
+        ("no room", "on host host1 cannot be copied there: No space left on device. Free some space"),
+    ],
+)
+def test_a_disk_that_is_full_is_told_to_all(tmp_path: Path, fault: str, told: str) -> None:
     make(tmp_path / "host0" / "store")
-    answers = together(3, on_hosts, tmp_path, [0, 1, 2], "full")
+    answers = together(3, on_hosts, tmp_path, [0, 1, 2], fault)
     assert len({error for error, _ in answers}) == 1
-    assert "on host host1 cannot be put in place: No space left on device" in answers[0][0]
-    assert list((tmp_path / "host1").iterdir()) == []
+    assert told in answers[0][0]
+    assert [entry.name for entry in (tmp_path / "host1").iterdir()] in ([], ["store"]), "no scratch is left"
     assert content(tmp_path / "host2" / "store") == content(tmp_path / "host0" / "store")
+    # Where there is room again, what is lacking is sent, and no more.
+    assert [error for error, _ in together(3, on_hosts, tmp_path, [0, 1, 2])] == [""] * 3
+    assert content(tmp_path / "host1" / "store") == content(tmp_path / "host0" / "store")
+
+
+def test_a_file_that_its_host_cannot_read_is_no_altered_one(tmp_path: Path) -> None:
+    make(tmp_path / "host1" / "store")
+    for error, _ in together(2, on_hosts, tmp_path, [0, 1], "unreadable"):
+        assert "on host host1 cannot be read: 'part-0/a.arrow': Permission denied" in error
+        assert "altered" not in error
+
+
+def test_a_manifest_that_cannot_be_read_is_not_replaced(tmp_path: Path) -> None:
+    for number in (0, 1):
+        make(tmp_path / f"host{number}" / "store")
+    for error, _ in together(2, on_hosts, tmp_path, [0, 1], "hidden"):
+        assert re.search(r"manifest.json' on host host1 cannot be read: Permission denied", error)
+    assert content(tmp_path / "host1" / "store") == content(tmp_path / "host0" / "store")
+
+
+def test_files_beside_a_torn_manifest_stay(tmp_path: Path) -> None:
+    for number in (0, 1):
+        make(tmp_path / f"host{number}" / "store")
+    (tmp_path / "host0" / "store" / "part-1/b.arrow").unlink()  # the only one is beside the torn manifest
+    whole = content(tmp_path / "host1" / "store")
+    torn = tmp_path / "host1" / "store" / "manifest.json"
+    torn.write_bytes(torn.read_bytes()[:40])
+    answers = together(2, on_hosts, tmp_path, [0, 1], "", ["part-0", "part-0"])
+    assert [error for error, _ in answers] == ["", ""]
+    assert content(tmp_path / "host1" / "store") == whole
+
+
+@pytest.mark.parametrize(
+    ("hosts", "needs"), [([0, 0, 1, 1], None), ([0, 1, 2], ["part", "part-0", "part-1"])], ids=["idle", "unequal"]
+)
+def test_what_takes_longer_than_the_deadline_arrives(tmp_path: Path, hosts: list[int], needs: list[str] | None) -> None:
+    """Workers without a part in it wait for as long as it takes, with one deadline from chunk to chunk."""
+    make(tmp_path / "host0" / "store")
+    answers = together(len(hosts), on_hosts, tmp_path, hosts, "slow", needs, deadline=3.0)  # which takes eight seconds
+    assert [error for error, _ in answers] == [""] * len(hosts)
+
+
+def test_a_folder_that_no_host_has_is_named_where_parts_are_read(tmp_path: Path) -> None:
+    for error, _ in together(2, on_hosts, tmp_path, [0, 1], "", ["part-0", "part-1"]):
+        assert "none of the run's hosts (host0, host1) has 'manifest.json' of" in error
 
 
 def test_a_name_that_leads_out_is_refused(tmp_path: Path) -> None:

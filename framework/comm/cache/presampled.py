@@ -2,7 +2,7 @@
 
 After GNNLab (Yang et al., "GNNLab: a factored system for sample-based GNN training over GPUs", EuroSys 2022), whose
 epochs of presampling are a sample of what comes. Here draws are a function of the run's seed, as RapidGNN has them, so
-that what is counted is what the run's next epochs will do, for any sampler.
+that what is counted is what the run's next epochs will do, for any sampler: all of it, but for nodes along paths.
 """
 
 import dataclasses
