@@ -102,7 +102,7 @@ def foreseen(run: Run, worker: Worker) -> dict[str, Any]:
     original = torch.cat([store.shard(part).original for part in range(store.parts)])
     caches = {name: fields["cache"] for name, fields in VARIANTS.items() if name in CACHES.names()}
     chosen = {name: cache.choose(outlook, 100) for name, cache in caches.items()}
-    used = [outlook.sampler.sample(outlook.topology, *batch)[0].sources.ids for batch in outlook.batches(0)]
+    used = [outlook.sampler.sample(outlook.topology, *batch)[0].sources.ids.unique() for batch in outlook.batches(0)]
     uses = torch.bincount(torch.cat([ids[outlook.far(ids)] for ids in used]), minlength=len(original))
     task.rows.features.keep(chosen["presampled"])
     worker.group.sent.clear()

@@ -84,7 +84,7 @@ class SAGEConv(nn.Module):
 
 
 class GCNConv(nn.Module):
-    """Graph convolution, D^-1/2 (A + I) D^-1/2 x W + b (Kipf and Welling, 2017), degrees of the whole graph.
+    """Graph convolution, D^-1/2 (A + I) D^-1/2 x W + b (Kipf and Welling, 2017), degrees as those of Nodes.
 
     A's own self-loops are left out, so that every node has one. A sample of a neighbourhood with self-loops is unbiased
     where the fanout is above their number. Raises InputError for edges with weights."""

@@ -88,3 +88,15 @@ class Sampler(Protocol):
 
     def sample(self, graph: GraphView, seeds: Nodes, key: Key) -> Sequence[GraphBlock]:
         """The blocks of `seeds`, the input layer's first. All workers call this together, with or without seeds."""
+
+
+@runtime_checkable
+class Scoped(Protocol):
+    """A Sampler whose draws are part of what is learned: a network's answer for a node is that on what is drawn for it.
+
+    So evaluation draws, too, where it takes whole neighbourhoods for other samplers. Every seed has a graph of its own,
+    and a node stands among the first block's sources once for each that has it; its row is fetched once."""
+
+    @property
+    def scope(self) -> int:
+        """Hops from a seed to the farthest node of its graph: how far a network sees, however many layers it has."""

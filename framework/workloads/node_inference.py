@@ -1,6 +1,7 @@
 """A network's answer for all nodes that a worker owns, every neighbour counted.
 
-Layer by layer where the network can do that, else from the whole neighbourhoods of some nodes at a time.
+Layer by layer where the network can do that, else from the whole neighbourhoods of some nodes at a time. Where the
+sampler decides what a network sees (Scoped), from what it draws for some nodes at a time, the same every time.
 """
 
 import dataclasses
@@ -13,10 +14,10 @@ from torch import Tensor, nn
 from framework.comm.topology import Topology
 from framework.errors import InputError
 from framework.graph.block import GraphBlock
-from framework.models.node_model import LayerwiseNetwork, NodeModel
+from framework.models.node_model import LayerwiseNetwork, NodeModel, forward_layers
 from framework.random import Key
 from framework.sample.neighbor import Neighbor
-from framework.sample.sampler import Sampler
+from framework.sample.sampler import Sampler, Scoped
 from framework.workloads.node_rows import Begun, NodeRows, finished
 from framework.workloads.samples import evaluating, row_of_each
 
@@ -41,14 +42,21 @@ class Inference:
     first_replaced: Callable[[Sequence[GraphBlock]], Sequence[Any]]
     """The layers as the network is given them."""
     key: Key
-    """Draws nothing: all neighbours are taken."""
+    """What a Scoped sampler draws by; others draw nothing: all neighbours are taken."""
     ahead: int
     """Pieces that are gathered before they are needed."""
 
+    @property
+    def scoped(self) -> bool:
+        """Whether the network sees what the sampler draws, here as in training."""
+        return isinstance(self.sampler, Scoped)
+
     def scores(self, model: nn.Module) -> Tensor:
-        """Class scores of the owned nodes, every neighbour counted: float [n, classes]."""
+        """Class scores of the owned nodes: float [n, classes]."""
         with torch.no_grad(), evaluating(model):
-            if isinstance(model, LayerwiseNetwork):
+            if self.scoped:
+                scores = torch.cat([model(blocks, rows) for blocks, rows in self._gathered(self.sampler, self._size)])
+            elif isinstance(model, LayerwiseNetwork):
                 scores = self._layers(model, self.sampler.depth)
             elif self.sampler.whole:
                 blocks = self.topology.layers([None] * self.sampler.depth, self.topology.exact)
@@ -64,6 +72,8 @@ class Inference:
         if not isinstance(model, LayerwiseNetwork):
             raise InputError(f"{type(model).__name__} has no forward_layer(); embeddings need one. Predict classes.")
         with torch.no_grad(), evaluating(model):
+            if self.scoped:
+                return torch.cat([_before_last(model, *each) for each in self._gathered(self.sampler, self._size)])
             return self._layers(model, self.sampler.depth - 1)
 
     def first_layers(self) -> Iterator[tuple[Any, Tensor]]:
@@ -74,7 +84,7 @@ class Inference:
             (first,) = self.first_replaced(self.topology.layers([None], self.topology.exact))
             yield first, self.rows.of_layer(first)
         else:
-            yield from ((block, rows) for (block,), rows in self._gathered(1, LAYER_BATCH))
+            yield from ((block, rows) for (block,), rows in self._gathered(_all_neighbors(1), LAYER_BATCH))
 
     def checked(self, scores: Any, targets: int) -> Tensor:
         """A network's answer. Raises InputError where it is not one row of class scores a target."""
@@ -93,20 +103,34 @@ class Inference:
 
     def _sampled_whole(self, model: nn.Module) -> Tensor:
         """For a network without `forward_layer`: whole neighbourhoods of batches of owned nodes."""
-        depth, size = self.sampler.depth, self.batch_size or WHOLE_BATCH
-        return torch.cat([model(blocks, rows) for blocks, rows in self._gathered(depth, size)])
+        gathered = self._gathered(_all_neighbors(self.sampler.depth), self._size)
+        return torch.cat([model(blocks, rows) for blocks, rows in gathered])
 
-    def _gathered(self, depth: int, size: int) -> Iterator[tuple[list[Any], Tensor]]:
-        """Whole neighbourhoods of `depth` hops of all owned nodes, `size` of them at a time; and their features."""
-        return finished(self._begun_whole(depth, size), self.ahead)
+    @property
+    def _size(self) -> int:
+        return self.batch_size or WHOLE_BATCH
 
-    def _begun_whole(self, depth: int, size: int) -> Iterator[Begun[tuple[list[Any], Tensor]]]:
-        owned, whole = self.topology.owned, Neighbor(fanouts=(-1,) * depth)
+    def _gathered(self, sampler: Sampler, size: int) -> Iterator[tuple[list[Any], Tensor]]:
+        """What `sampler` draws for all owned nodes, `size` of them at a time, without dropout; and their features."""
+        return finished(self._begun(sampler, size), self.ahead)
+
+    def _begun(self, sampler: Sampler, size: int) -> Iterator[Begun[tuple[list[Any], Tensor]]]:
+        owned = self.topology.owned
         for step in range(max(self.topology.shards.group.gather_json(-(-len(owned) // size)))):
-            edges = whole.sample(self.topology, owned[step * size : (step + 1) * size], self.key)
-            yield self._layers_and_rows([dataclasses.replace(block, key=None) for block in self.first_replaced(edges)])
+            drawn: Sequence[Any] = sampler.sample(self.topology, owned[step * size : (step + 1) * size], self.key)
+            yield self._layers_and_rows([dataclasses.replace(block, key=None) for block in self.first_replaced(drawn)])
 
     def _layers_and_rows(self, blocks: list[Any]) -> Begun[tuple[list[Any], Tensor]]:
         """Asks for the rows of a first layer; what is returned waits for them."""
-        under_way = self.rows.begin(blocks[0].sources)
-        return under_way, lambda: ([block.to(self.rows.device) for block in blocks], self.rows.finish(under_way))
+        under_way, rows = self.rows.asked(blocks[0].sources, repeated=self.scoped)
+        return under_way, lambda: ([block.to(self.rows.device) for block in blocks], rows())
+
+
+def _all_neighbors(hops: int) -> Neighbor:
+    return Neighbor(fanouts=(-1,) * hops)
+
+
+def _before_last(model: LayerwiseNetwork, blocks: Sequence[Any], x: Tensor) -> Tensor:
+    """What goes into the last layer for its own targets: [targets, columns]."""
+    x = forward_layers(model, blocks[:-1], x)
+    return x[: blocks[-1].num_targets]

@@ -15,6 +15,7 @@ from framework.comm.features import Features, RowsUnderWay
 from framework.comm.group import CPU
 from framework.comm.reach import Shards
 from framework.graph.block import Block, GraphBlock, Nodes
+from framework.kernels.sample import gather_rows, unique_relabel
 from framework.memory import RowsOnDisk
 
 T = TypeVar("T")
@@ -46,6 +47,17 @@ class NodeRows:
     def of(self, nodes: Nodes) -> Tensor:
         """Both at once."""
         return self.finish(self.begin(nodes))
+
+    def asked(self, nodes: Nodes, *, repeated: bool) -> "Begun[Tensor]":
+        """Asks for rows of nodes, and gives them when they are wanted: [n, columns].
+
+        `repeated`: a node may be among them several times; its row is sent, and crosses to the device, once."""
+        if not repeated:
+            under_way = self.begin(nodes)
+            return under_way, lambda: self.finish(under_way)
+        ids, places, _ = unique_relabel(nodes.ids[:0], nodes.ids)
+        of_each = self.features.begin(ids)
+        return of_each, lambda: gather_rows(self.finish(of_each), places.to(self.device))
 
     def keep(self, cache: Cache, outlook: Outlook) -> None:
         """Fetches what a cache chooses, once. All workers call this together. Raises PluginError."""

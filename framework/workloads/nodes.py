@@ -46,7 +46,7 @@ from framework.store.columns import part_folder
 from framework.workloads.node_inference import Inference
 from framework.workloads.node_rows import Begun, NodeRows, finished, placed
 from framework.workloads.paths import PathNetwork, Paths, PathSearch
-from framework.workloads.samples import SHUFFLING, SPLITS, STEPPING, evaluating
+from framework.workloads.samples import EVALUATING, SHUFFLING, SPLITS, STEPPING, evaluating
 from partitioners.metis import Metis
 
 MANY = 1 << 17  # nodes of a worker from which on memory counts for more than the time that keeping none of it takes
@@ -188,7 +188,7 @@ class NodeTask:
             topology=self.topology,
             rows=self.rows,
             first_replaced=self._first_replaced,
-            key=self.key,
+            key=self.key.fold(EVALUATING),
             ahead=self._ahead,
         )
         self.paths: Paths | None = None
@@ -199,6 +199,11 @@ class NodeTask:
         store, search = self.shards.store, self.workload.paths
         network = self.workload.model.build(store.num_features, store.num_classes, self.workload.sampler.depth)
         if isinstance(network, PathNetwork) and search.refreshes:
+            if self.inference.scoped:
+                raise InputError(
+                    f"--sampler {plugin_name(type(self.workload.sampler)).rpartition(':')[2]} gives every seed a graph "
+                    "of its own, and paths lead through the whole one: choose another, or --paths.refreshes 0."
+                )
             self.paths = Paths(search, network, self.shards, self.run, self.worker)
         return network
 
@@ -287,10 +292,10 @@ class NodeTask:
     def _batch(self, seeds: Nodes, labels: Tensor, size: int, key: Key) -> Begun[NodeBatch]:
         """Draws a batch and asks for its rows; what is returned makes it of them."""
         blocks = self._first_replaced(self.workload.sampler.sample(self.topology, seeds, key))
-        under_way = self.rows.begin(blocks[0].sources)
+        under_way, rows = self.rows.asked(blocks[0].sources, repeated=self.inference.scoped)
 
         def finish() -> NodeBatch:
-            x, layers = self.rows.finish(under_way), placed(blocks, self.device)
+            x, layers = rows(), placed(blocks, self.device)
             return NodeBatch(blocks=layers, x=x, rows=None, labels=labels.to(self.device), size=size)
 
         return under_way, finish
@@ -310,7 +315,7 @@ class NodeTask:
         return nn.functional.cross_entropy(scores, batch.labels, reduction="sum") / batch.size
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Mean loss, accuracy and macro F1 of every split, from whole neighbourhoods."""
+        """Mean loss, accuracy and macro F1 of every split, from whole neighbourhoods or a Scoped sampler's draws."""
         scores = self.inference.scores(model).cpu()
         predicted, losses = scores.argmax(1), -scores.double().log_softmax(1)
         labels, split, classes = self._owned("labels"), self._owned("split"), self.shards.store.num_classes

@@ -12,6 +12,7 @@ from framework.data.dataset import TEST, TRAIN, VALIDATION
 from framework.errors import InputError
 
 SHUFFLING, STEPPING = 1, 2  # the purposes that a run's key is folded by: the order of the samples, and a step's draws
+EVALUATING = 9  # and what is drawn where a network is evaluated on draws, the same every time
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[tuple[Split, int], ...] = (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
 

@@ -26,6 +26,7 @@ from framework.engine.run import Worker
 from framework.errors import InputError, PluginError
 from framework.sample.full import Full
 from framework.sample.labor import Labor
+from framework.sample.shadow import Shadow
 from framework.workloads.node_rows import finished
 from framework.workloads.nodes import NodeTask
 from launch.start import start
@@ -87,7 +88,10 @@ def test_a_cache_that_keeps_nothing_is_told_of(tmp_path: Path) -> None:
     assert notes == ["--cache keeps nothing: workers read all rows by memory (--reach)"]
 
 
-@pytest.fixture(scope="module", params=[None, Labor(fanouts=(4, 3))], ids=["neighbor", "labor"])
+SAMPLERS = [None, Labor(fanouts=(4, 3)), Shadow(fanouts=(4, 3), layers=3), Shadow(fanouts=(4, 3, 5), layers=2)]
+
+
+@pytest.fixture(scope="module", params=SAMPLERS, ids=["neighbor", "labor", "shadow", "shadow, more hops than layers"])
 def workers(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     """Of every worker: what `foreseen` says."""
     fields = {"sampler": request.param} if request.param else {}

@@ -59,7 +59,9 @@ class Analytic:
         plan = topology.plan if topology.device == CPU else HaloPlan.open(topology.shards, topology.local, CPU)
         for first in range(0, group.size, _AT_ONCE):
             workers = range(first, min(first + _AT_ONCE, group.size))
-            likely = _probabilities(outlook, outlook.sampler.fanouts, workers, plan)
+            # A sampler may draw hops that lie beyond its layers, and then their rows are not used.
+            fanouts = outlook.sampler.fanouts[: outlook.sampler.depth]
+            likely = _probabilities(outlook, fanouts, workers, plan)
             found = _sent_to(outlook, likely, workers, most)
             chosen = found if group.rank in workers else chosen
         return chosen

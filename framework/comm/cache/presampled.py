@@ -38,7 +38,7 @@ class Presampled:
         for epoch in range(self.epochs):
             for seeds, key in outlook.batches(epoch):
                 sources = outlook.sampler.sample(outlook.topology, seeds, key)[0].sources.ids
-                uses.add(sources[outlook.far(sources)])
+                uses.add(torch.unique(sources[outlook.far(sources)]))  # a step fetches a row once
         ids, counts = uses.counted()
         return highest(ids, counts, most)
 
