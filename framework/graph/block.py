@@ -32,7 +32,7 @@ class Nodes:
     original: Tensor
     """int64 [n]: what a node is: its id in the raw graph's order, which keys every random draw."""
     degree: Tensor
-    """int64 [n]: number of in-edges from other nodes in the whole graph, or in a seed's own where a sampler gives it one
+    """int64 [n]: number of in-edges from other nodes in the whole graph, or in a seed's own where a sampler gives one
     (Scoped): duplicates count, self-loops do not."""
 
     def __len__(self) -> int:
