@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from framework.graph.block import Block, Nodes
-from framework.kernels.csr import CSR, build_csr
+from framework.kernels.csr import CSR, build_csr, row_of_entries
 from framework.kernels.sample import sample_neighbors, sample_shared
 from framework.random import Key
 from framework.sample.sampler import Neighbors
@@ -78,3 +78,12 @@ def random_rows(rows: int, columns: int, *, seed: int = 1) -> Tensor:
     """Normal numbers, float64 [rows, columns], that want a gradient."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(rows, columns, dtype=torch.float64, generator=generator).requires_grad_()
+
+
+def of_unequal_importance(block: Block, *, seed: int = 0) -> Block:
+    """The block with edges that count more or less than the others of their target, 1 on average."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.rand(len(block.indices), dtype=torch.float64, generator=generator) + 0.1
+    rows = row_of_entries(block.indptr, len(drawn))
+    sums = torch.zeros(block.num_targets, dtype=torch.float64).index_add(0, rows, drawn)
+    return dataclasses.replace(block, importance=drawn * (block.drawn / sums)[rows])

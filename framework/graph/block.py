@@ -20,6 +20,7 @@ from framework.kernels.aggregate import spmm
 from framework.kernels.attention import partial_attention
 from framework.kernels.csr import CSR, offsets, row_of_entries, transpose
 from framework.kernels.dropout import edge_dropout_scale
+from framework.kernels.segments import segment_sum
 from framework.random import Key
 
 
@@ -116,14 +117,16 @@ class GraphBlock(Protocol):
         """The same layer without the edges from a node to itself, as `Nodes.degree` counts them."""
 
     def sum(self, x: Tensor, *, mean: bool = False) -> Tensor:
-        """Sum, or mean, over each target's edges, times their weights: [sources, columns] -> [targets, columns]."""
+        """Sum, or mean, over each target's edges, times their weights and importance.
+
+        [sources, columns] -> [targets, columns]."""
 
     def attend(
         self, values: Tensor, source_scores: Tensor, target_scores: Tensor, *, negative_slope: float, dropout: float
     ) -> Tensor:
         """Attention of each target over its neighbours and once itself, with keyed dropout of the attention weights.
 
-        Edge weights do not count, nor do self-loops of the graph.
+        Edge weights do not count, nor do self-loops of the graph; an edge of importance 2 counts as two edges do.
         `values` [sources, heads, columns], scores [sources, heads] and [targets, heads] -> [targets, heads, columns].
         """
 
@@ -199,6 +202,9 @@ class Block:
     """int32 [edges]: each edge's source, as a position in `sources`."""
     edge_weights: Tensor | None = None
     """float [edges], where the graph has them."""
+    importance: Tensor | None = None
+    """How much each edge counts beside the others of its target, where they were drawn with unequal chances: float64
+    [edges], of mean 1 over each target's edges. None: all count the same."""
     key: Key | None = None
     """What this layer's draws (dropout) are keyed by. None where nothing is drawn: evaluation."""
     masters: int | None = None
@@ -222,27 +228,33 @@ class Block:
 
     @cached_property
     def with_self_loops(self) -> "Block":
-        """The same block with one edge from every owned target to itself, after its others. Drops the edge weights."""
+        """The same block with one edge from every owned target to itself, after its others, of importance 1.
+
+        Drops the edge weights."""
         others, owned = self.without_self_loops, self.num_owned
         before = torch.arange(self.num_targets + 1, device=self.indptr.device).clamp(max=owned)  # edges added, by row
         indptr = others.indptr + before
         indices = others.indices.new_empty(len(others.indices) + owned)
         indices[indptr[1 : owned + 1] - 1] = before[:owned].to(indices.dtype)
         entries = torch.arange(len(others.indices), dtype=torch.int64, device=self.indptr.device)
-        indices[entries + before[row_of_entries(others.indptr, len(entries))]] = others.indices
-        return dataclasses.replace(self, indptr=indptr, indices=indices, edge_weights=None)
+        places = entries + before[row_of_entries(others.indptr, len(entries))]
+        indices[places] = others.indices
+        importance = None
+        if others.importance is not None:
+            importance = others.importance.new_ones(len(indices))
+            importance[places] = others.importance
+        return dataclasses.replace(self, indptr=indptr, indices=indices, edge_weights=None, importance=importance)
 
     def convolution(self, dtype: torch.dtype) -> "Block":
         """The block with self-loops, its edges weighted as a graph convolution does: float `dtype` [edges]."""
         looped = self.with_self_loops
         scale = (looped.sources.degree.to(looped.indptr.device) + 1).to(torch.float64).rsqrt()
         rows = row_of_entries(looped.indptr, len(looped.indices))
-        weights = (scale[looped.indices.long()] * scale[rows]).to(dtype)
-        return dataclasses.replace(looped, edge_weights=weights)
+        return dataclasses.replace(looped, edge_weights=(scale[looped.indices.long()] * scale[rows]).to(dtype))
 
     @property
     def without_self_loops(self) -> "Block":
-        """As GraphBlock's; the block itself where it has no self-loops."""
+        """As GraphBlock's; the block itself where it has no self-loops. What is left has a mean importance of 1 again."""
         return self if self._loop_free is None else self._loop_free
 
     @cached_property
@@ -251,12 +263,22 @@ class Block:
         kept = self.indices != row_of_entries(self.indptr, len(self.indices))
         if bool(kept.all()):
             return None
+        indptr = offsets(kept)[self.indptr]
         return dataclasses.replace(
             self,
-            indptr=offsets(kept)[self.indptr],
+            indptr=indptr,
             indices=self.indices[kept],
             edge_weights=None if self.edge_weights is None else self.edge_weights[kept],
+            importance=None if self.importance is None else self._shared_anew(indptr, self.importance[kept]),
         )
+
+    def _shared_anew(self, indptr: Tensor, importance: Tensor) -> Tensor:
+        """The importance of some of the edges, of mean 1 over each row of `indptr`. Whole rows stay to the bit: what a
+        target has must not depend on whether another one of its block has self-loops."""
+        counts = indptr.diff()
+        share = counts / segment_sum(indptr, importance).clamp(min=torch.finfo(importance.dtype).tiny)
+        share = share.masked_fill(counts == self.drawn, 1)
+        return importance * share[row_of_entries(indptr, len(importance))]
 
     @cached_property
     def _ends(self) -> tuple[Tensor, Tensor]:
@@ -274,11 +296,17 @@ class Block:
         """Edges that stand for each target's neighbourhood: int64 [targets]."""
         return self.indptr.diff()
 
+    def factors(self, dtype: torch.dtype) -> Tensor | None:
+        """What each edge's row is multiplied with, weight times importance: `dtype` [edges]. None: 1."""
+        if self.edge_weights is None or self.importance is None:
+            given = self.importance if self.edge_weights is None else self.edge_weights
+            return None if given is None else given.to(dtype)
+        return (self.edge_weights * self.importance).to(dtype)
+
     def sum(self, x: Tensor, *, mean: bool = False) -> Tensor:
         """As GraphBlock's."""
         transposed = self.transposed if x.requires_grad else None
-        weights = None if self.edge_weights is None else self.edge_weights.to(x.dtype)
-        return spmm(self.indptr, self.indices, x, weights, mean=mean, transposed=transposed)
+        return spmm(self.indptr, self.indices, x, self.factors(x.dtype), mean=mean, transposed=transposed)
 
     def attend(
         self, values: Tensor, source_scores: Tensor, target_scores: Tensor, *, negative_slope: float, dropout: float
@@ -315,16 +343,30 @@ class Block:
     ) -> tuple[Tensor, Tensor]:
         """`attend_keyed` where this block has some of the targets' edges only: what `join_attention` joins."""
         looped = self.with_self_loops
-        return partial_attention(
-            looped.indptr,
-            looped.indices,
-            values,
-            source_scores,
-            target_scores,
-            negative_slope=negative_slope,
-            edge_scale=looped.dropped_edges(key, values.shape[1], dropout, values),
-            transposed=looped.transposed if values.requires_grad else None,
-        )
+        scale = looped.dropped_edges(key, values.shape[1], dropout, values)
+        if looped.importance is not None:
+            importance = looped.importance.to(values.dtype)[:, None].expand(-1, values.shape[1])
+            scale = importance if scale is None else scale * importance
+
+        def over(rows: Tensor, edge_scale: Tensor | None) -> tuple[Tensor, Tensor]:
+            return partial_attention(
+                looped.indptr,
+                looped.indices,
+                rows,
+                source_scores,
+                target_scores,
+                negative_slope=negative_slope,
+                edge_scale=edge_scale,
+                transposed=looped.transposed if values.requires_grad else None,
+            )
+
+        out, totals = over(values, scale)
+        if looped.importance is None:
+            return out, totals
+        # The softmax with importance is the one without times importance, over the sum of that: attention over ones.
+        sums, _ = over(values.new_ones(len(values), values.shape[1], 1), importance)
+        sums = sums.masked_fill(sums == 0, 1)  # of a target without edges
+        return out / sums, totals + sums.squeeze(2).log()
 
     def dropped_edges(self, key: Key | None, heads: int, p: float, like: Tensor) -> Tensor | None:
         """Keyed dropout of attention weights: 0 or 1 / (1 - p), [edges, heads], of the type and place of `like`."""
@@ -341,7 +383,10 @@ class Block:
         """The same block with its edges on `device`; names of nodes stay on the host."""
         if self.indptr.device == device:
             return self
-        weights = None if self.edge_weights is None else self.edge_weights.to(device)
         return dataclasses.replace(
-            self, indptr=self.indptr.to(device), indices=self.indices.to(device), edge_weights=weights
+            self,
+            indptr=self.indptr.to(device),
+            indices=self.indices.to(device),
+            edge_weights=None if self.edge_weights is None else self.edge_weights.to(device),
+            importance=None if self.importance is None else self.importance.to(device),
         )

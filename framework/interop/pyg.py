@@ -2,7 +2,7 @@
 
 Assumptions: a layer is a `MessagePassing` whose `forward` begins with the rows and the edges, and takes a pair of rows
 (sources, targets), as most of PyG's do; `GCNConv` does not, and is given what it needs another way. A block's edge
-weights reach a layer that has an argument `edge_weight`. Dropout inside a PyG layer draws from torch's generator, which
+weights and the importance of its edges, multiplied, reach a layer that has an argument `edge_weight`. Dropout inside a PyG layer draws from torch's generator, which
 the engine seeds for every step: such a run can be resumed exactly, but it depends on the number of workers.
 
 Networks are made of the house's own parts: `NodeNetwork([PygLayer(conv), ...], input_dropout=0.0, dropout=0.5,
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from framework.errors import InputError
 from framework.graph.block import Block, GraphBlock
+from framework.interop.importance import unequal
 from framework.kernels.csr import row_of_entries
 
 try:
@@ -42,13 +43,17 @@ class PygLayer(nn.Module):
         self._weighted = "edge_weight" in arguments
 
     def forward(self, block: GraphBlock, x: Tensor) -> Tensor:
-        """[sources, columns] -> [targets, out]."""
+        """[sources, columns] -> [targets, out].
+
+        Raises InputError for edges of unequal importance that would count the same."""
         block, x = block.whole(x)
+        if block.importance is not None and not self._weighted:
+            raise unequal(self.layer)
         if isinstance(self.layer, GCNConv) and self.layer.normalize:
             return self._normalized(block, x)
         edges = edge_index(block)
         pair = (x, x[: block.num_targets])
-        weights = None if block.edge_weights is None else block.edge_weights.to(x.dtype)
+        weights = block.factors(x.dtype)
         if isinstance(self.layer, GCNConv):
             out: Tensor = self.layer(x, edges, weights)[: block.num_targets]
         elif self._weighted and weights is not None:
@@ -80,7 +85,10 @@ class PygLayer(nn.Module):
         share = degree[: block.num_targets] / drawn.clamp(min=1)
         loops = torch.arange(block.num_targets, len(x), device=x.device)
         own = (2.0 if layer.improved else 1.0) if layer.add_self_loops else 0.0
-        weights = torch.cat([share[edges[1]], degree[block.num_targets :] + own])
+        drawn_weights = share[edges[1]]
+        if block.importance is not None:
+            drawn_weights = drawn_weights * block.importance.to(x.dtype)
+        weights = torch.cat([drawn_weights, degree[block.num_targets :] + own])
         out: Tensor = layer(x, torch.cat([edges, loops.expand(2, -1)], dim=1), weights)
         return out[: block.num_targets]
 

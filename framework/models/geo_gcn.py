@@ -67,10 +67,14 @@ class Neighborhoods:
         Where neighbours were drawn, each weighs as many as it stands for, so that sums stay unbiased."""
         rows = row_of_entries(block.indptr, len(block.indices))
         weight = None if block.edge_weights is None else block.edge_weights.to(positions.dtype)
-        drawn, degree = block.without_self_loops.drawn, block.targets.degree.to(block.indptr.device)
-        if bool((drawn != degree).any()):
+        loop_free, degree = block.without_self_loops, block.targets.degree.to(block.indptr.device)
+        drawn = loop_free.drawn
+        if loop_free.importance is not None or bool((drawn != degree).any()):
             share = (degree / drawn.clamp(min=1)).to(positions.dtype)[rows]
-            share = share.masked_fill(block.indices == rows, 1)
+            loops = block.indices == rows
+            if loop_free.importance is not None:
+                share[~loops] *= loop_free.importance.to(share.dtype)
+            share = share.masked_fill(loops, 1)
             weight = share if weight is None else weight * share
         return cls._with_own(positions, block.indptr, block.indices, weight)
 

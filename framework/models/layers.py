@@ -1,7 +1,8 @@
 """Graph layers on the kernels: block and rows of its sources in, rows of its targets out.
 
 Each equals PyG's layer of the same name on a whole graph, duplicate edges and self-loops included. On a sampled block,
-a sum over neighbours is scaled to the neighbourhood's true size, so that it stays unbiased.
+a sum over neighbours is scaled to the neighbourhood's true size, so that it stays unbiased; where they were drawn with
+unequal chances it is a ratio of two such sums, and consistent.
 """
 
 from typing import Protocol, TypeVar, runtime_checkable
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from framework.errors import InputError
 from framework.graph.block import Block, Convolving, GraphBlock, Nodes, Sending, Span
 from framework.kernels.attention import attention_weights
+from framework.kernels.csr import row_of_entries
 from framework.kernels.dropout import dropout, relu_dropout
+from framework.kernels.segments import segment_sum
 from framework.random import Key
 
 
@@ -170,7 +173,12 @@ class GATConv(nn.Module):
         with torch.no_grad():
             _, *scores = self._operands(block, x)
             looped = block.with_self_loops
-            return attention_weights(looped.indptr, looped.indices, *scores, negative_slope=self.slope)
+            weights = attention_weights(looped.indptr, looped.indices, *scores, negative_slope=self.slope)
+            if looped.importance is None:
+                return weights
+            weights = weights * looped.importance.to(weights.dtype)[:, None]
+            sums = segment_sum(looped.indptr, weights)
+            return weights / sums[row_of_entries(looped.indptr, len(weights))]
 
     def _operands(self, block: GraphBlock, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Values [sources, heads, out], and scores of sources and of targets [n, heads]."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
-from whole_graph import random_graph, random_rows
+from whole_graph import of_unequal_importance, random_graph, random_rows
 
 from framework.errors import InputError
 from framework.models.layers import GATConv, SAGEConv
@@ -114,6 +114,33 @@ def test_edge_weights_that_a_layer_does_not_take_are_refused() -> None:
     with pytest.raises(InputError, match="GATv2Conv takes no edge weights"):
         DglLayer(LAYERS["GATv2Conv"](COLUMNS, OUT))(block, x)
     torch.testing.assert_close(DglLayer(OwnLayer())(block, x), 2 * GRAPH.block.sum(x))
+
+
+@pytest.mark.parametrize("name", ["SAGEConv", "GATConv", "GraphConv, mean", "GINConv"])
+@pytest.mark.parametrize("weighing", [False, True])
+def test_importance_reaches_a_layer_that_takes_weights(name: str, weighing: bool) -> None:
+    layer, x = DglLayer(LAYERS[name](COLUMNS, OUT).double()), random_rows(GRAPH.num_nodes, COLUMNS).detach()
+    weights = random_rows(len(GRAPH.source), 1).detach().flatten().float() if weighing else None
+    block = of_unequal_importance(dataclasses.replace(GRAPH.block, edge_weights=weights))
+    factors = block.importance if weights is None else block.importance * weights
+    expected = layer(dataclasses.replace(GRAPH.block, edge_weights=factors), x)
+    torch.testing.assert_close(layer(block, x), expected, rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(expected, layer(GRAPH.block, x))
+
+
+def test_importance_with_self_loops_is_that_of_the_block_with_them() -> None:
+    layer, x = dgl.nn.GATConv(COLUMNS, OUT, 1).double(), random_rows(GRAPH.num_nodes, COLUMNS).detach()
+    block = of_unequal_importance(GRAPH.block)
+    looped = block.with_self_loops
+    expected = layer(dgl_block(looped), x, edge_weight=looped.importance).flatten(1)
+    torch.testing.assert_close(DglLayer(layer, self_loops=True)(block, x), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_importance_that_a_layer_does_not_take_is_refused() -> None:
+    block, x = of_unequal_importance(GRAPH.block), random_rows(GRAPH.num_nodes, COLUMNS).detach().float()
+    with pytest.raises(InputError, match="GATv2Conv takes no edge weights, and --sampler draws.*unequal chances"):
+        DglLayer(LAYERS["GATv2Conv"](COLUMNS, OUT))(block, x)
+    torch.testing.assert_close(DglLayer(OwnLayer())(block, x), block.sum(x))
 
 
 @pytest.mark.parametrize("norm", ["both", "left"])

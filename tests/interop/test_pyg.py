@@ -6,10 +6,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
-from whole_graph import looped_graph, random_graph, random_rows
+from whole_graph import looped_graph, of_unequal_importance, random_graph, random_rows
 
 from framework.errors import InputError
 from framework.graph.block import Block
+from framework.models.layers import GCNConv
 from framework.models.nodes import GCN, NodeNetwork
 from framework.random import Key
 from framework.sample.neighbor import Neighbor
@@ -121,6 +122,30 @@ def test_edge_weights_reach_a_layer_that_takes_them() -> None:
 def test_a_normalised_gcn_refuses_edge_weights() -> None:
     with pytest.raises(InputError, match="weighted degrees"):
         PygLayer(pyg.GCNConv(COLUMNS, OUT))(weighted(), random_rows(GRAPH.num_nodes, COLUMNS))
+
+
+@pytest.mark.parametrize("weighing", [False, True])
+def test_importance_reaches_a_layer_that_takes_weights(weighing: bool) -> None:
+    layer, x = pyg.GraphConv(COLUMNS, OUT).double(), random_rows(GRAPH.num_nodes, COLUMNS).detach()
+    block = of_unequal_importance(weighted() if weighing else GRAPH.block)
+    factors = block.importance * block.edge_weights if weighing else block.importance
+    expected = PygLayer(layer)(dataclasses.replace(block, importance=None, edge_weights=factors), x)
+    torch.testing.assert_close(PygLayer(layer)(block, x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_normalised_gcn_of_unequal_importance_is_ours() -> None:
+    theirs, ours = pyg.GCNConv(COLUMNS, OUT).double(), GCNConv(COLUMNS, OUT).double()
+    ours.linear.weight.data, ours.bias.data = theirs.lin.weight.data, theirs.bias.data
+    (block,) = Neighbor(fanouts=(3,)).sample(GRAPH, GRAPH.nodes[SEEDS], Key.root(0))
+    block, x = of_unequal_importance(block), random_rows(len(block.sources), COLUMNS).detach()
+    torch.testing.assert_close(PygLayer(theirs)(block, x), ours(block, x), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["SAGEConv", "GATv2Conv", "GINConv"])
+def test_importance_that_a_layer_does_not_take_is_refused(name: str) -> None:
+    block, x = of_unequal_importance(GRAPH.block), random_rows(GRAPH.num_nodes, COLUMNS).detach()
+    with pytest.raises(InputError, match=f"{name} takes no edge weights, and --sampler draws.*unequal chances"):
+        PygLayer(LAYERS[name](COLUMNS, OUT).double())(block, x)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ from node_runs import small_run
 from pixel_graphs import imaging, pixels
 from stored_graph import stored
 from torch import Tensor, nn
-from whole_graph import WholeGraph, random_graph, random_rows
+from whole_graph import WholeGraph, looped_graph, of_unequal_importance, random_graph, random_rows
 from worker_processes import together
 
 from framework.comm.group import Group
 from framework.errors import InputError
+from framework.kernels.csr import row_of_entries
 from framework.kernels.segments import segment_sum
 from framework.models.geo_gcn import GeometricConv, Neighborhoods
 from framework.models.geo_nodes import GeoNodeGCN, SpatialNodeNetwork
@@ -54,6 +55,20 @@ def test_drawn_neighbours_stand_for_all() -> None:
     sums = segment_sum(drawn.indptr, drawn.weight)
     torch.testing.assert_close(sums, block.targets.degree.double() + 1)
     assert bool((drawn.weight[drawn.indptr[1:] - 1] == 1).all())
+
+
+def test_drawn_neighbours_stand_for_all_by_their_importance() -> None:
+    graph = looped_graph(40, 400, isolated=3)
+    (block,) = Neighbor(fanouts=(5,)).sample(graph, graph.nodes, Key.root(0))
+    for some in (block, graph.block):  # all may have been drawn, each with a chance of its own
+        unequal = of_unequal_importance(some)
+        drawn = Neighborhoods.of_block(unequal, random_rows(len(block.sources), 2).detach())
+        rows, loop_free = row_of_entries(drawn.indptr, len(drawn.indices)), unequal.without_self_loops
+        assert drawn.weight is not None
+        assert loop_free.importance is not None
+        share = (loop_free.targets.degree.double() / loop_free.drawn.clamp(min=1)).repeat_interleave(loop_free.drawn)
+        found = drawn.weight[drawn.indices != rows]
+        torch.testing.assert_close(found, share * loop_free.importance, rtol=1e-6, atol=0)
 
 
 def test_positions_are_not_dropped_out() -> None:
