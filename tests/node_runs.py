@@ -44,7 +44,8 @@ def same_metrics(found: dict[str, float], expected: dict[str, float], rel: float
 
 
 def sampled_blocks(run: Run, worker: Worker) -> dict[str, Any]:
-    """A digest of the edges of every block of two epochs, in original ids, whichever worker drew them."""
+    """A digest of the edges of every block of two epochs, in original ids with the bits of what they count, whichever
+    worker drew them."""
     task = run.workload.open(run, worker)
     assert isinstance(task, NodeTask)
     digest, edges_in_all = hashlib.sha256(), 0
@@ -53,7 +54,8 @@ def sampled_blocks(run: Run, worker: Worker) -> dict[str, Any]:
             for block in batch.blocks:
                 targets = torch.repeat_interleave(block.targets.original, block.indptr.diff())
                 sources = block.sources.original[block.indices.long()]
-                mine = torch.stack([targets, sources], dim=1)
+                counting = [] if block.importance is None else [block.importance.view(torch.int64)]
+                mine = torch.stack([targets, sources, *counting], dim=1)
                 edges = all_rows(worker.group, mine, "state").unique(dim=0)  # two workers may draw for one node
                 edges_in_all += len(edges)
                 digest.update(edges.numpy().tobytes())

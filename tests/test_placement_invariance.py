@@ -9,9 +9,10 @@ from node_runs import GRAPH, blocks_and_report, same_metrics, small_run
 
 from framework.engine.evaluate import predict
 from framework.errors import InputError
-from framework.models.nodes import GAT, GCN
+from framework.models.nodes import GAT, GCN, SAGE
 from framework.registry import LAUNCHERS, PARTITIONERS
 from framework.sample.labor import Labor
+from framework.sample.ladies import Ladies
 from launch.local import Local
 from launch.ray import Ray
 from launch.start import start
@@ -45,6 +46,11 @@ PLACEMENTS = [
     {"workers": 2, "parts": 1, "partitioner": Random()},
     {"workers": 2, "parts": 4, "partitioner": Spinner(), "reach": "owned"},
     {"workers": 4, "parts": 8, "partitioner": Metis(), "reach": "owned"},
+]
+TOGETHER: list[dict[str, Any]] = [
+    {"workers": 1, "parts": 1},
+    {"workers": 2, "parts": 4, "partitioner": Metis(), "reach": "owned", "topology_reach": "all"},
+    {"workers": 4, "parts": 8, "partitioner": Spinner(), "reach": "owned"},
 ]
 PRODUCT = [
     {"workers": workers, "parts": parts, "partitioner": partitioner, "launcher": launcher, "reach": "owned"}
@@ -111,6 +117,20 @@ def test_draws_that_nodes_share_are_as_indifferent(folder: Path, layer_dependent
     )
     assert three["blocks"] == one["blocks"]
     assert three["loss"] == pytest.approx(one["loss"], rel=1e-9)
+
+
+@pytest.mark.parametrize("model", [SAGE(hidden=16), GAT(hidden=4, heads=2)], ids=["sage", "gat"])
+def test_draws_for_all_workers_together_are_as_indifferent(folder: Path, model: Any) -> None:
+    settings = {"sampler": Ladies(budgets=(300, 200)), "model": model, "epochs": 3}
+    name = f"ladies-{type(model).__name__}"
+    one, *others = (
+        start(small_run(folder / f"{name}-{number}", **settings, **placement), ignore, blocks_and_report)
+        for number, placement in enumerate(TOGETHER)
+    )
+    for other in others:
+        assert other["blocks"] == one["blocks"]
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-9)
+        assert same_metrics(other["metrics"], one["metrics"])
 
 
 def test_float32_agrees_over_the_first_epoch(folder: Path) -> None:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from framework.graph.block import Block, Nodes
-from framework.kernels.csr import CSR, build_csr, row_of_entries
+from framework.kernels.csr import CSR, build_csr, offsets, row_of_entries
 from framework.kernels.sample import sample_neighbors, sample_shared
-from framework.random import Key
+from framework.random import Key, uniform
+from framework.sample.chances import chances, edge_numbers
 from framework.sample.sampler import Neighbors
 
 
@@ -54,6 +55,25 @@ class WholeGraph:
         draw, ids = (sample_shared, self.nodes.original) if shared else (sample_neighbors, nodes.original)
         drawn = draw(self.csr.indptr, self.csr.indices, nodes.ids, ids, fanout, key)
         return Neighbors(indptr=drawn.indptr, sources=self.nodes[drawn.indices.long()])
+
+    def neighbors_together(self, nodes: Nodes, budget: int, key: Key) -> Neighbors:
+        """As GraphView's, for one worker."""
+        every = sample_neighbors(self.csr.indptr, self.csr.indices, nodes.ids, nodes.ids, -1, key)
+        sources = every.indices.long()
+        targets = nodes.ids[row_of_entries(every.indptr, len(sources))]
+        others = sources != targets
+        numbers = torch.zeros(self.num_nodes, dtype=torch.int64)
+        numbers.index_add_(0, sources[others], edge_numbers(self.nodes.degree[targets[others]]))
+        candidates = numbers.nonzero().flatten()
+        chance = torch.zeros(self.num_nodes, dtype=torch.float64)
+        chance[candidates] = chances(numbers[candidates], len(nodes), budget, lambda sums: sums)
+        drawn = uniform(key, self.nodes.original) < chance
+        kept = drawn[sources] | ~others
+        return Neighbors(
+            indptr=offsets(kept)[every.indptr],
+            sources=self.nodes[sources[kept]],
+            chances=torch.where(others, chance[sources], 1)[kept],
+        )
 
 
 def random_graph(num_nodes: int, num_edges: int, *, isolated: int = 0, seed: int = 0) -> WholeGraph:

@@ -24,7 +24,9 @@ from framework.comm.halo.strategy import Faithful, HaloStrategy, Replicating, Se
 from framework.comm.halo.turns import InTurns
 from framework.comm.layout.owner import Owner
 from framework.comm.layout.strategy import Layout, OpenLayout
+from framework.comm.neighbors import exchanged, joined, restored
 from framework.comm.reach import Shards
+from framework.comm.together import drawn_together
 from framework.errors import InputError
 from framework.graph.block import GraphBlock, Nodes
 from framework.graph.local import LocalGraph
@@ -176,12 +178,21 @@ class Topology:
     def neighbors(self, nodes: Nodes, fanout: int, key: Key, *, shared: bool = False) -> Neighbors:
         """As GraphView's. All workers call this together."""
         draw = _Draw(fanout=fanout, key=key, shared=shared)
-        assert self.shards.store.kind == "edge-cut", "a shard of a vertex-cut does not have all edges of a node"
+        self._require_whole_rows()
         routes = self.shards.by_part(nodes.ids)
         found = [self._near(part, nodes[routes.order[run]], draw) for part, run in routes.near]
         if self.shards.asks:
             found.append(self._far(nodes.ids[routes.order[routes.start :]], routes.far, draw))
-        return _restored(_joined(found), routes.order)
+        return restored(joined(found), routes.order)
+
+    def neighbors_together(self, nodes: Nodes, budget: int, key: Key) -> Neighbors:
+        """As GraphView's. All workers call this together."""
+        self._require_whole_rows()
+        every = _Draw(fanout=-1, key=key, shared=False)
+        return drawn_together(self.shards, lambda ids: self._served(ids, every), nodes, budget, key)
+
+    def _require_whole_rows(self) -> None:
+        assert self.shards.store.kind == "edge-cut", "a shard of a vertex-cut does not have all edges of a node"
 
     def _near(self, part: int, nodes: Nodes, draw: "_Draw") -> Neighbors:
         shard = self.shards.mapped[part]
@@ -196,31 +207,16 @@ class Topology:
         group = self.shards.group
         asked = group.exchange_counts(counts)
         wanted = group.exchange(ids, counts, asked, "frontier")
-        answer = self._served(wanted, draw)
-        degrees = group.exchange(answer.indptr.diff(), asked, counts, "frontier")
-        drawn = [int(run.sum()) for run in answer.indptr.diff().split_with_sizes(asked)]
-        coming = [int(run.sum()) for run in degrees.split_with_sizes(counts)]
-        sources = answer.sources
-        rows = torch.stack([sources.ids, sources.original, sources.degree], dim=1)
-        rows = group.exchange(rows, drawn, coming, "frontier")
-        weights = answer.edge_weights
-        if weights is not None:
-            weights = group.exchange(weights, drawn, coming, "frontier")
-        ids, original, degree = rows.unbind(1)
-        return Neighbors(
-            indptr=offsets(degrees),
-            sources=Nodes(ids=ids.contiguous(), original=original.contiguous(), degree=degree.contiguous()),
-            edge_weights=weights,
-        )
+        return exchanged(group, self._served(wanted, draw), asked, counts)
 
     def _served(self, ids: Tensor, draw: "_Draw") -> Neighbors:
-        """Neighbours of owned nodes, for others."""
+        """Neighbours of owned nodes, for whoever asks."""
         routes = self.shards.by_part(ids)
         found = []
         for part, run in routes.near:
             shard = self.shards.mapped[part]
             found.append(self._near(part, Nodes.of_shard(shard, ids[routes.order[run]] - shard.first), draw))
-        return _restored(_joined(found, self.shards.weighted), routes.order)
+        return restored(joined(found, self.shards.weighted), routes.order)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -237,55 +233,3 @@ class _Draw:
         if self.shared:
             return sample_shared(shard.indptr, shard.indices, rows, shard.all_original, self.fanout, self.key)
         return sample_neighbors(shard.indptr, shard.indices, rows, nodes.original, self.fanout, self.key)
-
-
-def _joined(several: list[Neighbors], weighted: bool = False) -> Neighbors:
-    """The rows of several CSRs, one after the other."""
-    if len(several) == 1:
-        return several[0]
-    if not several:
-        nothing = torch.empty(0) if weighted else None
-        return Neighbors(indptr=torch.zeros(1, dtype=torch.int64), sources=Nodes.none(), edge_weights=nothing)
-    counts = torch.cat([neighbors.indptr.diff() for neighbors in several])
-    weights = [neighbors.edge_weights for neighbors in several if neighbors.edge_weights is not None]
-    return Neighbors(
-        indptr=offsets(counts),
-        sources=_one_after_the_other([neighbors.sources for neighbors in several]),
-        edge_weights=torch.cat(weights) if weights else None,
-    )
-
-
-def _one_after_the_other(several: Sequence[Nodes | Drawn]) -> Drawn:
-    ends = torch.tensor([len(drawn) for drawn in several]).cumsum(0)
-
-    def describe(chosen: Tensor) -> Nodes:
-        which = torch.searchsorted(ends, chosen, right=True)
-        by_piece = torch.argsort(which, stable=True)
-        counts = torch.bincount(which, minlength=len(several)).tolist()
-        found = [
-            drawn[run - (int(end) - len(drawn))]
-            for drawn, end, run in zip(several, ends, chosen[by_piece].split_with_sizes(counts), strict=True)
-        ]
-        back = torch.empty_like(by_piece)
-        back[by_piece] = torch.arange(len(by_piece))
-        return Nodes.concatenate(found)[back]
-
-    return Drawn(ids=torch.cat([drawn.ids for drawn in several]), describe=describe)
-
-
-def _restored(sorted_rows: Neighbors, order: Tensor) -> Neighbors:
-    """Row i of the argument becomes row order[i]."""
-    if torch.equal(order, torch.arange(len(order))):
-        return sorted_rows
-    position = torch.empty_like(order)
-    position[order] = torch.arange(len(order))
-    counts = sorted_rows.indptr.diff()[position]
-    indptr = offsets(counts)
-    shift = sorted_rows.indptr[:-1][position] - indptr[:-1]
-    edges = torch.arange(int(indptr[-1])) + torch.repeat_interleave(shift, counts)
-    weights, sources = sorted_rows.edge_weights, sorted_rows.sources
-    return Neighbors(
-        indptr=indptr,
-        sources=Drawn(ids=sources.ids[edges], describe=lambda chosen: sources[edges[chosen]]),
-        edge_weights=None if weights is None else weights[edges],
-    )

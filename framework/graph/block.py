@@ -254,7 +254,7 @@ class Block:
 
     @property
     def without_self_loops(self) -> "Block":
-        """As GraphBlock's; the block itself where it has no self-loops. What is left has a mean importance of 1 again."""
+        """As GraphBlock's; the block itself where it has no self-loops. Importance is 1 on average again."""
         return self if self._loop_free is None else self._loop_free
 
     @cached_property

@@ -2,8 +2,9 @@
 
 Assumptions: a layer is a `MessagePassing` whose `forward` begins with the rows and the edges, and takes a pair of rows
 (sources, targets), as most of PyG's do; `GCNConv` does not, and is given what it needs another way. A block's edge
-weights and the importance of its edges, multiplied, reach a layer that has an argument `edge_weight`. Dropout inside a PyG layer draws from torch's generator, which
-the engine seeds for every step: such a run can be resumed exactly, but it depends on the number of workers.
+weights and the importance of its edges, multiplied, reach a layer that has an argument `edge_weight`. Dropout inside a
+PyG layer draws from torch's generator, which the engine seeds for every step: such a run can be resumed exactly, but it
+depends on the number of workers.
 
 Networks are made of the house's own parts: `NodeNetwork([PygLayer(conv), ...], input_dropout=0.0, dropout=0.5,
 elu=False)` has keyed dropout between the layers and exact layer-wise evaluation.

@@ -255,7 +255,9 @@ class SPAGAN:
     def build(self, columns: int, classes: int, depth: int) -> nn.Module:
         """Both stages' layers, in stage 1. Raises InputError unless there are two layers."""
         if depth != 2:
-            raise InputError(f"spagan has 2 layers, and the sampler draws for {depth}; give it two fanouts or layers.")
+            raise InputError(
+                f"spagan has 2 layers, and the sampler draws for {depth}; give it two fanouts, budgets or layers."
+            )
         return SPAGANNetwork(columns, classes, self)
 
 

@@ -13,7 +13,7 @@ import dataclasses
 from framework.graph.block import Block, Nodes
 from framework.random import Key
 from framework.registry import SAMPLERS
-from framework.sample.hops import check_fanouts, expand
+from framework.sample.hops import check_numbers, expand
 from framework.sample.sampler import SAMPLING, GraphView
 
 
@@ -28,7 +28,7 @@ class Labor:
     """Whether hops share their draws, too: fewer different nodes still, but layers see much the same of them."""
 
     def __post_init__(self) -> None:
-        check_fanouts(self.fanouts)
+        check_numbers("fanouts", self.fanouts)
 
     @property
     def depth(self) -> int:

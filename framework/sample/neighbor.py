@@ -9,7 +9,7 @@ import dataclasses
 from framework.graph.block import Block, Nodes
 from framework.random import Key
 from framework.registry import SAMPLERS
-from framework.sample.hops import check_fanouts, expand
+from framework.sample.hops import check_numbers, expand
 from framework.sample.sampler import SAMPLING, GraphView
 
 
@@ -22,7 +22,7 @@ class Neighbor:
     """Neighbours a node, the hop from the seeds first; -1 takes all."""
 
     def __post_init__(self) -> None:
-        check_fanouts(self.fanouts)
+        check_numbers("fanouts", self.fanouts)
 
     @property
     def depth(self) -> int:

@@ -58,6 +58,9 @@ class Neighbors:
     """One a drawn edge, in the CSR's order; a node stands here as often as it was drawn."""
     edge_weights: Tensor | None = None
     """float32 [edges], where the graph has them."""
+    chances: Tensor | None = None
+    """float64 [edges], above 0: what each edge was drawn with, where that is not the same for all of a node; a block's
+    edges count by their inverse. A node's edges to itself are all there, with 1."""
 
 
 class GraphView(Protocol):
@@ -69,6 +72,14 @@ class GraphView(Protocol):
         Which ones depends on the key and the node's original id alone; where draws are `shared`, on the key and the
         neighbours' original ids: nodes that have neighbours in common then draw the same of them. All workers call this
         together."""
+
+    def neighbors_together(self, nodes: Nodes, budget: int, key: Key) -> Neighbors:
+        """Of the in-neighbours that the nodes of all workers have together, `budget` on average, each by a coin.
+
+        A neighbour's chance grows with what its edges into all these nodes weigh (`framework.sample.chances`); all have
+        1 where they are no more than the budget. Every edge from one that is drawn is there, and every self-loop, which
+        draws nobody. The nodes of a worker are distinct; two workers may have the same. Which neighbours depends on
+        the key and on original ids alone, those of the frontiers of all workers. All workers call this together."""
 
     def whole(self, keys: Sequence[Key | None]) -> Sequence[GraphBlock]:
         """One layer over all nodes of each worker for every key, which its draws are keyed by."""

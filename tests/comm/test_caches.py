@@ -26,6 +26,7 @@ from framework.engine.run import Worker
 from framework.errors import InputError, PluginError
 from framework.sample.full import Full
 from framework.sample.labor import Labor
+from framework.sample.ladies import Ladies
 from framework.sample.shadow import Shadow
 from framework.workloads.node_rows import finished
 from framework.workloads.nodes import NodeTask
@@ -262,6 +263,18 @@ def test_a_cache_of_samplers_without_fanouts_says_which_to_take(tmp_path: Path) 
     own = dataclasses.replace(run.workload, sampler=WithoutFanouts())
     with pytest.raises(InputError, match="choose --cache presampled"):
         start(dataclasses.replace(run, workload=own), ignore)
+
+
+def test_caches_of_draws_for_all_workers_together(tmp_path: Path) -> None:
+    settings = {"sampler": Ladies(budgets=(300, 200)), "workers": 2, "reach": "owned", "epochs": 1}
+    plain, presampled, degree = (
+        start(small_run(tmp_path / f"{number}", cache=cache, **settings), ignore)
+        for number, cache in enumerate((None, Presampled(megabytes=0.005), Degree(megabytes=0.005)))
+    )
+    assert presampled["weights_digest"] == degree["weights_digest"] == plain["weights_digest"]
+    assert presampled["bytes"]["features"] < degree["bytes"]["features"] < plain["bytes"]["features"]
+    with pytest.raises(InputError, match="choose --cache presampled, or degree"):
+        start(small_run(tmp_path / "analytic", cache=Analytic(), **settings), ignore)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

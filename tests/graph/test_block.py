@@ -1,4 +1,4 @@
-"""Edges of unequal importance: sums, means and attention as dense matrices have them, and what becomes of self-loops."""
+"""Edges of unequal importance: sums, means and attention as of dense matrices; and what becomes of self-loops."""
 
 import dataclasses
 

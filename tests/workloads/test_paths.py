@@ -19,6 +19,7 @@ from framework.errors import InputError, LostWorkerError
 from framework.graph.path_block import PathBlock
 from framework.graph.paths import PathTable
 from framework.models.nodes import GAT
+from framework.sample.ladies import Ladies
 from framework.sample.neighbor import Neighbor
 from framework.workloads import node_inference
 from framework.workloads import paths as path_search
@@ -99,8 +100,9 @@ def test_sampled_from_whole_neighbourhoods_piece_by_piece(tmp_path: Path, monkey
     alike(trained(Group.alone(), dataclasses.replace(run, out=str(tmp_path / "pieces"))), one)
 
 
-def test_sampled_batches(tmp_path: Path) -> None:
-    settings = {"sampler": Neighbor(fanouts=(4, 4)), "batch_size": 512, "parts": 2, "epochs": 8}
+@pytest.mark.parametrize("sampler", [Neighbor(fanouts=(4, 4)), Ladies(budgets=(400, 300))], ids=["neighbor", "ladies"])
+def test_sampled_batches(sampler: Neighbor | Ladies, tmp_path: Path) -> None:
+    settings = {"sampler": sampler, "batch_size": 512, "parts": 2, "epochs": 8}
     one = trained(Group.alone(), spagan_run(tmp_path / "one", **settings))
     alike(together(2, trained, spagan_run(tmp_path / "two", **settings))[0], one)
 

@@ -52,7 +52,7 @@ class Analytic:
         if not isinstance(outlook.sampler, _WithFanouts):
             raise InputError(
                 "--cache analytic knows how samplers draw that have fanouts, and this one has none; "
-                "choose --cache presampled."
+                "choose --cache presampled, or degree."
             )
         topology, chosen = outlook.topology, torch.empty(0, dtype=torch.int64)
         group = topology.shards.group
