@@ -42,6 +42,7 @@ LIMITS: dict[str, tuple[str, str]] = {
         "all neighbours, `-1`",
         "tests/test_placement_invariance.py::test_draws_that_nodes_share_are_as_indifferent",
     ),
+    "sampler ladies": ("all neighbours, `-1`", "tests/sample/test_ladies.py::test_all_neighbours_are_exact"),
     "sampler neighbor": ("all neighbours, `-1`", ANYWHERE),
     "sampler shadow": (
         "all neighbours, `-1`, of as many hops as layers (one more for degrees)",
@@ -108,6 +109,7 @@ EXECUTION: tuple[Technique, ...] = (
     ("mini-batch, individual sample", "PaGraph", "cache degree"),
     ("mini-batch, individual sample", "SALIENT++", "cache analytic"),
     ("mini-batch, individual sample", "GNNLab, RapidGNN", "cache presampled"),
+    ("mini-batch, joint sample", "LADIES, PLADIES", "sampler ladies"),
     ("mini-batch, joint sample", "LLCG", "gradient corrected"),
     ("mini-batch, joint sample", "LLCG", "halo corrected"),
     ("mini-batch, joint sample", "P3, NeutronTP", "layout tensor-parallel"),
@@ -127,6 +129,7 @@ AXES: tuple[Technique, ...] = (
     ("batch generation, distributed sampling", "GraphSAGE", "sampler neighbor"),
     ("batch generation, distributed sampling", "LABOR", "sampler labor"),
     ("batch generation, subgraph sampling", "shaDow-GNN", "sampler shadow"),
+    ("batch generation, distributed sampling", "LADIES", "sampler ladies"),
     ("batch generation, cache by degree", "PaGraph", "cache degree"),
     ("batch generation, cache by formula", "SALIENT++", "cache analytic"),
     ("batch generation, cache by drawing", "GNNLab, RapidGNN", "cache presampled"),

@@ -23,6 +23,7 @@ from framework.graph.store import ShardStore
 from framework.kernels.csr import row_of_entries
 from framework.models.nodes import GAT, GCN, SAGE
 from framework.random import Key, uniform
+from framework.registry import PARTITIONERS
 from framework.sample import chances as numbers_of_chances
 from framework.sample.chances import chances, edge_numbers, summed
 from framework.sample.ladies import Ladies
@@ -305,6 +306,12 @@ class Case:
     everyone: bool = False
     """Whether every worker has all seeds, rather than those whose turn it is, and the last worker none."""
 
+    @property
+    def name(self) -> str:
+        """`2-4-metis-owned-15-20`."""
+        words = (self.workers, self.parts, PARTITIONERS.name_of(type(self.partitioner)), self.reach, *self.budgets)
+        return "-".join(map(str, words + ("everyone",) * self.everyone))
+
     def seeds(self, rank: int) -> Tensor:
         """Original ids of a worker's seeds."""
         if self.everyone:
@@ -353,7 +360,7 @@ def edges_of(block: Block) -> list[Any] | dict[int, list[tuple[Any, ...]]]:
     return found
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_neither_workers_nor_parts_nor_reach_show(case: Case, tmp_path: Path) -> None:
     store = stored(GRAPH, case.parts, tmp_path, partitioner=case.partitioner, edge_weights=WEIGHTS)
     found = together(case.workers, sampled, store.path, case)
