@@ -27,7 +27,7 @@ from framework.kernels.sample import Sampled, sample_neighbors, unique_relabel
 from framework.kernels.segments import chunks
 from framework.random import Key
 from framework.registry import SAMPLERS
-from framework.sample.hops import check_fanouts
+from framework.sample.hops import check_numbers
 from framework.sample.sampler import DRAWING, SAMPLING, GraphView
 
 _NODE = (1 << 32) - 1  # the half of a pair's number that is the node
@@ -44,7 +44,7 @@ class Shadow:
     """Layers of the network, which may be more than there are hops: all of them have the net's edges."""
 
     def __post_init__(self) -> None:
-        check_fanouts(self.fanouts)
+        check_numbers("fanouts", self.fanouts)
         if self.layers < 1:
             raise InputError(f"--sampler.layers is {self.layers}; expected at least 1.")
 
