@@ -38,9 +38,9 @@ def ignore(event: Any) -> None:
 def opened(run: Run, rank: int = 0, workers: int = 1) -> TranslationTask:
     """The run's task as one of its workers has it, who says nothing to the others."""
     prepared = run.workload.prepare(Path(run.store), map, ignore)
-    group = Group(rank=rank, size=workers, device=CPU, hosts=("here",) * workers, deadline=1.0)
-    task = run.workload.open(run, Worker(group=group, prepared=prepared, device=CPU, watch=ignore))
+    task = run.workload.open(run, Worker(group=Group.alone(), prepared=prepared, device=CPU, watch=ignore))
     assert isinstance(task, TranslationTask)
+    task.group = Group(rank=rank, size=workers, device=CPU, hosts=("here",) * workers, deadline=1.0)
     return task
 
 
