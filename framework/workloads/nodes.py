@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
@@ -25,10 +24,10 @@ from framework.comm.layout.strategy import Layout
 from framework.comm.meeting import verify_together
 from framework.comm.reach import Reach, Shards, parts_read
 from framework.comm.rounds import innermost, require_same_rounds
-from framework.comm.rows import all_rows, share_out
+from framework.comm.rows import share_out
 from framework.comm.topology import Topology
 from framework.config import placement, plugin_name
-from framework.data.dataset import NO_LABEL, TRAIN, Dataset
+from framework.data.dataset import Dataset
 from framework.engine.run import Event, Mapper, Prepared, Run, Worker
 from framework.errors import InputError
 from framework.graph.block import GraphBlock, Nodes
@@ -44,16 +43,13 @@ from framework.sample.neighbor import Neighbor
 from framework.sample.sampler import Sampler
 from framework.store.columns import part_folder
 from framework.workloads.node_inference import Inference
+from framework.workloads.node_labels import MEASURES, NodeLabels
 from framework.workloads.node_rows import Begun, NodeRows, finished, placed
 from framework.workloads.paths import PathNetwork, Paths, PathSearch
-from framework.workloads.samples import EVALUATING, SHUFFLING, SPLITS, STEPPING, evaluating
+from framework.workloads.samples import EVALUATING, SHUFFLING, STEPPING, evaluating
 from partitioners.metis import Metis
 
 MANY = 1 << 17  # nodes of a worker from which on memory counts for more than the time that keeping none of it takes
-_REMEDIES = {
-    "split": "Draw a split by --data.shares 0.5 0.2, or name its column by --data.split where the data set has one.",
-    "labels": "Node classification needs them: y in an .npz file, else a column or file named by --data.label(s).",
-}
 
 
 @WORKLOADS.register("nodes")
@@ -158,7 +154,7 @@ class NodeBatch:
 class NodeTask:
     """Node classification as one worker does it."""
 
-    measures = tuple(f"{name}_{metric}" for name, _ in SPLITS for metric in ("loss", "accuracy", "macro_f1"))
+    measures = MEASURES
     """What an evaluation measures of every split that has nodes with labels."""
 
     def __init__(self, workload: NodeClassification, run: Run, worker: Worker) -> None:
@@ -192,7 +188,8 @@ class NodeTask:
             ahead=self._ahead,
         )
         self.paths: Paths | None = None
-        self.seeds, self.seed_labels = self._training_nodes()
+        self.labels = NodeLabels(self.shards)
+        self.seeds, self.seed_labels = self.labels.training(self.topology.owned)
 
     def model(self) -> nn.Module:
         """The network, from the store's feature columns to its classes."""
@@ -316,35 +313,13 @@ class NodeTask:
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Mean loss, accuracy and macro F1 of every split, from whole neighbourhoods or a Scoped sampler's draws."""
-        scores = self.inference.scores(model).cpu()
-        predicted, losses = scores.argmax(1), -scores.double().log_softmax(1)
-        labels, split, classes = self._owned("labels"), self._owned("split"), self.shards.store.num_classes
-        metrics = {}
-        for name, value in SPLITS:
-            chosen = (split == value) & (labels != NO_LABEL)
-            # [labels, predictions]; torchmetrics would count the same, and adds two seconds to every worker's start
-            counts = torch.bincount(labels[chosen] * classes + predicted[chosen], minlength=classes * classes)
-            loss = losses[chosen, labels[chosen]].sum()
-            sums = self.shards.group.all_reduce(torch.cat([loss.view(1), counts.double()]), "state")
-            loss, counts = sums[0], sums[1:].view(classes, classes)
-            if counts.sum() == 0:
-                continue
-            metrics[f"{name}_loss"] = float(loss / counts.sum())
-            metrics[f"{name}_accuracy"] = float(counts.diagonal().sum() / counts.sum())
-            present = counts.sum(1) + counts.sum(0) > 0
-            f1 = 2 * counts.diagonal() / (counts.sum(0) + counts.sum(1)).clamp(min=1)
-            metrics[f"{name}_macro_f1"] = float(f1[present].mean())
-        return metrics
+        return self.labels.metrics(self.inference.scores(model).cpu())
 
     def predict(self, model: nn.Module, embeddings: bool) -> dict[str, Any]:
         """The owned nodes' raw ids with class and its probability, or with the last layer's input."""
-        ids = self._raw_ids()
         if embeddings:
-            return {"id": ids, "embedding": self.inference.embeddings(model).cpu().numpy()}
-        probability, best = self.inference.scores(model).softmax(1).max(1)
-        columns = {"id": ids, "class": best.cpu().numpy(), "score": probability.cpu().numpy()}
-        names = self.shards.store.class_names
-        return {**columns, "class_name": pa.array(names).take(pa.array(columns["class"]))} if names else columns
+            return {"id": self.labels.raw_ids(), "embedding": self.inference.embeddings(model).cpu().numpy()}
+        return self.labels.predictions(self.inference.scores(model))
 
     def state(self) -> dict[str, Tensor]:
         """What this worker keeps from step to step: what its halo strategy does."""
@@ -359,34 +334,6 @@ class NodeTask:
         """As the halo strategy saw it."""
         exchange = self.topology.wire.exchange if self.workload.sampler.whole else None
         return dict(exchange.staleness) if isinstance(exchange, Late) else {}
-
-    def _training_nodes(self) -> tuple[Nodes, Tensor]:
-        """The training nodes of all workers, by original id, and their labels."""
-        mine = torch.nonzero(self._owned("split") == TRAIN).squeeze(1)
-        nodes = self.topology.owned[mine]
-        table = torch.stack([nodes.original, nodes.ids, nodes.degree, self._owned("labels")[mine]], dim=1)
-        table = all_rows(self.shards.group, table, "state")
-        if len(table) == 0:
-            raise InputError(f"{self.shards.store.path} has no training nodes. {_REMEDIES['split']}")
-        original, ids, degree, labels = table[torch.argsort(table[:, 0])].t().contiguous()
-        if int(labels.min()) == NO_LABEL:
-            node = int(original[labels == NO_LABEL][0])
-            raise InputError(f"training node {node} has no label; take it out of the split or label it.")
-        return Nodes(ids=ids, original=original, degree=degree), labels
-
-    def _owned(self, column: str) -> Tensor:
-        """A column of the owned nodes, int64 [n]."""
-        columns = [getattr(self.shards.mapped[part], column) for part in self.shards.owned]
-        if any(values is None for values in columns):
-            raise InputError(f"{self.shards.store.path} has no {column}. {_REMEDIES[column]}")
-        return torch.cat([torch.empty(0, dtype=torch.int64), *(values.long() for values in columns)])
-
-    def _raw_ids(self) -> pa.ChunkedArray:
-        """The ids that the raw data knows the owned nodes by."""
-        store, owned = self.shards.store, self.shards.owned
-        here = parts_read(store.parts, self.shards.group, "host") or [0]
-        none = store.raw_ids(here[0])[:0]  # gives a worker without shards the type of the others' column
-        return pa.chunked_array([none, *(store.raw_ids(part) for part in owned)])
 
 
 def _split_neighbourhoods(partitioner: EdgeCut | VertexCut) -> InputError:
