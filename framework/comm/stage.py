@@ -31,6 +31,8 @@ _CHUNK = 16 << 20
 """Bytes that the source holds at once, for all takers together."""
 _MEETING = 64 << 20
 """Bytes that are sent, and put on a disk, between two meetings of all workers."""
+_PLACING = 1 << 20
+"""A file's share of those, beside its own bytes: a disk takes as long to have it in its place as to write that many."""
 Needs = Callable[[str], bool]
 """Whether workers of this host read the file of that path inside the folder."""
 
@@ -170,11 +172,12 @@ class _Copy:
         target = scratch / name if scratch is not None and self.group.rank in transfer.takers else None
         step = max(1, _CHUNK // len(transfer.takers))
         for begin in range(0, max(1, facts["bytes"]), step):  # an empty file is one empty chunk
-            chunk = self._chunk(transfer, begin, min(step, facts["bytes"] - begin))
+            length = min(step, facts["bytes"] - begin)
+            chunk = self._chunk(transfer, begin, length)
             if target is not None and self.trouble is None:
                 digest.update(chunk.numpy().data)
                 self._write(target, chunk)
-            self._meet(step)
+            self._meet(length)
         if target is not None and self.trouble is None:
             if digest.hexdigest() == facts["sha256"]:
                 self._place(target, self.path / name)
@@ -184,6 +187,7 @@ class _Copy:
                     f"was sent '{name}' altered by host {source}: its SHA-256 is not the manifest's. Remove the folder "
                     f"on {source} and prepare it again."
                 )
+        self._meet(_PLACING)
 
     def _meet(self, sent: int) -> None:
         """Meets the others where enough was sent since the last time."""
