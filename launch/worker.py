@@ -86,6 +86,8 @@ def device_of(run: Run, local_rank: int) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise InputError("--device is cuda, but torch sees no GPU on this host; use --device cpu.")
+    torch.backends.cudnn.allow_tf32 = False  # float32 is float32, as it is in products of matrices
+    torch.backends.cudnn.deterministic = True
     return torch.device("cuda", local_rank % torch.cuda.device_count())
 
 

@@ -343,6 +343,19 @@ def test_truncated_numpy_files(tmp_path):
             assert f"'{path}' cannot be read as a NumPy file" in tried(dataset, tmp_path)
 
 
+def test_damaged_archives_are_named(tmp_path):
+    path = tmp_path / "graph.npz"
+    np.savez_compressed(path, edge_index=np.arange(60).reshape(2, 30) % 30)
+    whole, said = path.read_bytes(), set()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            Npz(path=str(path)).open()
+        except InputError as error:
+            said.add(str(error)[: len(f"'{path}' cannot be read")])
+    assert f"'{path}' cannot be read" in said
+
+
 def test_pickled_array_is_not_read(tmp_path):
     np.savez(tmp_path / "graph.npz", edge_index=np.asarray([{}, {}]))
     assert "without pickles" in tried(Npz(path=str(tmp_path / "graph.npz")), tmp_path)

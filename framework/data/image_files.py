@@ -30,7 +30,7 @@ from framework.registry import IMAGE_SETS
 ENDINGS = (".png", ".jpg", ".jpeg")
 _SPLITS = {"train": TRAIN, "validation": VALIDATION, "val": VALIDATION, "test": TEST}
 _MODES = {"rgb": "RGB", "grey": "L"}
-_READING = 2  # of how files are understood: raised whenever that changes, so that images are prepared again
+_READING = 3  # of how files are understood: raised whenever that changes, so that images are prepared again
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Decoding:
     """What files of images are decoded to."""
 
     color: Literal["rgb", "grey"] = "rgb"
-    """Three channels or one, whatever a file has."""
+    """Three channels or one, whatever a file has. What is transparent shows white."""
     side: int = 0
     """Pixels of both sides; images of other sizes are resized. 0: they are as they come, all of one size."""
 
@@ -65,7 +65,7 @@ class Decoding:
     def _image(self, file: Path | bytes, name: str) -> NDArray[np.uint8]:
         try:
             with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
-                image = _of_bytes(opened).convert(_MODES[self.color])
+                image = _on_white(_of_bytes(opened)).convert(_MODES[self.color])
         except UnidentifiedImageError as error:  # whose text has the address of bytes in memory
             raise InputError(f"{name} cannot be decoded (no image that Pillow knows). Mend or remove it.") from error
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -129,10 +129,26 @@ class ImageFolder:
         if depths not in ({2}, {3}):
             given = f"images {sorted(depths)} names deep" if found else "no images"
             raise InputError(f"'{self.path}' holds {given}; expected CLASS/NAME.png, or train/CLASS/NAME.png for all.")
+        self._require_classes(root, found)
         for file in found:
             if not _is_text(file.relative_to(root).as_posix()):
                 raise InputError(f"the name of the image {str(file)!a} is not UTF-8; give the file another one.")
         return found
+
+    def _require_classes(self, root: Path, found: Sequence[Path]) -> None:
+        """Raises InputError for a class that would be lost: one whose folder has no image."""
+        names = [file.relative_to(root).parts for file in found]
+        split = len(names[0]) == 3
+        if not split and {name[0] for name in names} <= {*_SPLITS}:
+            raise InputError(f"'{self.path}' holds images in {names[0][0]}; expected {names[0][0]}/CLASS/NAME.png.")
+        trained = {name[-2] for name in names if not split or _SPLITS.get(name[0]) == TRAIN}
+        above = [folder for folder in root.iterdir() if _SPLITS.get(folder.name) == TRAIN] if split else [root]
+        there = {each.name for folder in above for each in folder.iterdir() if each.is_dir() and each.name[0] != "."}
+        if lost := sorted(there - trained):
+            raise InputError(
+                f"'{self.path}' holds no PNG or JPEG file of class '{lost[0]}' to learn from; add some, or remove the "
+                "class's folder."
+            )
 
     def _split(self, folders: list[str], images: int) -> NDArray[np.uint8]:
         """What every image is for, by the folder it is in, where they are in such."""
@@ -211,19 +227,21 @@ class ImageTable:
     def _read(self, file: Path) -> pa.Table:
         """The file's two columns, as `image` (bytes) and `label`."""
         try:
+            columns = pq.read_schema(file).names if file.suffix == ".parquet" else _opened(file).schema.names
+            lacking = [name for name in (self.image, self.label) if name not in columns]
+            if lacking:
+                raise InputError(f"'{file}' has no column '{lacking[0]}'; it has {', '.join(columns)}.")
             table = (
-                pq.read_table(file)
+                pq.read_table(file, columns=[self.image, self.label])
                 if file.suffix == ".parquet"
-                else pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+                else _opened(file).read_all()
             )
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"'{file}' cannot be read ({error}). Name a whole Arrow or Parquet file.") from error
-        lacking = [name for name in (self.image, self.label) if name not in table.column_names]
-        if lacking:
-            raise InputError(f"'{file}' has no column '{lacking[0]}'; it has {', '.join(table.column_names)}.")
         images = table[self.image]
-        if pa.types.is_struct(images.type) and images.type.get_field_index("bytes") >= 0:
-            images = pa.chunked_array([chunk.field("bytes") for chunk in images.chunks])
+        if pa.types.is_struct(images.type) and (place := images.type.get_field_index("bytes")) >= 0:
+            held = [chunk.field("bytes") for chunk in images.chunks]
+            images = pa.chunked_array(held, images.type.field(place).type)
         if not (pa.types.is_binary(images.type) or pa.types.is_large_binary(images.type)):
             raise InputError(f"'{file}' has {images.type} in '{self.image}'; expected bytes of PNG or JPEG files.")
         labels = self._labels(file, table[self.label])
@@ -242,6 +260,10 @@ class ImageTable:
         return column.cast(pa.large_string())
 
 
+def _opened(file: Path) -> pa.RecordBatchFileReader:
+    return pa.ipc.open_file(pa.memory_map(str(file)))
+
+
 def _classes(column: pa.ChunkedArray) -> tuple[Ids, tuple[str, ...]]:
     """Classes as numbers, and their names in alphabetical order where they come as names."""
     if not is_text(column.type):
@@ -255,6 +277,14 @@ def _of_bytes(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray(as_bytes(np.asarray(image).astype(np.uint16)[None])[0, ..., 0])
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """The image before white, where it is transparent: what colour hides beneath is not meant to be seen."""
+    if not image.has_transparency_data:
+        return image
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
 
 
 def _beneath(root: Path) -> Iterator[Path]:

@@ -151,13 +151,16 @@ class Molecules:
         """The structures, raw ids and targets of one file."""
         if not _is_sdf(str(path)):
             return self._columns(path, identity, targets)
-        contents, ids, values = [], [], []
+        contents, ids, values, known = [], [], [], False
         for block, properties in read_sdf(path):
             contents.append(block)
             ids.append(properties.get(identity, ""))
+            known = known or identity in properties
             values.append([_number(properties.get(name, "")) for name in targets])
         if not any(np.isfinite(row).all() for row in values):
             raise InputError(f"no molecule of '{path}' has numbers for {', '.join(targets)}; name properties it has.")
+        if identity and not known:
+            raise InputError(f"no molecule of '{path}' has a property '{identity}' to be known by; name one it has.")
         return contents, ids, values
 
     def _columns(self, path: Path, identity: str, targets: Sequence[str]) -> _Columns:

@@ -5,6 +5,7 @@ Assumptions: the archive's edges fit in memory; nothing in it is pickled (an arc
 
 import dataclasses
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ from framework.data.split import hashed_split
 from framework.errors import InputError
 from framework.registry import DATASETS
 
+_DAMAGE = (
+    *(OSError, ValueError, EOFError, TypeError, RuntimeError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""What reading a damaged archive raises, by where the damage is."""
 _PLANETOID_VALIDATION = 500
 
 
@@ -139,7 +145,7 @@ def read_archive(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise _unreadable(path, error) from error
 
 
@@ -148,7 +154,7 @@ def _names(path: Path) -> list[str]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return list(archive)
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise _unreadable(path, error) from error
 
 
@@ -171,7 +177,7 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 def _matrix(path: Path) -> Any:
     try:
         return load_npz(path).tocsr()
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except (*_DAMAGE, KeyError) as error:
         raise _unreadable(path, error) from error
 
 

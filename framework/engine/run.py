@@ -142,6 +142,15 @@ class Initialized(Protocol):
 
 
 @runtime_checkable
+class Pretrains(Protocol):
+    """A task that learns something else before it learns what it measures."""
+
+    @property
+    def pretraining(self) -> int:
+        """Epochs of that at the start of a run: no evaluation of theirs is the best one, and none is waited for."""
+
+
+@runtime_checkable
 class Counted(Protocol):
     """A task that knows beforehand how many steps an epoch has: as many in each."""
 

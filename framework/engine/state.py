@@ -50,7 +50,7 @@ _NUMBERS = "numbers"  # where the others are called by a weight's index
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, *, own: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """An optimiser's state as plain values and tensors; `load_optimizer_state` takes both back.
+    """An optimiser's state as plain values and its own tensors; `load_optimizer_state` takes both back.
 
     `own`: it is this worker's alone, so numbers that some keep of weights are among the tensors, as JSON."""
     state = optimizer.state_dict()
@@ -63,7 +63,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, *, own: bool = False) -> t
                 numbers[f"{index}.{name}"] = value
     if own and numbers:
         tensors[_NUMBERS], numbers = as_tensor(json.dumps(numbers).encode()), {}
-    return {"groups": state["param_groups"], "numbers": numbers}, on_host(tensors)
+    return {"groups": state["param_groups"], "numbers": numbers}, tensors
 
 
 def fits(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> bool:

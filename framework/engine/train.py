@@ -17,6 +17,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from framework.comm.gradient.all_reduce import AllReduce
+from framework.comm.gradient.collect import held
 from framework.comm.gradient.compressed import Compressed
 from framework.comm.gradient.strategy import GradientSynchronizer
 from framework.config import plugin_name
@@ -25,7 +26,18 @@ from framework.engine.checkpoint import Checkpoint
 from framework.engine.kept import keep, own_state
 from framework.engine.progress import Progress
 from framework.engine.resume import checkpoints_of, last_checkpoint, not_shared_out, return_to
-from framework.engine.run import Counted, Initialized, Measuring, Run, Staged, Task, Worker, measured, scalar
+from framework.engine.run import (
+    Counted,
+    Initialized,
+    Measuring,
+    Pretrains,
+    Run,
+    Staged,
+    Task,
+    Worker,
+    measured,
+    scalar,
+)
 from framework.engine.staging import with_data
 from framework.engine.state import beneath, fits, load_optimizer_state, on_host, optimizer_state, under, weights_digest
 from framework.engine.versions import versions
@@ -56,6 +68,8 @@ def train(run: Run, worker: Worker) -> dict[str, Any]:
         learner = Learner(run, worker, task, synchronizer, optimizer, schedule)
         if found is not None:
             learner.resume(found)
+        elif 0 < run.epochs <= _pretraining(task):
+            worker.watch({"event": "note", "text": _nothing_measured(run.epochs)})
         elif learner.ended():  # of no epochs: its first weights can be asked
             learner.save()
         while not learner.ended():
@@ -97,7 +111,7 @@ class Learner:
         if run.schedule.counts == "epochs":
             self.schedule.step()
         now.seconds.append(time.perf_counter() - began)
-        finite = all(bool(weight.isfinite().all()) for weight in self.synchronizer.module.parameters())
+        finite = all(bool(held(weight).isfinite().all()) for weight in self.synchronizer.module.parameters())
         if not all(self.group.gather_json(finite)):  # the loss is that of the weights before the last step
             raise _diverged(f"weights are no numbers after epoch {now.epoch}")
         measured = self.evaluate()
@@ -148,7 +162,7 @@ class Learner:
         """Remembers `model` and its evaluation if it is the best one yet."""
         now, run = self.progress, self.run
         run.require_measured(now.metrics)
-        if run.monitor not in now.metrics:
+        if run.monitor not in now.metrics or now.epoch <= _pretraining(self.task):
             return
         if not now.best or run.improves(now.metrics[run.monitor], now.best[run.monitor]):
             now.best, now.since_best = dict(now.metrics), 0
@@ -204,13 +218,14 @@ class Learner:
         """A checkpoint of this place, on every host."""
         sums = {"loss_sums": self.group.gather_json(float(self.progress.loss_sum)), "sent": self._sent()}
         groups, optimizer = optimizer_state(self.optimizer, own=not self.synchronizer.shared)
+        leads = self.group.leader  # the others' copies would be dropped
         with self.synchronizer.whole() as model:
-            tensors = {"model": on_host(model.state_dict())}
+            tensors = {"model": on_host(model.state_dict())} if leads else {}
         others = {"best": self.progress.best_weights, "begun": self.progress.begun_weights}
         tensors |= {name: weights for name, weights in others.items() if weights}
         own = {**beneath("gradient", self.synchronizer.state()), **beneath("task", self.task.state())}
         if self.synchronizer.shared:
-            tensors["optimizer"] = optimizer
+            tensors["optimizer"] = on_host(optimizer) if leads else {}
         else:
             own |= beneath("optimizer", optimizer)
         plain = {"optimizer": groups, "schedule": self.schedule.state_dict()}
@@ -306,6 +321,18 @@ def _by_purpose(sent: Mapping[str, int]) -> dict[str, int]:
     for purpose, payload in sent.items():
         total[purpose.partition("/")[0]] += payload
     return dict(sorted(total.items()))
+
+
+def _pretraining(task: Task) -> int:
+    """Epochs at the start of a run in which a task learns something else than what it measures."""
+    return task.pretraining if isinstance(task, Pretrains) else 0
+
+
+def _nothing_measured(epochs: int) -> str:
+    return (
+        f"all epochs of the run ({epochs}) are the model's pretraining: what is measured is of weights that have not "
+        "learned it yet; give more by --epochs"
+    )
 
 
 def _diverged(how: str) -> ShardyardError:

@@ -37,6 +37,8 @@ from framework.store.columns import FileFacts, column_file, map_column, write_co
 from framework.store.folder import full_disk_named, once_resumed, to_disk
 
 IMAGES_A_PART = 1024
+_SUMMED = 1 << 20
+"""Pixels that are summed at a time: as whole numbers of 8 bytes each."""
 WORK = "decoding"
 """The folder, beneath that of the stores, which keeps decoded parts until a store is whole."""
 
@@ -195,8 +197,9 @@ def _written(folder: Path, raw: RawImages, offsets: Tensor, shape: tuple[int, in
             file = column_file(folder, part, name)
             files[str(file.relative_to(folder))] = write_column(file, values)
         trained = torch.from_numpy(raw.split[first:end] == TRAIN)
-        values = map_column(pixels)[trained].view(-1, shape[2]).long()
-        sums += torch.stack([torch.full_like(sums[0], len(values)), values.sum(0), values.square().sum(0)])
+        for chosen in torch.split(trained.nonzero().squeeze(1), max(1, _SUMMED // math.prod(shape))):
+            values = map_column(pixels)[chosen].view(-1, shape[2]).long()
+            sums += torch.stack([torch.full_like(sums[0], len(values)), values.sum(0), values.square().sum(0)])
     means = sums[1].double() / sums[0]
     deviations = (sums[2].double() / sums[0] - means.square()).clamp(min=0).sqrt()
     if not deviations.any():

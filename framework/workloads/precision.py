@@ -26,5 +26,10 @@ def require_precision(precision: Precision, device: torch.device, dtype: torch.d
     if dtype != torch.float32:
         raise InputError("--precision is bfloat16 and --dtype float64; expected float32 beside it.")
     on_cpu = device.type == "cpu"
-    if not (torch.ops.mkldnn._is_mkldnn_bf16_supported() if on_cpu else torch.cuda.is_bf16_supported()):
+    if not (torch.ops.mkldnn._is_mkldnn_bf16_supported() if on_cpu else _on_gpu()):
         raise InputError(f"--precision is bfloat16, which this {device.type} has no arithmetic for; take float32.")
+
+
+def _on_gpu() -> bool:
+    """Whether this GPU itself computes in bfloat16: those that do not would do so by float32, and slowly."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))

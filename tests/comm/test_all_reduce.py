@@ -192,12 +192,20 @@ def wrapped(group: Group, layers: list[nn.Module]) -> list[str]:
 
 
 def test_statistics_that_a_worker_would_keep_to_itself_are_refused() -> None:
-    layers = [nn.BatchNorm1d(4), nn.BatchNorm1d(4, track_running_stats=False), nn.GroupNorm(2, 4)]
-    (refused, *allowed), _ = together(2, wrapped, layers)
-    assert "layer '1' is a BatchNorm1d" in refused
-    assert "between the 2 workers; take GroupNorm" in refused
-    assert allowed == ["", ""]
-    assert wrapped(Group.alone(), layers) == ["", "", ""]
+    layers = [
+        nn.BatchNorm1d(4),
+        nn.BatchNorm1d(4, track_running_stats=False),  # normalises by a worker's share, kept or not
+        nn.InstanceNorm1d(4, track_running_stats=True),
+        nn.InstanceNorm1d(4),
+        nn.GroupNorm(2, 4),
+    ]
+    (*refused, instance, group), _ = together(2, wrapped, layers)
+    names = ("BatchNorm1d", "BatchNorm1d", "InstanceNorm1d")
+    for name, said in zip(names, refused, strict=True):
+        assert f"layer '1' is a {name}" in said
+        assert "between the 2 workers; take GroupNorm" in said
+    assert (instance, group) == ("", "")
+    assert wrapped(Group.alone(), layers) == [""] * 5
 
 
 def test_the_strategy_is_a_value() -> None:

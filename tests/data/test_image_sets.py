@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,53 @@ def test_unusable_files_of_a_folder_are_named(tmp_path: Path) -> None:
     (tmp_path / "stray.png").write_bytes(whole)
     with pytest.raises(InputError, match=r"holds images \[1, 2\] names deep"):
         ImageFolder(path=str(tmp_path)).open()
+
+
+def test_no_class_is_lost_without_a_word(tmp_path: Path) -> None:
+    write_folder(tmp_path / "whole")
+    (tmp_path / "whole" / ".hidden").mkdir()
+    assert ImageFolder(path=str(tmp_path / "whole")).open().num_classes == 4
+    (tmp_path / "whole" / "eel").mkdir()
+    (tmp_path / "whole" / "eel" / "0.webp").write_bytes(b"RIFF")
+    with pytest.raises(InputError, match="holds no PNG or JPEG file of class 'eel' to learn from"):
+        ImageFolder(path=str(tmp_path / "whole")).open()
+    write_folder(tmp_path / "split", "train", "test")
+    shutil.rmtree(tmp_path / "split" / "train" / "ant")
+    (tmp_path / "split" / "train" / "ant").mkdir()
+    with pytest.raises(InputError, match="holds no PNG or JPEG file of class 'ant' to learn from"):
+        ImageFolder(path=str(tmp_path / "split")).open()
+    for number, split in enumerate(("train", "test")):
+        (tmp_path / "flat" / split).mkdir(parents=True)
+        png(tmp_path / "flat" / split / "0.png", PIXELS[number])
+    with pytest.raises(InputError, match="holds images in test; expected test/CLASS/NAME.png"):
+        ImageFolder(path=str(tmp_path / "flat")).open()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_what_is_transparent_shows_white(tmp_path: Path, mode: str) -> None:
+    black = Image.new(mode, (2, 1), 0)
+    if mode in ("RGBA", "LA"):
+        shown = Image.new("L", (2, 1))
+        shown.putpixel((1, 0), 255)
+        black.putalpha(shown)
+        black.save(tmp_path / "0.png")
+    else:  # one colour of all is transparent
+        black.putpixel((1, 0), 9 if mode == "P" else (9, 9, 9))
+        if mode == "P":
+            black.putpalette([0, 0, 0] * 9 + [9, 9, 9])
+        black.save(tmp_path / "0.png", transparency=0 if mode == "P" else (0, 0, 0))
+    other = 0 if mode in ("RGBA", "LA") else 9
+    assert Decoding().images([tmp_path / "0.png"]).tolist() == [[[[255] * 3, [other] * 3]]]
+    assert Decoding(color="grey").images([tmp_path / "0.png"]).tolist() == [[[[255], [other]]]]
+
+
+def test_a_table_without_rows_is_named(tmp_path: Path) -> None:
+    picture = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    schema = pa.schema([("image", picture), ("label", pa.int64())])
+    with pa.OSFile(str(tmp_path / "none.arrow"), "wb") as sink, pa.ipc.new_file(sink, schema):
+        pass
+    with pytest.raises(InputError, match="no images|none of 0 images"):
+        decoded(ImageTable(files=(str(tmp_path / "none.arrow"),)))
 
 
 def test_tables_hold_files_of_images(tmp_path: Path) -> None:

@@ -196,6 +196,13 @@ def test_sdf(tmp_path: Path) -> None:
     assert kept.positions == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_property_that_no_molecule_has_names_none(tmp_path: Path) -> None:
+    path = tmp_path / "molecules.sdf"
+    path.write_text(sdf_of(["CCO"], ["-5.0"]))
+    with pytest.raises(InputError, match="has a property 'NAM' to be known by"):
+        Molecules(files=(str(path),), targets=("energy",), id="NAM").open()
+
+
 def test_settings_are_checked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--data.targets names no column"):
         Molecules(files=("mine.csv",))

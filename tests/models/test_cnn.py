@@ -1,5 +1,6 @@
 """The convolutional networks: the papers' numbers of weights, and scores for images of any size, and for none."""
 
+import re
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -82,9 +83,13 @@ def test_weights_are_as_many_as_in_the_paper(model: ImageModel, exact: int, publ
 
 
 def test_numbers_in_docstrings_are_right() -> None:
-    assert [residual(depth) for depth in (20, 56, 110)] == [269_722, 853_018, 1_727_962]
-    assert vgg((2, 2, 3, 3, 3)) == 14_724_042
-    assert resnext(8, 64) == 34_426_698
+    counted = {
+        ResNet: [residual(depth) for depth in (20, 56, 110)],
+        VGG: [vgg((2, 2, 3, 3, 3))],
+        ResNeXt: [resnext(8, 64)],
+    }
+    for model, numbers in counted.items():
+        assert re.findall(r"\d+(?:,\d{3})+", model.build.__doc__ or "") == [f"{number:,}" for number in numbers]
 
 
 @pytest.mark.parametrize("depth", [20, 56])

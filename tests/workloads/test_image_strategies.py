@@ -57,6 +57,25 @@ def test_every_exact_strategy_learns_what_all_reduce_learns(tmp_path: Path, kind
             torch.testing.assert_close(found[weight], values, rtol=1e-7, atol=1e-10, msg=f"{name}: {weight}")
 
 
+def test_what_rests_stays_under_momentum_of_outer_steps(tmp_path: Path) -> None:
+    gradient, settings = DiLoCo(inner_steps=2), {"schedule": Constant()}  # two epochs of pretraining before
+    runs = [run_of(tmp_path, "boosted", f"{epochs}", gradient, **settings, epochs=epochs) for epochs in (3, 5)]
+    reports(tmp_path, 2, runs)
+    earlier, later = (load_file(tmp_path / f"boosted-{epochs}" / "model.safetensors") for epochs in (3, 5))
+    rests = [name for name in earlier if name.startswith("auto_encoder")]
+    assert rests
+    for name in rests:
+        torch.testing.assert_close(later[name], earlier[name], rtol=0, atol=0)
+    assert any(not torch.equal(later[name], earlier[name]) for name in earlier)
+
+
+def test_compressed_gradients_of_convolutions(tmp_path: Path) -> None:
+    gradients = {"whole": AllReduce(), "enough": Compressed(method="powersgd", rank=64, start=0)}
+    runs = [run_of(tmp_path, "everything", name, one) for name, one in gradients.items()]
+    whole, told = reports(tmp_path, 2, runs)
+    assert told["loss"] == pytest.approx(whole["loss"], rel=1e-8)
+
+
 def test_in_pieces_one_that_was_stopped_goes_on(tmp_path: Path) -> None:
     names = ("zero1", "fsdp")
     settings: dict[str, Any] = {"schedule": Constant()}

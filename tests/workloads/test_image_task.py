@@ -215,6 +215,16 @@ class Fixed(nn.Module):
         return self.answer.expand(len(images), -1)
 
 
+def test_no_epoch_of_pretraining_is_the_best_or_waited_for(tmp_path: Path) -> None:
+    model = dataclasses.replace(BOOSTED, pretraining=4)
+    told = start(image_run(tmp_path / "run", model=model, ema=0.0, epochs=6, patience=1, keep="best"), ignore)
+    assert told["epochs"] >= 5
+    notes: list[str] = []
+    short = image_run(tmp_path / "short", model=model, ema=0.0, epochs=4)
+    start(short, lambda event: notes.append(event["text"]) if event["event"] == "note" else None)
+    assert [note for note in notes if "all epochs of the run (4) are the model's pretraining" in note]
+
+
 def test_accuracy_and_loss_are_what_they_are_called(tmp_path: Path) -> None:
     task = opened(image_run(tmp_path / "run", evaluation_batch=3))
     answer = torch.tensor([0.3, 2.0, -1.0], dtype=torch.float64)

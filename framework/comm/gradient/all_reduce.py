@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed import GradBucket  # type: ignore[attr-defined]  # missing from torch's stubs alone
 from torch.futures import Future
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from framework.comm.gradient.strategy import GradientSynchronizer
@@ -129,9 +130,10 @@ class Replica:
 def refuse_own_statistics(model: nn.Module, group: Group) -> None:
     """Raises InputError where a worker would normalise by its own share of a batch, and the models drift apart."""
     for name, layer in model.named_modules():
-        if isinstance(layer, _BatchNorm) and layer.track_running_stats and not isinstance(layer, nn.SyncBatchNorm):
+        by_batch = isinstance(layer, _BatchNorm) and not isinstance(layer, nn.SyncBatchNorm)
+        if by_batch or (isinstance(layer, _InstanceNorm) and layer.track_running_stats):
             raise InputError(
-                f"layer '{name}' is a {type(layer).__name__}, whose running statistics would differ between the "
+                f"layer '{name}' is a {type(layer).__name__}, whose statistics would differ between the "
                 f"{group.size} workers; take GroupNorm or LayerNorm, on GPUs torch.nn.SyncBatchNorm, or one worker."
             )
 

@@ -19,6 +19,13 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     return [weight for weight in model.parameters() if weight.requires_grad]
 
 
+def held(weight: nn.Parameter) -> Tensor:
+    """What this worker holds of a parameter: all of it or, of one that DeepSpeed has cut, its piece."""
+    piece = getattr(weight, "ds_tensor", weight)
+    assert isinstance(piece, Tensor)
+    return piece
+
+
 def add_up(group: Group, tensors: Iterable[Tensor], purpose: str) -> None:
     """Replaces every tensor by its sum over all workers, the same bits on each."""
     for bucket in _buckets(tensors):

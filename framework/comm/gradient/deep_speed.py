@@ -35,13 +35,15 @@ def cut_by_deep_speed(
     """DeepSpeed at work, whose messages pass by the group: where they fail, LostWorkerError is raised out of its body.
 
     Raises InputError where DeepSpeed is not installed."""
-    synchronizer = DeepSpeedModel(model, optimizer, group, stage)
+    synchronizer, began = None, time.monotonic()
     try:
+        synchronizer = DeepSpeedModel(model, optimizer, group, stage)
         yield synchronizer
     except RuntimeError as error:
         if not is_of_transport(error):
             raise
-        raise group.lost("gradient", error, time.monotonic() - synchronizer.met) from error
+        met = began if synchronizer is None else synchronizer.met
+        raise group.lost("gradient", error, time.monotonic() - met) from error
 
 
 class DeepSpeedModel:

@@ -2,6 +2,8 @@
 
 Douillard et al., "DiLoCo: Distributed low-communication training of language models", 2023 (arXiv 2311.08105),
 algorithm 1: the outer gradient is the weights after the last outer step less the mean of the workers' weights now.
+A weight that no worker has moved since then rests, as under an optimiser that is given no gradient: momentum that is
+left from before moves it no further.
 Exact limit: inner_steps=1, outer_lr=1, outer_momentum=0 with SGD is all-reduce.
 """
 
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.comm.gradient.all_reduce import refuse_own_statistics
-from framework.comm.gradient.collect import average, trainable
+from framework.comm.gradient.collect import anywhere, average, trainable
 from framework.comm.gradient.local import LocalReplica
 from framework.comm.gradient.strategy import GradientSynchronizer
 from framework.comm.group import Group
@@ -60,9 +62,11 @@ class _OuterStep:
         self._optimizer = torch.optim.SGD(self._outer, lr=settings.outer_lr, momentum=momentum, nesterov=momentum > 0)
 
     def meet(self, weights: list[nn.Parameter]) -> None:
+        pairs = list(zip(self._outer, weights, strict=True))
+        moved = anywhere(self._group, [not torch.equal(outer, weight) for outer, weight in pairs])
         average(self._group, [weight.data for weight in weights], "gradient")
-        for outer, weight in zip(self._outer, weights, strict=True):
-            outer.grad = outer.detach() - weight
+        for (outer, weight), any_worker in zip(pairs, moved, strict=True):
+            outer.grad = outer.detach() - weight if any_worker else None
         self._optimizer.step()
         for outer, weight in zip(self._outer, weights, strict=True):
             weight.copy_(outer)
