@@ -83,6 +83,7 @@ setup(
         "pyarrow>=17",
         "numpy>=1.26",
         "scipy>=1.12",
+        "threadpoolctl>=3.2",
         "tyro>=1.0",
         "rich>=13",
         "safetensors>=0.4.3",

@@ -76,18 +76,22 @@ def main() -> None:
         for system in options.systems:
             for seed in range(options.seeds if system != "teacher" else 1):
                 measure(pipeline, shared, {**where, "system": system, "seed": seed}, options.out, show)
-        models = ("teacher", f"kd-{options.seeds - 1}") if "kd" in options.systems else ()
-        report = walk(needed(pipeline, models[-1]), shared, None, show) if models else {"steps": {}}
-    for repeat in range(options.rounds):
-        for batch in BATCHES:
-            for model in models:
-                told = report["steps"][model]
-                row = {**where, "kind": "speed", "model": model, "batch": batch, "repeat": repeat}
-                row["settings"] = settings(pipeline, row)
-                if not _known(options.out, row):
-                    timed = time_decoding(Path(told["path"]), batch)
-                    environment = harness.environment(seed=0, run_digest=told["digest"], data_digest="")
-                    harness.append(options.out, {**environment, **row, **timed})
+        models = ["teacher", f"kd-{options.seeds - 1}"] if "kd" in options.systems else []
+        turns = [
+            [timing(pipeline, {**where, "model": model, "batch": batch, "repeat": repeat}) for model in models]
+            for repeat in range(options.rounds)
+            for batch in BATCHES
+        ]
+        turns = [turn for turn in turns if not all(_known(options.out, row) for row in turn)]
+        report = walk(needed(pipeline, models[-1]), shared, None, show) if turns else {"steps": {}}
+    for turn in turns:
+        rows = []
+        for row in turn:  # all models, one after the other: a turn that was cut is begun again
+            told = report["steps"][row["model"]]
+            environment = harness.environment(seed=0, run_digest=told["digest"], data_digest="")
+            rows.append({**environment, **row, **time_decoding(Path(told["path"]), row["batch"])})
+        for row in rows:
+            harness.append(options.out, row)
     render(options.out, options.render)
 
 
@@ -107,6 +111,12 @@ def settings(pipeline: Pipeline, row: harness.Row) -> str:
     if row["kind"] == "speed":
         return needed(pipeline, row["model"]).digest()
     return needed(pipeline, f"choice-{row['system']}-{row['seed']}").digest()
+
+
+def timing(pipeline: Pipeline, row: harness.Row) -> harness.Row:
+    """What tells a row of seconds from all others."""
+    row = {**row, "kind": "speed"}
+    return {**row, "settings": settings(pipeline, row)}
 
 
 def all_steps(teacher: Run, student: Run, seeds: int) -> Pipeline:
@@ -240,17 +250,17 @@ def _spread(values: Sequence[float], digits: int) -> str:
 
 
 def _speed(rows: Sequence[harness.Row]) -> str:
-    """Seconds of decoding by the size of a batch, medians over rounds."""
+    """Seconds of decoding by the size of a batch, medians over turns of a teacher and a student on one machine."""
     body = []
     for (batch,), group in harness.grouped(rows, "batch").items():
-        seconds: dict[str, list[float]] = {"teacher": [], "student": []}
+        turns: dict[Any, dict[str, float]] = {}
         for row in group:
-            seconds["teacher" if row["model"] == "teacher" else "student"].append(row["seconds"])
-        if all(seconds.values()):
-            cells = [
-                f"{statistics.median(taken):.1f} ({min(taken):.1f}-{max(taken):.1f})" for taken in seconds.values()
-            ]
-            times = statistics.median(seconds["teacher"]) / statistics.median(seconds["student"])
+            model = "teacher" if row["model"] == "teacher" else "student"
+            turns.setdefault((row["machine"], row["git"], row["repeat"]), {})[model] = row["seconds"]
+        taken = [[turn[model] for turn in turns.values() if len(turn) == 2] for model in ("teacher", "student")]
+        if all(taken):
+            cells = [f"{statistics.median(each):.1f} ({min(each):.1f}-{max(each):.1f})" for each in taken]
+            times = statistics.median(taken[0]) / statistics.median(taken[1])
             body.append([f"{batch} of {group[0]['sentences']:,}", *cells, f"{times:.1f}x"])
     return harness.markdown(["sentences at a time", "teacher, s", "student, s", "faster"], body)
 

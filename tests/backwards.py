@@ -92,9 +92,9 @@ class Translating:
         raise InputError("this workload is a stand-in")
 
 
-def trained(folder: Path, model: TranslationModel, vocabulary: int = 60) -> Made:
+def trained(folder: Path, model: TranslationModel, vocabulary: int = 60, workload: Any = None) -> Made:
     """The folder of a run that ended, with the model's first weights."""
-    run = Run(workload=Translating(model=model), out=str(folder), store=str(folder.parent / "stores"))
+    run = Run(workload=workload or Translating(model=model), out=str(folder), store=str(folder.parent / "stores"))
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(encode(run)))
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ import dataclasses
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from framework import config
 from framework.data.dataset import TRAIN
@@ -14,7 +15,8 @@ from framework.data.pair_sets import PairSet, RawPairs, without_blanks
 from framework.errors import InputError
 from framework.made import Made
 from framework.registry import PAIR_SETS
-from framework.samples.decoded import read_decoded
+from framework.samples.decoded import LEFT_OUT, read_decoded
+from framework.store.product import ProductFolder
 
 
 @PAIR_SETS.register("distilled")
@@ -33,12 +35,13 @@ class Distilled:
         return config.digest([self.of.fingerprint(), self.decoded.digest])
 
     def open(self) -> RawPairs:
-        """The pairs of the set; those whose translation is blank are left out. Raises InputError where a training pair
-        was not translated."""
+        """The pairs of the set; left out are those whose translation is blank, and those that the step left out itself.
+
+        Raises InputError where another training pair was not translated."""
         pairs, decoded = self.of.open(), read_decoded(self.decoded.folder)
         training = np.flatnonzero(pairs.split == TRAIN)
         untold = np.setdiff1d(training, decoded.samples)
-        if len(untold):
+        if len(untold) != _left_out(self.decoded):
             raise InputError(
                 f"step '{self.decoded.step}' translated {len(training) - len(untold)} of the {len(training)} training "
                 f"pairs, but not number {untold[0]}; let it translate the training split of this set."
@@ -47,8 +50,29 @@ class Distilled:
         for sample, text in zip(decoded.samples.tolist(), decoded.texts.to_pylist(), strict=True):
             if pairs.split[sample] == TRAIN:
                 target[sample] = text
-        return without_blanks(dataclasses.replace(pairs, target=pa.array(target, pa.string())))
+        return without_blanks(_without(dataclasses.replace(pairs, target=pa.array(target, pa.string())), untold))
 
     def origin(self) -> PairSet:
         """The set that was translated, or what that was made of."""
         return self.of.origin()
+
+
+def _without(pairs: RawPairs, left: NDArray[np.int64]) -> RawPairs:
+    """The pairs but for those numbered `left`; `facts` says how many these are, where there are some."""
+    if not len(left):
+        return pairs
+    kept = np.ones(len(pairs.split), dtype=bool)
+    kept[left] = False
+    ids = np.arange(len(kept)) if pairs.ids is None else pairs.ids
+    return RawPairs(
+        source=pairs.source.filter(pa.array(kept)),
+        target=pairs.target.filter(pa.array(kept)),
+        split=pairs.split[kept],
+        ids=ids[kept],
+        facts={**pairs.facts, "untranslated_pairs": len(left)},
+    )
+
+
+def _left_out(decoded: Made) -> int:
+    """How many training pairs the step says that it did not translate."""
+    return int(ProductFolder.open(decoded.folder).facts.get(LEFT_OUT, 0))

@@ -7,6 +7,7 @@ function of everything before it that it depends on, and of nothing else. Here a
 
 import dataclasses
 import difflib
+import keyword
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from framework.store import product
 
 V = TypeVar("V")
 
+_TAKEN = ("shared", "workload")  # what flags leave out, for all steps or a run
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
@@ -60,6 +62,8 @@ class Pipeline:
                 raise InputError(
                     f"a step is called '{name}'; expected small letters and digits, with hyphens in between."
                 )
+            if keyword.iskeyword(name) or name in _TAKEN:
+                raise InputError(f"a step is called '{name}', which flags cannot be; call it otherwise.")
             if not isinstance(step, Run | Product):
                 raise InputError(f"step '{name}' is a {type(step).__name__}; expected a Run, or a product with make().")
             for used in uses(step):

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from framework.data.dataset import Mapper, each
 from framework.lexicon.bitext import Bitext
 from framework.lexicon.directed import PIECE, Directed, Passes, estimate
+from framework.lexicon.instances import has_candidates
 from framework.lexicon.links import Links, grow_diag_final_and
 from framework.registry import ALIGNERS
 from framework.store.folder import once
@@ -52,8 +53,9 @@ class HmmAligner:
     def estimate(
         self, bitext: Bitext, vocabulary: int, folder: Path, work: Path, mapper: Mapper, told: Callable[[float], None]
     ) -> dict[str, Any]:
-        """Learns both directions; the facts are the likelihoods that their passes began with."""
-        facts = {}
+        """Learns both directions; the facts are how many pairs are not too long, nor empty, and the likelihoods that
+        passes began with."""
+        facts: dict[str, Any] = {"aligned_pairs": int(has_candidates(bitext).sum())}
         for direction, pairs, tell in zip(DIRECTIONS, (bitext, bitext.swapped()), _halves(told), strict=True):
             model = estimate(pairs, vocabulary, self.passes, work / direction, mapper=mapper, told=tell)
             (folder / direction).mkdir()

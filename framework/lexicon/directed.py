@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,9 @@ from framework.errors import InputError, StoreError
 from framework.lexicon import hmm, model1
 from framework.lexicon.arrays import read_fields, write_fields
 from framework.lexicon.bitext import Bitext
+from framework.lexicon.blas import one_thread
 from framework.lexicon.counts import Counts, Floats, no_jumps
-from framework.lexicon.instances import Piece
+from framework.lexicon.instances import LONGEST, Piece, has_candidates
 from framework.lexicon.jumps import LEAST, even_jumps, learned
 from framework.store.folder import once
 
@@ -147,15 +148,26 @@ def _index(job: _Job, bitext: Bitext, size: int, start: int) -> Path:
 
 def _first(bitext: Bitext, pieces: list[Path], vocabulary: int) -> Directed:
     """The model of no pass: every word is as likely, and every jump."""
-    keys = functools.reduce(np.union1d, (Piece.open(piece).keys for piece in pieces), np.empty(0, np.int64))
+    keys = _union(Piece.open(piece).keys for piece in pieces)
     if not len(keys):
-        raise InputError("no pair of sentences has words on both sides; expected some to learn an alignment from.")
+        raise InputError(f"no pair of sentences has words on both sides, {LONGEST} at most; expected some to align.")
     return Directed(
         keys=keys,
         probabilities=np.full(len(keys), 1 / vocabulary),
-        weights=even_jumps(int(bitext.source.lengths.max())),
+        weights=even_jumps(int(bitext.source.lengths[has_candidates(bitext)].max())),
         log_likelihoods=np.empty(0),
     )
+
+
+def _union(several: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """All numbers of some arrays, ascending, each once: of neighbours, then of neighbouring unions."""
+    held: list[tuple[int, NDArray[np.int64]]] = []  # how often it was joined, fewer and fewer
+    for keys in several:
+        times = 0
+        while held and held[-1][0] == times:
+            keys, times = np.union1d(held.pop()[1], keys), times + 1
+        held.append((times, keys))
+    return np.unique(np.concatenate([np.empty(0, np.int64), *(keys for _, keys in held)]))
 
 
 def _pass(job: _Job, number: int, pieces: list[Path], mapper: Mapper, model: Directed) -> Directed:
@@ -182,7 +194,8 @@ def _expected(job: _Job, number: int, folder: Path) -> Counts:
     piece, model = Piece.open(folder), Directed.open(job.folder(number))
     if number < job.passes.model1:
         return model1.expected(piece, model.of(piece))
-    return hmm.expected(piece, model.of(piece), model.weights, job.passes.null)
+    with one_thread():
+        return hmm.expected(piece, model.of(piece), model.weights, job.passes.null)
 
 
 def _relative(counts: Floats, rows: NDArray[np.int64]) -> Floats:

@@ -3,7 +3,8 @@
 Assumptions: a target token comes from one source position of its pair, or from none (the word NULL, Brown et al. 1993).
 So a pair of I source and J target tokens has J rows of I + 1 candidates, NULL first. A candidate is the pair of types
 (f, e), as one number f * vocabulary + e, with `vocabulary` for NULL's f; a piece knows its distinct ones in order, and
-for every candidate which it is. Pairs with an empty side have no candidates.
+for every candidate which it is. Pairs with an empty side have no candidates, nor have those with a side of more than
+LONGEST tokens: candidates grow by the square of a sentence, and a text whose lines were lost would take all memory.
 """
 
 import dataclasses
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 from framework.errors import InputError
 from framework.lexicon.arrays import read_fields, write_fields
 from framework.lexicon.bitext import Bitext
+
+LONGEST = 256
+"""Tokens of the longest sentence that is aligned."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,9 +83,19 @@ class Piece:
         return read_fields(folder, cls)
 
 
+def has_candidates(bitext: Bitext) -> NDArray[np.bool_]:
+    """Which pairs have any: bool [pairs]."""
+    return _fit(bitext.source.lengths, bitext.target.lengths)
+
+
+def _fit(source_lengths: NDArray[np.int64], target_lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    fits: NDArray[np.bool_] = np.minimum(source_lengths, target_lengths) > 0
+    return fits & (np.maximum(source_lengths, target_lengths) <= LONGEST)
+
+
 def _groups(source_lengths: NDArray[np.int64], target_lengths: NDArray[np.int64]) -> Iterator[Group]:
     order = np.lexsort((-target_lengths, source_lengths))
-    order = order[(source_lengths[order] > 0) & (target_lengths[order] > 0)]
+    order = order[_fit(source_lengths, target_lengths)[order]]
     begin = 0
     for pairs in np.split(order, np.flatnonzero(np.diff(source_lengths[order])) + 1):
         if len(pairs):

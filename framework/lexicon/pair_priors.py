@@ -23,9 +23,11 @@ from framework.lexicon.prior import position_priors
 from framework.lexicon.stored import bitext_of
 from framework.samples.pairs import PairStore
 from framework.store.columns import map_column
-from framework.store.folder import once
+from framework.store.folder import once_resumed
 from framework.store.product import ProductFolder
 
+WORK = "linking"
+"""The folder, beneath that of the stores, which keeps links of pieces until all are there."""
 VERSION = 1
 """Of what is written: raised whenever it changes, so that older folders are made again."""
 FEWEST_UPDATES = 3
@@ -68,8 +70,7 @@ class PairPriors:
 
     @classmethod
     def open(cls, path: Path) -> "PairPriors":
-        """The priors in the folder `path`, every byte of it read. Raises StoreError."""
-        ProductFolder.open(path).verify()
+        """The priors in the folder `path`. Raises StoreError."""
         return cls(path=path, prior=open_rows(path / ROWS), links=Links.open(path / LINKS))
 
     def rows(self, samples: Tensor, source: Tensor, width: int) -> SparseRows:
@@ -107,19 +108,18 @@ def prepare_pair_priors(
     require_vocabulary(product, store)
     digest = config.digest([store.digest, product.digest, VERSION])
     path = root.absolute() / digest[:16]
+    work = root.absolute() / WORK / digest[:16]
 
     def make(folder: Path) -> None:
+        store.verify()
         aligner: Aligner = config.decode(product.facts["aligner"], trusted=True)  # which the prior's step wrote
-        scratch = folder / "scratch"
-        scratch.mkdir()
         links = link_all(
-            aligner, prior / ALIGNER, bitext_of(store), store.vocabulary_size, scratch, mapper=mapper, told=told
+            aligner, prior / ALIGNER, bitext_of(store), store.vocabulary_size, work, mapper=mapper, told=told
         )
         (folder / LINKS).mkdir()
         links.write(folder / LINKS)
         shutil.copytree(prior / ROWS, folder / ROWS)
-        shutil.rmtree(scratch)
         ProductFolder.seal(folder, digest=digest, facts={"links": len(links.sources)})
 
-    once(path, ProductFolder.open, make)
+    once_resumed(path, work, ProductFolder.open, make)
     return path

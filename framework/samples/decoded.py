@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from framework.store.columns import read_column, write_column
 
+LEFT_OUT = "left_out"
+"""Of the product's facts: how many sentences of the split were not translated."""
 _COLUMNS = ("samples", "text", "scores")
 
 
@@ -34,7 +36,7 @@ def write_decoded(folder: Path, samples: Sequence[int], texts: Sequence[str], sc
     order = np.argsort(numbers, kind="stable")
     columns = (
         numbers[order],
-        pa.array([texts[row] for row in order], pa.string()),
+        pa.array([texts[row] for row in order], pa.large_string()),  # of more than 2 GiB, too
         np.asarray(scores, dtype=np.float64)[order],
     )
     for name, values in zip(_COLUMNS, columns, strict=True):

@@ -127,14 +127,18 @@ class Alignment:
 
 
 def learned_from(made: Made, mapper: Mapper, watch: Callable[[Event], None]) -> tuple[Run, PairStore]:
-    """The run that a step was, and the pairs it learned from. Raises InputError where it learned from none."""
+    """The run that a step was, and the pairs it learned from, every byte of them read.
+
+    Raises InputError where it learned from none, StoreError for damaged data."""
     run = read_run(made.folder, trusted=True)  # which the walk wrote
     prepared = run.workload.prepare(Path(run.store), mapper, watch)
     if format_of(prepared.path) != FORMAT:
         raise InputError(
             f"step '{made.step}' is a run of {type(run.workload).__name__}; expected one of `translation`."
         )
-    return run, PairStore.open(prepared.path)
+    store = PairStore.open(prepared.path)
+    store.verify()
+    return run, store
 
 
 def told(watch: Callable[[Event], None], what: str, share: float) -> None:

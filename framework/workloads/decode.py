@@ -8,6 +8,7 @@ piece, nor how many were at it, nor whether they were stopped. A piece that is d
 import contextlib
 import dataclasses
 import functools
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from framework.config import decode, encode, plugin_name
+from framework.data.pair_sets import PairSet
 from framework.engine.files import replacing
 from framework.engine.folder import read_run, read_weights, weights_in
 from framework.engine.run import Event, Mapper, Run
@@ -28,15 +30,18 @@ from framework.engine.state import weights_digest
 from framework.errors import InputError, StoreError
 from framework.made import Made
 from framework.models.translation.translator import TranslationModel
-from framework.samples.decoded import write_decoded
+from framework.samples.decoded import LEFT_OUT, write_decoded
 from framework.samples.pairs import PairReader, PairStore
 from framework.workloads.samples import Split, of_splits
-from framework.workloads.translation import cut_by_tokens
+from framework.workloads.translation import Translation, cut_by_tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decode:
-    """What a trained translator makes of the sentences of a split: the targets of students (Kim and Rush, 2016)."""
+    """What a trained translator makes of the sentences of a split: the targets of students (Kim and Rush, 2016).
+
+    Sources that are longer than any it was trained on are left out, and counted: what is made of them is not learned
+    from either."""
 
     model: Made
     """The step that trained it."""
@@ -56,10 +61,16 @@ class Decode:
         Raises InputError where the step trained no translator, StoreError for damaged data or weights."""
         run = read_run(self.model.folder, trusted=True)  # which the walk wrote
         prepared = run.workload.prepare(Path(run.store), mapper, watch)
-        reader = PairReader(PairStore.open(prepared.path))
-        wanted = of_splits(reader.split, [self.split])
+        store = PairStore.open(prepared.path)
+        store.verify()
+        reader = PairReader(store)
+        asked = of_splits(reader.split, [self.split])
+        wanted = asked[reader.source_lengths[asked] <= _longest(run.workload)]
         if not len(wanted):
-            raise InputError(f"split is '{self.split}', of which the data of step '{self.model.step}' has no sentence.")
+            raise InputError(
+                f"split is '{self.split}', of which the data of step '{self.model.step}' has no sentence that the step "
+                "has learned to translate."
+            )
         cut = pieces(wanted, reader.source_lengths[wanted], self.piece_tokens)
         translating = translating_of(run, self.model, reader.store.vocabulary_size)
         _translate(cut, reader, translating, work, mapper, watch)
@@ -70,6 +81,7 @@ class Decode:
         return {
             "split": self.split,
             "sentences": len(samples),
+            LEFT_OUT: len(asked) - len(wanted),
             "tokens": sum(map(len, sentences)),
             "pieces": len(cut),
             "weights_digest": weights_digest(load(translating.weights)),
@@ -128,6 +140,14 @@ class Translating:
         return Piece(samples=piece.samples, sentences=sentences, scores=found.scores.double().numpy())
 
 
+def _longest(workload: Any) -> int:
+    """Tokens of the longest source that a translator was trained on, as far as its settings tell."""
+    longest = workload.longest if isinstance(workload, Translation) else sys.maxsize
+    model = getattr(workload, "model", None)
+    places = getattr(model, "longest", longest) if getattr(model, "positions", None) == "learned" else longest
+    return min(longest, places)
+
+
 def check_each_once(samples: NDArray[np.int64], wanted: NDArray[np.int64]) -> None:
     """Raises StoreError where a sentence of `wanted` (distinct) is not among `samples`, or is there twice."""
     found, times = np.unique(samples, return_counts=True)
@@ -140,10 +160,16 @@ def check_each_once(samples: NDArray[np.int64], wanted: NDArray[np.int64]) -> No
         raise StoreError(f"translations are not one a sentence: {wrong[0]} ({len(wrong)} such). Start again.")
 
 
+def translator_of(run: Run) -> TranslationModel | None:
+    """The run's model, where it learns from pairs of sentences; None where it learns something else."""
+    model, data = (getattr(run.workload, name, None) for name in ("model", "data"))
+    return model if isinstance(model, TranslationModel) and isinstance(data, PairSet) else None
+
+
 def translating_of(run: Run, made: Made, vocabulary: int) -> Translating:
     """The run's model with its weights. Raises InputError where it is none that translates, StoreError without them."""
-    model = getattr(run.workload, "model", None)
-    if not isinstance(model, TranslationModel):
+    model = translator_of(run)
+    if model is None:
         given = plugin_name(type(run.workload)).rpartition(":")[2]
         raise InputError(f"step '{made.step}' trained a run of '{given}'; expected one of 'translation'.")
     weights = read_weights(made)

@@ -21,13 +21,18 @@ def computing_in(precision: Precision, device: torch.device) -> torch.autocast:
 
 def require_precision(precision: Precision, device: torch.device, dtype: torch.dtype) -> None:
     """Raises InputError where a device has no arithmetic of bfloat16, or a run wants more digits than float32 has."""
+    require_type(precision, dtype)
     if precision != "bfloat16":
         return
-    if dtype != torch.float32:
-        raise InputError("--precision is bfloat16 and --dtype float64; expected float32 beside it.")
     on_cpu = device.type == "cpu"
     if not (torch.ops.mkldnn._is_mkldnn_bf16_supported() if on_cpu else _on_gpu()):
         raise InputError(f"--precision is bfloat16, which this {device.type} has no arithmetic for; take float32.")
+
+
+def require_type(precision: Precision, dtype: torch.dtype) -> None:
+    """Raises InputError where a run wants more digits than products of bfloat16 leave it."""
+    if precision == "bfloat16" and dtype != torch.float32:
+        raise InputError("--precision is bfloat16 and --dtype float64; expected float32 beside it.")
 
 
 def _on_gpu() -> bool:

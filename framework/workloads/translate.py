@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from framework.engine.folder import WEIGHTS
+from framework.engine.folder import REPORT, WEIGHTS, read_json, verify_weights
 from framework.engine.run import Event, Mapper, Run
 from framework.errors import InputError
 from framework.made import Made
-from framework.models.translation.translator import TranslationModel
 from framework.samples.vocabulary import Vocabulary
-from framework.workloads.decode import Piece, each_translated, pieces, translating_of
+from framework.workloads.decode import Piece, each_translated, pieces, translating_of, translator_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +31,7 @@ class Translated:
 
 def require_translator(run: Run) -> None:
     """Raises InputError where the run, whose folder is `run.out`, translates nothing, or has not been trained yet."""
-    if not isinstance(getattr(run.workload, "model", None), TranslationModel):
+    if translator_of(run) is None:
         raise InputError(f"'{run.out}' holds a run that does not translate; `shardyard predict {run.out}` asks it.")
     if not (Path(run.out) / WEIGHTS).exists():
         raise InputError(f"'{run.out}' has no trained weights yet; train the run to its end first.")
@@ -46,6 +45,7 @@ def translate(
     `run.workload.evaluation_tokens` of them are translated at a time. Raises InputError for a run that translates
     nothing, and for a sentence with more tokens than its model has positions; StoreError for damaged weights."""
     require_translator(run)
+    _require_unaltered(Path(run.out))
     tokens = dict(enumerate(vocabulary.encode(sentences)))
     said = {number: row for number, row in tokens.items() if sentences[number].strip()}
     _require_places(run, said)
@@ -65,6 +65,13 @@ def translate(
         for number, text, score in zip(piece.samples.tolist(), texts, piece.scores.tolist(), strict=True):
             found[number] = Translated(text=text, score=score)
     return found
+
+
+def _require_unaltered(folder: Path) -> None:
+    """Raises StoreError where the weights in a run's folder are not those that its report tells of."""
+    if (folder / REPORT).exists():
+        remedy = f"Train it again: `shardyard train` with --out {folder} goes on at its last checkpoint."
+        verify_weights(folder, read_json(folder / REPORT, remedy), remedy)
 
 
 def _require_places(run: Run, said: dict[int, list[int]]) -> None:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from framework.comm.meeting import verify_together
+from framework.comm.meeting import finish_together, verify_together
 from framework.comm.stage import stage
 from framework.config import asked, placement, plugin_name
 from framework.data.dataset import TRAIN
@@ -36,9 +36,10 @@ from framework.random import Key, bits, shuffled
 from framework.registry import WORKLOADS
 from framework.samples.pair_batch import PairBatch
 from framework.samples.pairs import PairReader, PairStore
+from framework.store.product import ProductFolder
 from framework.workloads.agreement import require_same_pairs
 from framework.workloads.bleu import bleu, bleu_signature, bleu_sums
-from framework.workloads.precision import Precision, computing_in, require_precision
+from framework.workloads.precision import Precision, computing_in, require_precision, require_type
 from framework.workloads.samples import SHUFFLING, SPLITS, STEPPING, evaluating, of_splits
 
 PRIOR = "prior"
@@ -108,6 +109,9 @@ class Translation:
                 f"--{decoded.step}.split is '{split}', and the student learns from what step '{decoded.step}' made of "
                 "its training pairs; expected 'train'."
             )
+        for step in steps.values():  # told now: steps before it may take hours
+            if isinstance(step, Run) and step.workload is self:
+                require_type(self.precision, getattr(torch, step.dtype))
         if self.begin is not None:
             _require_same_sizes(self.model, getattr(getattr(steps[self.begin.step], "workload", None), "model", None))
 
@@ -155,7 +159,7 @@ class TranslationTask:
         self.store = PairStore.open(worker.prepared.path)
         verify_together(self.group, self.store.path, self.store.files)
         self.reader = PairReader(self.store)
-        self.priors = self._opened_priors(worker) if workload.prior is not None else None
+        self.prepared, self.priors = worker.prepared, cast(PairPriors | None, None)  # which learning alone needs
         self.cut = self._global_batches()
         self._require_places()
         self.updates = workload.prior_updates or run.epochs * len(self.cut)
@@ -189,6 +193,8 @@ class TranslationTask:
     def batches(self, epoch: int, first_step: int) -> Iterator[ShareOfPairs]:
         """This worker's share of every batch of an epoch."""
         require_precision(self.workload.precision, self.device, self.dtype)
+        if self.workload.prior is not None and self.priors is None:
+            self.priors = self._opened_priors()
         order = shuffled(self.key.fold(SHUFFLING, epoch), torch.arange(len(self.cut))).tolist()
         for step, number in enumerate(order):
             if step >= first_step:
@@ -206,11 +212,13 @@ class TranslationTask:
             pairs = dataclasses.replace(pairs, prior=prior, prior_weight=weight)
         return ShareOfPairs(pairs=pairs.to(self.device), counted=len(mine) > 0)
 
-    def _opened_priors(self, worker: Worker) -> PairPriors:
-        """What is known of the pairs beforehand. All workers call this together."""
-        prepared = worker.prepared
+    def _opened_priors(self) -> PairPriors:
+        """What is known of the pairs beforehand, every byte read. All workers call this together."""
+        prepared = self.prepared
         beside = dataclasses.replace(prepared, path=prepared.path.parent / prepared.facts[PRIOR])
-        return PairPriors.open(stage(self.group, beside).path)
+        path = stage(self.group, beside).path
+        verify_together(self.group, path, ProductFolder.open(path).files)
+        return PairPriors.open(path)
 
     def _global_batches(self) -> list[Tensor]:
         """The training pairs that are short enough, cut: int64 [pairs of the batch] each, by length."""
@@ -296,9 +304,14 @@ class TranslationTask:
         total = torch.zeros(1, dtype=torch.float64)
         reader = self.reader
         ordered = self._ordered(samples, reader.target_lengths, reader.source_lengths, last=samples)
-        for piece in self._mine(ordered, self._longer_side(ordered)):
-            batch = self.reader.batch(piece, everyone, key=key).to(self.device)
-            total += float(self._loss(model, batch))
+
+        def pieces() -> Iterator[None]:
+            for piece in self._mine(ordered, self._longer_side(ordered)):
+                batch = self.reader.batch(piece, everyone, key=key).to(self.device)
+                total.add_(float(self._loss(model, batch)))
+                yield
+
+        finish_together(self.group, pieces())
         return float(self.group.all_reduce(total, "state"))
 
     def _corpus_bleu(self, model: nn.Module, samples: Tensor) -> float:
@@ -313,13 +326,18 @@ class TranslationTask:
         texts: list[str] = []
         scores = [torch.empty(0, dtype=torch.float64)]
         ordered = self._ordered(samples, self.reader.source_lengths, last=samples)
-        for piece in self._mine(ordered, self.reader.source_lengths[ordered]):
-            source, lengths = self.reader.tokens("source", piece)
-            found = translator.translate(source.to(self.device), lengths.to(self.device))
-            tokens, ends = found.tokens.tolist(), found.lengths.tolist()
-            texts += vocabulary.decode([row[:end] for row, end in zip(tokens, ends, strict=True)])
-            mine.append(piece)
-            scores.append(found.scores.cpu())
+
+        def pieces() -> Iterator[None]:
+            for piece in self._mine(ordered, self.reader.source_lengths[ordered]):
+                source, lengths = self.reader.tokens("source", piece)
+                found = translator.translate(source.to(self.device), lengths.to(self.device))
+                tokens, ends = found.tokens.tolist(), found.lengths.tolist()
+                texts.extend(vocabulary.decode([row[:end] for row, end in zip(tokens, ends, strict=True)]))
+                mine.append(piece)
+                scores.append(found.scores.cpu())
+                yield
+
+        finish_together(self.group, pieces())
         return torch.cat(mine), texts, torch.cat(scores)
 
     def _mine(self, ordered: Tensor, lengths: Tensor) -> list[Tensor]:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+from framework.errors import InputError
 from launch import tables, usage
 from launch.commands.runs import FolderOptions, from_folder, require_file
 from launch.prepared import known_data, launcher_of
@@ -61,4 +62,8 @@ def _sentences(path: Path | None) -> list[str]:
     """The lines of a file, or of standard input. Raises InputError for one that cannot be read, or is not UTF-8."""
     from framework.data.parallel_text import lines_in, read_lines
 
-    return read_lines(path) if path is not None else lines_in(sys.stdin.buffer.read(), "standard input")
+    if path is not None:
+        return read_lines(path)
+    if sys.stdin is None:
+        raise InputError("standard input is closed; name a file of sentences by --text.")
+    return lines_in(sys.stdin.buffer.read(), "standard input")

@@ -19,6 +19,7 @@ from framework.data.parallel_text import EN_DE, MULTI30K, ParallelText, TabSepar
 from framework.errors import InputError
 from framework.made import Made
 from framework.samples.decoded import read_decoded, write_decoded
+from framework.store.product import ProductFolder
 
 ENGLISH = {
     "train": "A man .\nTwo dogs run .\n\nA line\u2028with a strange end \nLast",
@@ -148,9 +149,10 @@ def test_what_a_table_cannot_be(tmp_path: Path) -> None:
         TabSeparated(path=str(file), shares=(0.9, 0.2))
 
 
-def distilled(folder: Path, texts: dict[int, str], of: Any = None) -> Distilled:
+def distilled(folder: Path, texts: dict[int, str], of: Any = None, left_out: int = 0) -> Distilled:
     folder.mkdir(exist_ok=True)
     write_decoded(folder, list(texts), list(texts.values()), [-0.5] * len(texts))
+    ProductFolder.seal(folder, digest="d" * 64, facts={"left_out": left_out})
     made = Made(step="decode", digest="d" * 64, path=str(folder))
     return Distilled(of=of or Backwards(pairs=20), decoded=made)
 
@@ -169,6 +171,10 @@ def test_training_targets_are_replaced(tmp_path: Path) -> None:
         InputError, match=rf"'decode' translated 15 of the 16 training pairs, but not number {training[5]}"
     ):
         distilled(tmp_path / "few", texts).open()
+    fewer = distilled(tmp_path / "long", texts, left_out=1).open()  # too long for the step, as it says itself
+    assert fewer.facts == {"blank_pairs": 0, "untranslated_pairs": 1}
+    assert fewer.ids is not None
+    assert fewer.ids.tolist() == [f"pair {number:04}" for number in range(20) if number != training[5]]
 
 
 def test_distilled_pairs_are_spelled_as_the_raw_ones(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ def test_a_pipeline_survives_json() -> None:
     [
         ({}, "no steps"),
         ({"Teacher": RUN}, "called 'Teacher'; expected small letters"),
+        ({"lambda": RUN}, "called 'lambda', which flags cannot be"),
+        ({"shared": RUN}, "called 'shared', which flags cannot be"),
         ({"a.b": RUN}, r"called 'a\.b'"),
         ({"a": 3}, "step 'a' is a int; expected a Run, or a product"),
         ({"points": Points()}, "uses 'teacher', which is no step. Expected one before it; it is the first"),

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,13 +18,14 @@ from sentences import SMALL, Backwards, sentence_run
 from framework.config import encode
 from framework.engine.optimize import Adam
 from framework.engine.run import Mapper, Run
-from framework.errors import InputError
+from framework.errors import InputError, StoreError
 from framework.samples.pairs import PairStore
 from framework.workloads.translate import translate
 from launch import cli
 from launch.local import Local
 from launch.prepared import known_data
 from launch.ray import Ray
+from launch.recipes.images import cnn_resnet
 from launch.start import recorded
 
 
@@ -114,6 +116,10 @@ def test_what_cannot_be_translated_is_told_before_anything_is(
 
     other = Run(workload=Line(points=16), epochs=1, out=str(tmp_path / "line"), store=str(tmp_path / "stores"))
     recorded(other, lambda event: None)
+    images = Run(workload=cnn_resnet().workload, out=str(tmp_path / "images"))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "run.json").write_text(json.dumps(encode(images)))
+    assert "does not translate; `shardyard predict" in refused(images.out)
     assert "does not translate; `shardyard predict" in refused(other.out)
     untrained = tmp_path / "untrained"
     untrained.mkdir()
@@ -124,6 +130,20 @@ def test_what_cannot_be_translated_is_told_before_anything_is(
     assert "cannot be read" in refused(run.out, "--text", str(tmp_path / "missing"))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"ba\n\xff\n")))
     assert "standard input is not UTF-8 in line 2" in refused(run.out)
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "standard input is closed; name a file of sentences by --text" in refused(run.out)
+
+
+def test_altered_weights_do_not_translate(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.out, tmp_path / "copy")
+    copy = dataclasses.replace(run, out=str(tmp_path / "copy"))
+    assert said(copy, ["ba be"], map) == said(run, ["ba be"], map)
+    file = tmp_path / "copy" / "model.safetensors"
+    whole = bytearray(file.read_bytes())
+    whole[-2] ^= 1
+    file.write_bytes(whole)
+    with pytest.raises(StoreError, match=r"model\.safetensors' was altered"):
+        said(copy, ["ba be"], map)
 
 
 def test_a_sentence_beyond_learned_positions_is_named(tmp_path: Path) -> None:

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from bitexts import WORDS, drawn
 from plain_alignment import even, hmm_pass, model1_pass, paths
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from framework.errors import InputError
 from framework.lexicon.bitext import Bitext, Sentences
-from framework.lexicon.directed import Directed, Passes, estimate
+from framework.lexicon.blas import one_thread
+from framework.lexicon.directed import Directed, Passes, _union, estimate
+from framework.lexicon.instances import LONGEST
 from framework.lexicon.jumps import even_jumps, transitions
 
 VOCABULARY = 2 * WORDS
@@ -89,6 +92,60 @@ def test_pieces_show_in_rounding_alone(tmp_path):
     np.testing.assert_allclose(cut.probabilities, whole.probabilities, rtol=1e-11, atol=1e-15)
     np.testing.assert_allclose(cut.weights, whole.weights, rtol=1e-11)
     np.testing.assert_allclose(cut.log_likelihoods, whole.log_likelihoods, rtol=1e-12)
+
+
+def test_a_text_without_lines_is_not_aligned(tmp_path):
+    """What grows by the square of a sentence has an end: longer ones are as if they were not there."""
+    bitext = drawn(60)
+    rows = list(range(LONGEST + 1))
+    lost = Bitext(
+        source=Sentences.of([[row % WORDS for row in rows], [0]]),
+        target=Sentences.of([[WORDS], [WORDS + row % WORDS for row in rows]]),
+    )
+    longer = Bitext(
+        source=Sentences.joined([bitext.source, lost.source]), target=Sentences.joined([bitext.target, lost.target])
+    )
+    passes = Passes(model1=2, hmm=2)
+    plain, model = (
+        estimate(pairs, VOCABULARY, passes, tmp_path / name) for name, pairs in (("a", bitext), ("b", longer))
+    )
+    for field in dataclasses.fields(Directed):
+        assert np.array_equal(getattr(plain, field.name), getattr(model, field.name))
+    links = model.links(longer, VOCABULARY, passes)
+    assert [link.tolist() for link in links[:60]] == [link.tolist() for link in plain.links(bitext, VOCABULARY, passes)]
+    assert [link.tolist() for link in links[60:]] == [[-1], [-1] * len(rows)]
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 2, 3, 7, 8])
+def test_a_union_has_every_number_once(pieces):
+    drawing = np.random.default_rng(pieces)
+    several = [np.unique(drawing.integers(0, 50, 20)) for _ in range(pieces)]
+    assert _union(several).tolist() == sorted({number for one in several for number in one.tolist()})
+
+
+def test_how_many_threads_there_are_does_not_show(tmp_path):
+    """Of groups whose products a library would share out: then it adds up in another order."""
+    bitext, passes = drawn(2000, longest=40), Passes(model1=1, hmm=1)
+    found = []
+    for threads in (1, 4):
+        with threadpool_limits(threads, user_api="blas"):
+            before = threadpool_info()
+            found.append(estimate(bitext, VOCABULARY, passes, tmp_path / f"{threads}"))
+            assert threadpool_info() == before
+    assert np.array_equal(found[0].weights, found[1].weights)
+    assert np.array_equal(found[0].probabilities, found[1].probabilities)
+
+
+def test_one_thread_is_one_until_the_last_has_left():
+    def threads():
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    with threadpool_limits(3, user_api="blas"):
+        with one_thread():
+            with one_thread():
+                assert threads() == {1}
+            assert threads() == {1}
+        assert threads() == {3}
 
 
 def test_who_computes_does_not_show_at_all(tmp_path):

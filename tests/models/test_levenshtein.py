@@ -213,6 +213,7 @@ def test_what_cannot_be_is_refused() -> None:
         ({"iterations": 0}, r"--model\.iterations is 0"),
         ({"deviation": -0.1}, r"--model\.deviation is -0\.1; expected a number above 0"),
         ({"longest": 2}, r"--model\.longest is 2; expected at least 3"),
+        ({"end_penalty": float("nan")}, r"--model\.end-penalty is nan; expected a number"),
         ({"opening_smoothing": 1.0}, r"--model\.opening-smoothing is 1\.0"),
     ):
         with pytest.raises(InputError, match=text):

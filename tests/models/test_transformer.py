@@ -222,6 +222,8 @@ def test_what_cannot_be_is_refused() -> None:
         ({"beam": 0}, r"--model\.beam is 0"),
         ({"label_smoothing": 1.0}, r"--model\.label-smoothing is 1\.0"),
         ({"length_penalty": -1.0}, r"--model\.length-penalty is -1\.0"),
+        ({"length_penalty": float("nan")}, r"--model\.length-penalty is nan; expected at least 0, and at most 10"),
+        ({"length_penalty": 1000.0}, r"--model\.length-penalty is 1000\.0"),
     ):
         with pytest.raises(InputError, match=text):
             Transformer(**fields).build(9)

@@ -83,6 +83,13 @@ def test_a_prior_is_for_models_that_learn_from_it() -> None:
         changed("student", model=Transformer(width=16, heads=2, inner=32, encoder_layers=1, decoder_layers=1))
 
 
+def test_a_precision_that_a_type_does_not_leave_is_told_before_a_teacher_is_trained() -> None:
+    steps = dict(changed("student", precision="bfloat16").steps)
+    steps["student"] = dataclasses.replace(steps["student"], dtype="float64")  # type: ignore[type-var]
+    with pytest.raises(InputError, match="step 'student': --precision is bfloat16 and --dtype float64"):
+        Pipeline(steps=steps)
+
+
 def test_a_student_learns_from_translations_of_the_training_pairs() -> None:
     with pytest.raises(
         InputError, match=r"step 'student': --decode\.split is 'test', and the student .* expected 'train'"

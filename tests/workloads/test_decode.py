@@ -1,5 +1,6 @@
 """The decode job: every sentence once, the same bytes whoever made them, and nothing made twice after a kill."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from backwards import Backwards, Rhymes, Translating, ignored, trained
+from made_steps import made
 
 from framework.data.dataset import TRAIN
 from framework.data.distilled import Distilled
@@ -22,26 +24,29 @@ from framework.made import Made
 from framework.models.translation.transformer import Transformer
 from framework.samples.decoded import read_decoded
 from framework.samples.pairs import PairReader, PairStore
+from framework.store.product import ProductFolder
+from framework.workloads.align import Align
 from framework.workloads.decode import Decode, check_each_once, pieces
+from framework.workloads.translation import Translation
 from launch.local import Local
 from launch.ray import Ray
 
 TRANSFORMER = Transformer(width=16, heads=2, inner=32, encoder_layers=1, decoder_layers=1, beam=3)
 
 
-def decoded(folder: Path, made: Made, mapper: Mapper = map, watch: Any = ignored, **fields: Any) -> dict[str, bytes]:
+def decoded(folder: Path, teacher: Made, mapper: Mapper = map, watch: Any = ignored, **fields: Any) -> dict[str, bytes]:
     """The files that a decode step makes, by name."""
     work = folder.with_name("work")
     folder.mkdir(parents=True)
     work.mkdir(exist_ok=True)
-    facts = Decode(model=made, **fields).make(folder, work, mapper, watch)
+    facts = Decode(model=teacher, **fields).make(folder, work, mapper, watch)
     assert facts["sentences"] == len(read_decoded(folder).samples)
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
 def test_every_training_sentence_is_translated_once(tmp_path: Path) -> None:
-    made = trained(tmp_path / "run", Backwards())
-    decoded(tmp_path / "made", made)
+    teacher = trained(tmp_path / "run", Backwards())
+    decoded(tmp_path / "made", teacher)
     found, raw = read_decoded(tmp_path / "made"), Rhymes().open()
     assert found.samples.tolist() == np.flatnonzero(raw.split == TRAIN).tolist()
     reader = PairReader(PairStore.open(Translating().prepare(tmp_path / "stores", map, ignored).path))
@@ -52,17 +57,45 @@ def test_every_training_sentence_is_translated_once(tmp_path: Path) -> None:
 
 
 def test_a_student_set_is_made_of_it(tmp_path: Path) -> None:
-    made = trained(tmp_path / "run", Backwards())
-    decoded(tmp_path / "made", made)
+    teacher = trained(tmp_path / "run", Backwards())
+    decoded(tmp_path / "made", teacher)
+    ProductFolder.seal(tmp_path / "made", digest="d", facts={})
     pairs = Distilled(of=Rhymes(), decoded=Made(step="decode", digest="d", path=str(tmp_path / "made"))).open()
     found = read_decoded(tmp_path / "made")
     assert pairs.target.take(found.samples).to_pylist() == found.texts.to_pylist()
 
 
+def test_what_the_teacher_has_not_learned_to_translate_is_left_out(tmp_path: Path) -> None:
+    """Neither sentences beyond the places that it has, nor those that are too long for a student as well."""
+    model = dataclasses.replace(TRANSFORMER, positions="learned", longest=12)
+    workload = Translation(data=Rhymes(), model=model, vocabulary=60, longest=14, bleu=())
+    teacher = trained(tmp_path / "run", model, workload=workload)
+    prepared = workload.prepare(tmp_path / "stores", map, ignored)
+    reader = PairReader(PairStore.open(prepared.path))
+    short = (reader.split == TRAIN) & (reader.source_lengths <= 12)
+    assert 0 < short.sum() < (reader.split == TRAIN).sum()
+    product = made(Decode(model=teacher), tmp_path / "decode")
+    assert read_decoded(product.folder).samples.tolist() == short.nonzero().squeeze(1).tolist()
+    pairs = Distilled(of=Rhymes(), decoded=product).open()
+    assert len(pairs.source) == int(short.sum() + (reader.split != TRAIN).sum()) - pairs.facts["blank_pairs"]
+
+
+def test_altered_data_is_not_translated(tmp_path: Path) -> None:
+    teacher = trained(tmp_path / "run", Backwards())
+    store = PairStore.open(Translating().prepare(tmp_path / "stores", map, ignored).path)
+    file = store.path / "part-00000" / "source_tokens.arrow"
+    whole = bytearray(file.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    file.write_bytes(whole)
+    for step in (Decode(model=teacher), Align(pairs=teacher)):
+        with pytest.raises(StoreError, match=r"source_tokens\.arrow' was altered"):
+            made(step, tmp_path / type(step).__name__)
+
+
 def test_it_does_not_show_who_decoded(tmp_path: Path) -> None:
-    made = trained(tmp_path / "run", TRANSFORMER)
-    expected = decoded(tmp_path / "one" / "made", made)
-    assert decoded(tmp_path / "threads" / "made", made, Local().mapper()) == expected
+    teacher = trained(tmp_path / "run", TRANSFORMER)
+    expected = decoded(tmp_path / "one" / "made", teacher)
+    assert decoded(tmp_path / "threads" / "made", teacher, Local().mapper()) == expected
     assert set(expected) == {"samples.arrow", "scores.arrow", "text.arrow"}
     assert torch.get_num_threads() == 1
 
@@ -79,19 +112,19 @@ def three_processors() -> Iterator[None]:
 
 @pytest.mark.slow
 def test_one_process_and_three_actors_make_the_same_bytes(tmp_path: Path, three_processors: None) -> None:
-    made = trained(tmp_path / "run", TRANSFORMER)
-    expected = decoded(tmp_path / "one" / "made", made, piece_tokens=64)
-    assert decoded(tmp_path / "three" / "made", made, Ray().mapper(), piece_tokens=64) == expected
+    teacher = trained(tmp_path / "run", TRANSFORMER)
+    expected = decoded(tmp_path / "one" / "made", teacher, piece_tokens=64)
+    assert decoded(tmp_path / "three" / "made", teacher, Ray().mapper(), piece_tokens=64) == expected
 
 
 def test_a_killed_job_goes_on_with_the_pieces_it_has(tmp_path: Path) -> None:
-    made = trained(tmp_path / "run", Backwards(pause=0.2))
+    teacher = trained(tmp_path / "run", Backwards(pause=0.2))
     script = (
         "import sys; from pathlib import Path; from test_decode import *;"
         "decoded(Path(sys.argv[1]), Made(step='teacher', digest='0' * 64, path=sys.argv[2]), piece_tokens=48)"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path / "cut" / "made"), made.path],
+        [sys.executable, "-c", script, str(tmp_path / "cut" / "made"), teacher.path],
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
     )
     work, deadline = tmp_path / "cut" / "work", time.monotonic() + 300
@@ -135,9 +168,9 @@ def test_a_lost_or_doubled_sentence_is_named(samples: list[int], message: str) -
 
 
 def test_what_cannot_be_decoded_with_is_named(tmp_path: Path) -> None:
-    made = trained(tmp_path / "run", Backwards())
+    teacher = trained(tmp_path / "run", Backwards())
     (tmp_path / "run" / "model.safetensors").unlink()
     with pytest.raises(StoreError, match="model.safetensors' cannot be read: .* Train the step 'teacher' again"):
-        decoded(tmp_path / "a" / "made", made)
+        decoded(tmp_path / "a" / "made", teacher)
     with pytest.raises(InputError, match="piece-tokens is 0"):
-        Decode(model=made, piece_tokens=0)
+        Decode(model=teacher, piece_tokens=0)

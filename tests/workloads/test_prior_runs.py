@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from shapes import told_by_workers
 from framework.comm.group import Group
 from framework.config import encode
 from framework.engine.run import Run, Worker
-from framework.errors import InputError
+from framework.errors import InputError, StoreError
 from framework.lexicon.pair_priors import prior_weight
 from framework.made import Made
 from framework.models.translation.masked import CMLM
 from framework.workloads.align import Align
 from framework.workloads.prior import Prior
+from framework.workloads.translation import PRIOR
 
 STUDENT = CMLM(width=16, heads=2, inner=24, encoder_layers=1, decoder_layers=1, longest=32, length_beam=2, passes=2)
 
@@ -82,6 +84,15 @@ def test_a_prior_fades_over_the_first_half_of_the_run(tmp_path: Path) -> None:
     assert (weights[0], weights[len(batches) // 2]) == (1.0, 0.0)
     (late,) = (batch.pairs.prior_weight for batch in list(task.batches(1, 2))[:1])  # resumed
     assert late == weights[len(batches) // 2 + 2]
+    beside = prepared.path.parent / prepared.facts[PRIOR]
+    spoilt = beside / "rows" / "weights.arrow"
+    whole = spoilt.read_bytes()
+    spoilt.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
+    with pytest.raises(StoreError, match=r"weights\.arrow' was altered"):
+        next(iter(run.workload.open(run, worker).batches(0, 0)))
+    shutil.rmtree(beside)  # who is asked, and learns no more, needs none
+    asked = run.workload.open(run, worker)
+    assert "validation_loss" in asked.evaluate(asked.model().double())
     longer = dataclasses.replace(run, epochs=3)
     assert longer.continued() != run.continued()  # its steps so far would have been others
     fixed = [

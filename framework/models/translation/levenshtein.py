@@ -81,6 +81,8 @@ class Levenshtein:
         require_shares(self, "dropout", "label_smoothing", "opening_smoothing")
         if not 0 < self.deviation < math.inf:
             raise InputError(f"--model.deviation is {self.deviation}; expected a number above 0.")
+        if not math.isfinite(self.end_penalty):
+            raise InputError(f"--model.end-penalty is {self.end_penalty}; expected a number.")
         if self.longest < 3:
             raise InputError(f"--model.longest is {self.longest}; expected at least 3: a word, its beginning and end.")
 
@@ -111,7 +113,7 @@ class LevenshteinNetwork(nn.Module):
         opening = self._opening_loss(batch, memories, draft, gap_counts(hidden, whole.words))
         scores = self._word_scores(masked, memories, self._drop(batch, masked, _FILLING))
         filling = self._loss(scores, batch.target[hidden], self.settings.label_smoothing)
-        deletion = self._deletion_loss(batch, memories, masked.filled(*likeliest(scores.detach())))
+        deletion = self._deletion_loss(batch, memories, masked.filled(*likeliest(scores.detach().clone())))
 
         words, predicted = (batch.everyone[:, 2] - 1).sum(), hidden_of_everyone(hiding, batch, fewest=0)
         gaps = words - predicted + batch.size  # a draft has one more than it has words

@@ -37,8 +37,10 @@ def with_prior(loss: Tensor, scores: Tensor, hidden: Tensor, predicted: Tensor, 
 
 
 def likeliest(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The likeliest words by scores [k, V] of all tokens, int64 [k], and their log-probabilities among words, [k]."""
-    scores = scores.index_fill(1, torch.tensor(_NEVER_WRITTEN, device=scores.device), -torch.inf)
+    """The likeliest words by scores [k, V] of all tokens, int64 [k], and their log-probabilities among words, [k].
+
+    Overwrites the scores: a copy would be the largest tensor of a translation."""
+    scores.index_fill_(1, torch.tensor(_NEVER_WRITTEN, device=scores.device), -torch.inf)
     best = scores.max(dim=1)
     return best.indices, best.values - scores.logsumexp(dim=1)
 

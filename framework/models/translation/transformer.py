@@ -25,6 +25,8 @@ from framework.registry import TRANSLATORS
 from framework.samples.pair_batch import PairBatch
 from framework.samples.vocabulary import BOS
 
+_MOST_PENALTY = 10.0  # a length to a larger power is no float
+
 
 @TRANSLATORS.register("transformer")
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,8 +63,10 @@ class Transformer:
     def __post_init__(self) -> None:
         require_widths(self, "width", "heads", "inner", "encoder_layers", "decoder_layers", "longest", "beam")
         require_shares(self, "dropout", "label_smoothing")
-        if self.length_penalty < 0:
-            raise InputError(f"--model.length-penalty is {self.length_penalty}; expected at least 0.")
+        if not 0 <= self.length_penalty <= _MOST_PENALTY:
+            raise InputError(
+                f"--model.length-penalty is {self.length_penalty}; expected at least 0, and at most {_MOST_PENALTY}."
+            )
 
     def build(self, vocabulary: int) -> nn.Module:
         """A TransformerNetwork."""
