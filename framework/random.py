@@ -25,8 +25,9 @@ def philox(key: int, counter: tuple[Tensor | int, Tensor | int, Tensor | int, Te
     """Philox4x32-10. `key` has 64 bits; `counter` is four words of 32 bits, int64 tensors that broadcast or numbers.
 
     Returns four int64 tensors, each value in [0, 2**32)."""
-    words = torch.broadcast_tensors(*(torch.as_tensor(word, dtype=torch.int64) & _MASK for word in counter))  # type: ignore[no-untyped-call]
-    return list(_rounds(key, *words))
+    device = next((word.device for word in counter if isinstance(word, Tensor)), torch.device("cpu"))
+    words = [torch.as_tensor(word, dtype=torch.int64, device=device) & _MASK for word in counter]
+    return list(_rounds(key, *torch.broadcast_tensors(*words)))  # type: ignore[no-untyped-call]
 
 
 def _rounds(key: int, c0: Word, c1: Word, c2: Word, c3: Word) -> tuple[Word, Word, Word, Word]:

@@ -84,3 +84,9 @@ def test_shuffles_are_uniform():
     positions = torch.stack([shuffled(Key.root(4).fold(i), torch.arange(5)) for i in range(2000)])
     for place in range(5):
         assert scipy.stats.chisquare(torch.bincount(positions[:, place], minlength=5)).pvalue > 1e-4
+
+
+def test_draws_are_made_where_the_ids_are():
+    """Numbers beside tensors go where these are: a graphics processor takes no words from main memory."""
+    for stream in (0, 7):
+        assert bits(Key.root(1), torch.arange(5, device="meta"), stream=stream).device.type == "meta"

@@ -16,7 +16,7 @@ def joined(several: list[Neighbors], weighted: bool = False) -> Neighbors:
     if len(several) == 1:
         return several[0]
     if not several:
-        nothing = torch.empty(0) if weighted else None
+        nothing = torch.empty(0, dtype=torch.float32) if weighted else None
         return Neighbors(indptr=torch.zeros(1, dtype=torch.int64), sources=Nodes.none(), edge_weights=nothing)
     counts = torch.cat([neighbors.indptr.diff() for neighbors in several])
     weights = [neighbors.edge_weights for neighbors in several if neighbors.edge_weights is not None]

@@ -50,6 +50,11 @@ class PygLayer(nn.Module):
         block, x = block.whole(x)
         if block.importance is not None and not self._weighted:
             raise unequal(self.layer)
+        if block.edge_weights is not None and not self._weighted:
+            raise InputError(
+                f"{type(self.layer).__name__} takes no weights of edges, and the graph has some: all would count as 1. "
+                "Take a layer with an argument edge_weight, or a graph without weights."
+            )
         if isinstance(self.layer, GCNConv) and self.layer.normalize:
             return self._normalized(block, x)
         edges = edge_index(block)
@@ -64,11 +69,11 @@ class PygLayer(nn.Module):
         return out
 
     def _normalized(self, block: Block, x: Tensor) -> Tensor:
-        """GCNConv finds each node's degree by summing weights of in-edges: this makes them add up to the true degrees.
+        """GCNConv finds a node's degree by its in-edges, of which a block has some: this divides in its place.
 
-        A target's drawn edges together weigh its true degree; a source that is no target gets a loop that does. The
+        An edge is divided by the roots of both ends' true degrees, and stands for others that were not drawn. The
         graph's own self-loops are left out: PyG replaces them by one a node. Raises InputError for them where it keeps
-        them (`add_self_loops` off) or counts one as a loop of weight 1 (`improved`), for degrees are without loops."""
+        them (`add_self_loops` off) or counts one as a loop of weight 1 (`improved`): degrees are without loops."""
         if block.edge_weights is not None:
             raise InputError(
                 "GCNConv normalises by weighted degrees, which a block does not know; use edges of weight 1."
@@ -84,13 +89,20 @@ class PygLayer(nn.Module):
         edges, drawn = edge_index(block), block.drawn
         degree = block.sources.degree.to(x.device, x.dtype)
         share = degree[: block.num_targets] / drawn.clamp(min=1)
-        loops = torch.arange(block.num_targets, len(x), device=x.device)
         own = (2.0 if layer.improved else 1.0) if layer.add_self_loops else 0.0
-        drawn_weights = share[edges[1]]
+        root = (degree + own).rsqrt().nan_to_num(posinf=0.0)  # of a node without edges nothing comes, as in PyG
+        weights = share[edges[1]] * root[edges[0]] * root[edges[1]]
         if block.importance is not None:
-            drawn_weights = drawn_weights * block.importance.to(x.dtype)
-        weights = torch.cat([drawn_weights, degree[block.num_targets :] + own])
-        out: Tensor = layer(x, torch.cat([edges, loops.expand(2, -1)], dim=1), weights)
+            weights = weights * block.importance.to(x.dtype)
+        if own:
+            loops = torch.arange(block.num_targets, device=x.device)
+            edges = torch.cat([edges, loops.expand(2, -1)], dim=1)
+            weights = torch.cat([weights, own * root[: block.num_targets].square()])
+        layer.normalize = False
+        try:
+            out: Tensor = layer(x, edges, weights)
+        finally:
+            layer.normalize = True
         return out[: block.num_targets]
 
 

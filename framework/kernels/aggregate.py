@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from framework.errors import InputError
 from framework.kernels import check, native, segments
@@ -91,6 +92,7 @@ class _Spmm(torch.autograd.Function):
         return _sum(indptr, indices, x, weight=weight, mean=mean)
 
     @staticmethod
+    @once_differentiable  # by kernels, which autograd does not see: a second derivative would be a part of it
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         indptr, indices, x, weight = context.saved_tensors
         gradient = gradients[0].contiguous()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from framework.kernels import check, native, segments
 from framework.kernels.aggregate import spmm
@@ -168,6 +169,7 @@ class _Attention(torch.autograd.Function):
         return out, totals
 
     @staticmethod
+    @once_differentiable  # by kernels, which autograd does not see: a second derivative would be a part of it
     def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         indptr, indices, values, source_scores, target_scores, edge_scale, *outputs = context.saved_tensors
         heads, targets = values.shape[1], len(target_scores)
@@ -211,6 +213,7 @@ class _EdgeSoftmax(torch.autograd.Function):
         return weights, totals
 
     @staticmethod
+    @once_differentiable
     def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         indptr, weights = context.saved_tensors
         gradient, total_gradient = (None if given is None else given.contiguous() for given in gradients)

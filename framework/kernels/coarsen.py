@@ -65,7 +65,7 @@ def coarse_edges(
     out_indptr, out_indices = indptr.new_empty(clusters + 1), torch.empty_like(indices)
     out_weight = None if weight is None else torch.empty_like(weight)
     native.call(
-        native.typed("coarse_edges", torch.empty(0) if weight is None else weight),
+        native.typed("coarse_edges", torch.empty(0, dtype=torch.float32) if weight is None else weight),
         indptr, indices, weight, cluster, starts, nodes, clusters,
         out_indptr, out_indices, out_weight,
     )  # fmt: skip

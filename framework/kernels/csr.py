@@ -42,7 +42,7 @@ def build_csr(targets: Tensor, sources: Tensor, num_targets: int, *, order: Tens
         check.below("sources", sources, len(order))
     if not native.usable(targets, sources, order):
         return _build_csr_torch(targets, sources, num_targets, order)
-    indptr = torch.empty(num_targets + 1, dtype=torch.int64)
+    indptr = torch.empty(num_targets + 1, dtype=torch.int64, device="cpu")
     indices, edges = torch.empty_like(sources), torch.empty_like(targets)
     name = native.typed("build_csr", sources)
     bad = native.call(name, targets, sources, order, len(targets), num_targets, indptr, indices, edges)
@@ -73,10 +73,10 @@ def transpose(indptr: Tensor, indices: Tensor, num_columns: int) -> CSR:
         edges = torch.argsort(indices, stable=True)
         rows = row_of_entries(indptr, len(indices)).to(row_type)
         return CSR(indptr=offsets(torch.bincount(indices, minlength=num_columns)), indices=rows[edges], edges=edges)
-    scratch = torch.empty(len(indices), dtype=row_type)
+    scratch = torch.empty(len(indices), dtype=row_type, device="cpu")
     rows = torch.empty_like(scratch)
-    starts = torch.empty(num_columns + 1, dtype=torch.int64)
-    edges = torch.empty(len(indices), dtype=torch.int64)
+    starts = torch.empty(num_columns + 1, dtype=torch.int64, device="cpu")
+    edges = torch.empty(len(indices), dtype=torch.int64, device="cpu")
     name = native.typed("transpose", indices, rows)
     bad = native.call(name, indptr, indices, num_rows, num_columns, scratch, starts, rows, edges)
     if bad:
@@ -93,7 +93,7 @@ def degrees(ids: Tensor, num_nodes: int) -> Tensor:
     if not native.usable(ids):
         check.below("ids", ids, num_nodes)
         return torch.bincount(ids, minlength=num_nodes)
-    counts = torch.empty(num_nodes, dtype=torch.int64)
+    counts = torch.empty(num_nodes, dtype=torch.int64, device="cpu")
     bad = native.call(native.typed("degrees", ids), ids, len(ids), num_nodes, counts)
     if bad:
         raise check.outside("ids", int(ids[bad - 1]), num_nodes)

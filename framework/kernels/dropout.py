@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from framework.errors import InputError
 from framework.kernels import check, native
@@ -78,6 +79,7 @@ class _Dropout(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable  # by kernels, which autograd does not see: a second derivative would be a part of it
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         rows, out = context.saved_tensors
         gradient = gradients[0].contiguous()

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from framework.kernels import check, native, segments
 from framework.kernels.csr import CSR, row_of_entries, transpose
@@ -211,6 +212,7 @@ class _GeometricSum(torch.autograd.Function):
         return _sum(_gated(*operands))
 
     @staticmethod
+    @once_differentiable  # by kernels, which autograd does not see: a second derivative would be a part of it
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gated, gradient = _gated(*context.saved_tensors), gradients[0].contiguous()
         wanted = context.needs_input_grad[3:]  # x, positions, target_positions, parameters, weight

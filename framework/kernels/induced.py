@@ -32,10 +32,10 @@ def induced_edges(starts: Tensor, members: Tensor, indptr: Tensor, indices: Tens
     members, indices = members.to(dtype), indices.to(dtype)
     if not native.usable(starts, members, indptr, indices):
         return _induced_edges_torch(starts, members, indptr, indices)
-    counts, sets = torch.empty(len(members), dtype=torch.int64), len(starts) - 1
+    counts, sets = torch.empty(len(members), dtype=torch.int64, device="cpu"), len(starts) - 1
     native.call(native.typed("induced_counts", members), starts, sets, members, indptr, indices, counts)
     rows = offsets(counts)
-    found, edges = (torch.empty(int(rows[-1]), dtype=kind) for kind in (torch.int32, torch.int64))
+    found, edges = (torch.empty(int(rows[-1]), dtype=kind, device="cpu") for kind in (torch.int32, torch.int64))
     name = native.typed("induced_fill", members)
     native.call(name, starts, sets, members, indptr, indices, rows, found, edges)
     return Sampled(indptr=rows, indices=found, edges=edges)

@@ -62,6 +62,11 @@ def call(name: str, *arguments: Argument) -> int:
 def _convert(argument: Argument) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_double:
     if isinstance(argument, Tensor):
         assert argument.is_contiguous()
+        if argument.device.type != "cpu":  # a pointer there would end the process
+            raise ShardyardError(
+                f"a kernel was given memory of {argument.device}: torch.set_default_device is not for these workers; "
+                "say --device instead."
+            )
         return ctypes.c_void_p(argument.data_ptr())
     if isinstance(argument, np.ndarray):
         assert argument.flags.c_contiguous

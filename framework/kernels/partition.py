@@ -156,9 +156,9 @@ def assign_window(
         return _assign_window_numpy(rule, first, indptr, neighbors, weights, owners, loads)
     kept = np.zeros(1, np.int64)
     moved = native.call(
-        "assign_window", ("ldg", "fennel", "spinner").index(rule.kind), rule.strength, rule.exponent,
-        rule.mean_weight, rule.mean_load, rule.capacity, first, len(indptr) - 1, indptr, neighbors, weights,
-        len(loads), owners, loads, kept,
+        "assign_window", ("ldg", "fennel", "spinner").index(rule.kind), float(rule.strength), float(rule.exponent),
+        float(rule.mean_weight), float(rule.mean_load), int(rule.capacity), first, len(indptr) - 1, indptr,
+        neighbors, weights, len(loads), owners, loads, kept,
     )  # fmt: skip
     return moved, int(kept[0])
 

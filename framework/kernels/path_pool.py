@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from framework.errors import InputError
 from framework.kernels import check, native, segments
@@ -219,6 +220,7 @@ class _Sums(torch.autograd.Function):
         return table.sums(values, weights)
 
     @staticmethod
+    @once_differentiable  # by kernels, which autograd does not see: a second derivative would be a part of it
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, weights = context.saved_tensors
         gradient = gradients[0].contiguous()
@@ -238,6 +240,7 @@ class _Dots(torch.autograd.Function):
         return table.dots(values, vectors, added)
 
     @staticmethod
+    @once_differentiable
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, vectors = context.saved_tensors
         gradient, table = gradients[0].contiguous(), context.table

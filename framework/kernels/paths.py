@@ -171,9 +171,9 @@ def find_paths(rows: CostRows, centres: NDArray[np.int64], rule: PathRule) -> Fo
     starts = _rooms(np.diff(rows.indptr)[centres], rows.num_nodes, rule)
     room = starts[:, -1].copy()
     widths = np.array(rule.lengths) - 1
-    nodes = torch.empty(int((room * widths).sum()), dtype=torch.int32)
-    costs = torch.empty(int(room.sum()), dtype=torch.float64)
-    radii = torch.empty(len(centres), dtype=torch.float64)
+    nodes = torch.empty(int((room * widths).sum()), dtype=torch.int32, device="cpu")
+    costs = torch.empty(int(room.sum()), dtype=torch.float64, device="cpu")
+    radii = torch.empty(len(centres), dtype=torch.float64, device="cpu")
     native.call(
         f"find_paths_{rows.costs.dtype}", rows.indptr, rows.heads, rows.costs, rows.original, rows.num_nodes,
         rule.longest, float(rule.degree_ratio), float(rule.path_ratio), centres.astype(np.int32), len(centres),
@@ -220,7 +220,7 @@ def changed_costs_reach(
     limit = float(radii.max()) * margin if len(radii) else 0.0
     back = transpose(indptr, indices, num_nodes)
     if native.usable(indptr, old, now):
-        reach = torch.empty(num_nodes, dtype=torch.float64)
+        reach = torch.empty(num_nodes, dtype=torch.float64, device="cpu")
         native.call(
             native.typed("reach_changes", old), indptr, old, now, num_nodes,
             back.indptr, back.indices, back.edges, limit, reach,

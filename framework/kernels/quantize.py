@@ -42,7 +42,7 @@ def quantize(x: Tensor, bits: Tensor, key: Key, rows: Tensor) -> Tensor:
     bits = _checked(bits, len(x))
     starts = offsets(row_bytes(bits, x.shape[1]))
     if native.usable(x, rows, bits):
-        out = torch.empty(int(starts[-1]), dtype=torch.uint8)
+        out = torch.empty(int(starts[-1]), dtype=torch.uint8, device="cpu")
         native.call(native.typed("quantize", x), x, rows, len(x), x.shape[1], bits, starts, key.value, out)
         return out
     out = torch.empty(int(starts[-1]), dtype=torch.uint8, device=x.device)

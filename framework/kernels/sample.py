@@ -86,11 +86,14 @@ def _require_rows(indptr: Tensor, indices: Tensor, rows: Tensor) -> None:
 
 def _room(indptr: Tensor, indices: Tensor, rows: Tensor, fanout: int) -> Sampled:
     """A sample whose rows are as long as they will be; its entries are still to be written."""
-    starts = torch.empty(len(rows) + 1, dtype=torch.int64)
+    starts = torch.empty(len(rows) + 1, dtype=torch.int64, device="cpu")
     if native.call("sample_counts", indptr, len(indptr) - 1, len(indices), rows, len(rows), fanout, starts):
         _require_rows(indptr, indices, rows)
     total = int(starts[-1])
-    columns, edges = torch.empty(total, dtype=indices.dtype), torch.empty(total, dtype=torch.int64)
+    columns, edges = (
+        torch.empty(total, dtype=indices.dtype, device="cpu"),
+        torch.empty(total, dtype=torch.int64, device="cpu"),
+    )
     return Sampled(indptr=starts, indices=columns, edges=edges)
 
 
@@ -154,10 +157,13 @@ def unique_relabel(first: Tensor, rest: Tensor) -> tuple[Tensor, Tensor, Tensor]
         raise InputError(f"{len(first) + len(rest)} ids are too many to relabel at once; expected fewer than 2**31.")
     if not native.usable(first, rest):
         return _unique_relabel_torch(first.to(dtype), rest.to(dtype))
-    unique = torch.empty(len(first) + len(rest), dtype=dtype)
+    unique = torch.empty(len(first) + len(rest), dtype=dtype, device="cpu")
     unique[: len(first)] = first
     rest = rest.to(dtype)
-    positions, occurs = torch.empty(len(rest), dtype=torch.int32), torch.empty(len(rest), dtype=torch.int64)
+    positions, occurs = (
+        torch.empty(len(rest), dtype=torch.int32, device="cpu"),
+        torch.empty(len(rest), dtype=torch.int64, device="cpu"),
+    )
     name = native.typed("unique_relabel", unique)
     size = native.call(name, len(first), rest, len(rest), unique, positions, occurs)
     return _cut(unique, size), positions, _cut(occurs, size - len(first))

@@ -70,11 +70,14 @@ class Neighborhoods:
         loop_free, degree = block.without_self_loops, block.targets.degree.to(block.indptr.device)
         drawn = loop_free.drawn
         if loop_free.importance is not None or bool((drawn != degree).any()):
-            share = (degree / drawn.clamp(min=1)).to(positions.dtype)[rows]
+            share = (degree.to(positions.dtype) / drawn.clamp(min=1))[rows]
             loops = block.indices == rows
             if loop_free.importance is not None:
                 share[~loops] *= loop_free.importance.to(share.dtype)
-            share = share.masked_fill(loops, 1)
+            own = torch.ones_like(share)
+            if weight is None:  # then a node has one edge to itself, however often the graph says so
+                own /= segment_sum(block.indptr, loops.to(share.dtype)).clamp(min=1)[rows]
+            share = torch.where(loops, own, share)
             weight = share if weight is None else weight * share
         return cls._with_own(positions, block.indptr, block.indices, weight)
 

@@ -32,7 +32,7 @@ class SpatialNodeNetwork(nn.Module):
     def forward_layer(self, depth: int, block: GraphBlock, x: Tensor) -> Tensor:
         """Layer `depth`: [sources, in + dimensions] -> [targets, out + dimensions], of the last [targets, out]."""
         edges, x = block.whole(x)
-        rows, positions = x[:, : -self.dimensions], x[:, -self.dimensions :]
+        rows, positions = x[:, : -self.dimensions], x[:, -self.dimensions :].detach()  # nobody learns positions
         out: Tensor = self.layers[depth](Neighborhoods.of_block(edges, positions), rows.contiguous())
         if depth == len(self.layers) - 1:
             return out

@@ -33,8 +33,11 @@ def can_overlap(layers: Iterable[nn.Module], blocks: Sequence[GraphBlock]) -> bo
 
 def _plain(layer: nn.Module) -> bool:
     """Whether the layer is one of ours, not a class of its own made of it, and calling it does nothing else."""
-    hooks = (hooks for module in layer.modules() for hooks in (module._forward_hooks, module._forward_pre_hooks))
+    hooks = (getattr(module, name) for module in layer.modules() for name in _HOOKS)
     return type(layer) in ROWWISE and not any(hooks)
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def forward_overlapped(layers: Iterable[Any], blocks: Sequence[Any], x: Tensor, activate: Activation) -> Tensor:

@@ -14,6 +14,7 @@ from framework.comm.cache.policy import Cache, Outlook, chosen
 from framework.comm.features import Features, RowsUnderWay
 from framework.comm.group import CPU
 from framework.comm.reach import Shards
+from framework.errors import InputError
 from framework.graph.block import Block, GraphBlock, Nodes
 from framework.kernels.sample import gather_rows, unique_relabel
 from framework.memory import RowsOnDisk
@@ -28,7 +29,7 @@ class NodeRows:
 
     def __init__(self, features: Features, device: torch.device, dtype: torch.dtype) -> None:
         self.features, self.device, self.dtype = features, device, dtype
-        self.kept: list[tuple[Tensor, Tensor]] = []
+        self.kept: list[tuple[Tensor, Tensor, int]] = []
         self._resting: list[RowsOnDisk] = []
 
     @property
@@ -67,13 +68,20 @@ class NodeRows:
     def of_layer(self, first: GraphBlock) -> Tensor:
         """Rows that a first layer over the whole graph needs, of other workers' nodes too: fetched once and kept.
 
-        Evaluation shares them with training where the layers have the same sources, which most layouts see to."""
+        Evaluation shares them with training where the layers have the same sources, which most layouts see to. Raises
+        InputError where a network has changed them in place: every later step would learn from other features."""
         sources = first.sources
-        for ids, rows in self.kept:
+        for ids, rows, version in self.kept:
             if ids is sources.ids:  # the same on every worker, which equal ids need not be
+                if rows._version != version:
+                    raise InputError(
+                        "the network of --model changes the rows that it is given in place (as by x.mul_, or dropout "
+                        "with inplace=True), and these are kept for every step; let it make rows of its own."
+                    )
                 return rows
-        self.kept.append((sources.ids, self._for_long(sources)))
-        return self.kept[-1][1]
+        rows = self._for_long(sources)
+        self.kept.append((sources.ids, rows, rows._version))
+        return rows
 
     def _for_long(self, nodes: Nodes) -> Tensor:
         """Rows that are kept for the whole run: beside the store, where workers compute in its type.

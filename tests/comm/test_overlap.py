@@ -294,17 +294,20 @@ class Between(NodeNetwork):
 
 
 def of_somebody(group: Group, path: str) -> list[bool]:
-    """Whether rows could go in spans: for three networks that are not ours alone, and one that is. All give what their
+    """Whether rows could go in spans: for four networks that are not ours alone, and one that is. All give what their
     layers give, one by one."""
     topology, told = Topology(Shards.open(ShardStore.open(path), group, "owned")), []
     settings: dict[str, Any] = {"input_dropout": 0.0, "dropout": 0.0, "elu": False}
     layers = [SAGEConv(COLUMNS, 6), SAGEConv(6, CLASSES)]
     hooked = [SAGEConv(COLUMNS, 6), SAGEConv(6, CLASSES)]
     hooked[1].neighbors.register_forward_hook(lambda *_: None)
+    undone = [SAGEConv(COLUMNS, 6), SAGEConv(6, CLASSES)]
+    undone[0].register_full_backward_hook(lambda *_: None)
     networks = [
         NodeNetwork([Louder(COLUMNS, 6), SAGEConv(6, CLASSES)], **settings),
         Between(layers, **settings),
         NodeNetwork(hooked, **settings),
+        NodeNetwork(undone, **settings),
         NodeNetwork(layers, **settings),
     ]
     for network in networks:

@@ -119,6 +119,24 @@ def test_edge_weights_reach_a_layer_that_takes_them() -> None:
     torch.testing.assert_close(PygLayer(layer)(block, x), expected, rtol=1e-10, atol=1e-12)
 
 
+def test_weights_that_a_layer_does_not_take_are_refused() -> None:
+    for layer in (pyg.SAGEConv(COLUMNS, OUT), pyg.GATv2Conv(COLUMNS, OUT)):
+        with pytest.raises(InputError, match=f"{type(layer).__name__} takes no weights of edges"):
+            PygLayer(layer)(weighted(), random_rows(GRAPH.num_nodes, COLUMNS).detach().float())
+
+
+def test_a_target_none_of_whose_neighbours_was_drawn_is_as_ours() -> None:
+    (block,) = Neighbor(fanouts=(2,)).sample(GRAPH, GRAPH.nodes[SEEDS], Key.root(0))
+    kept = block.indptr.clone()
+    kept[1:] -= block.indptr[1].clone()  # the first target's are left out
+    lacking = dataclasses.replace(block, indptr=kept, indices=block.indices[block.indptr[1] :])
+    assert int(lacking.targets.degree[0]) > 0
+    theirs, ours = pyg.GCNConv(COLUMNS, OUT).double(), GCNConv(COLUMNS, OUT).double()
+    ours.linear.weight.data, ours.bias.data = theirs.lin.weight.data, theirs.bias.data
+    x = random_rows(len(block.sources), COLUMNS).detach()
+    torch.testing.assert_close(PygLayer(theirs)(lacking, x), ours(lacking, x), rtol=1e-12, atol=1e-12)
+
+
 def test_a_normalised_gcn_refuses_edge_weights() -> None:
     with pytest.raises(InputError, match="weighted degrees"):
         PygLayer(pyg.GCNConv(COLUMNS, OUT))(weighted(), random_rows(GRAPH.num_nodes, COLUMNS))

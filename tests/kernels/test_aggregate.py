@@ -162,3 +162,11 @@ def test_a_transposed_matrix_may_be_shared(square):
     (gradient,) = torch.autograd.grad(twice.sum(), x)
     twice = spmm(indptr, indices, spmm(indptr, indices, x))
     assert torch.equal(gradient, torch.autograd.grad(twice.sum(), x)[0])
+
+
+def test_a_second_derivative_is_refused_and_not_half_of_it():
+    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    indptr, indices = torch.tensor([0, 2, 4]), torch.tensor([0, 1, 2, 3])
+    (gradient,) = torch.autograd.grad(spmm(indptr, indices, x**2).pow(2).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()

@@ -133,3 +133,12 @@ def test_numbers_of_rows_below_0_are_refused(backend):
         transpose(torch.tensor([0, 1]), ids, -1)
     with pytest.raises(InputError, match="num_nodes is -1"):
         degrees(ids, -1)
+
+
+def test_a_default_device_is_not_where_a_kernel_writes():
+    """A user's module may set one; the kernels' results lie where their inputs do."""
+    targets, sources = torch.tensor([1, 0, 1]), torch.tensor([0, 1, 1])
+    expected = build_csr(targets, sources, 2)
+    with torch.device("meta"):
+        found = build_csr(targets, sources, 2)
+    assert all(torch.equal(getattr(found, name), getattr(expected, name)) for name in ("indptr", "indices", "edges"))

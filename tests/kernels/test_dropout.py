@@ -112,3 +112,18 @@ def test_the_number_of_threads_changes_nothing():
     torch.set_num_threads(1)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_the_twins_draw_where_the_rows_are():
+    x, ids = torch.empty(3, 10, device="meta", requires_grad=True), torch.arange(3, device="meta")
+    for function in (dropout, relu_dropout):
+        out = function(x, 0.3, KEY, ids)
+        assert out.device.type == "meta"
+        out.sum().backward()
+    assert edge_dropout_scale(ids, ids, 2, 0.3, KEY).device.type == "meta"
+
+
+def test_what_is_no_number_passes_its_gradient_on(backend):
+    x = torch.tensor([[float("nan"), 1.0, -1.0, 2.0]], requires_grad=True)
+    relu_dropout(x, 0.0, KEY, torch.arange(1)).sum().backward()
+    assert x.grad.tolist() == [[1.0, 1.0, 0.0, 1.0]]

@@ -76,3 +76,9 @@ def test_both_choices_give_the_same_bits_in_a_process_of_their_own(choice):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert result.stdout.strip() == EXPECTED
+
+
+@compiled
+def test_memory_elsewhere_is_refused_before_it_is_written():
+    with pytest.raises(ShardyardError, match="memory of meta: torch.set_default_device is not for these workers"):
+        native.call("degrees_int64", torch.empty(3, device="meta", dtype=torch.int64), 3, 3, torch.zeros(3).long())

@@ -68,7 +68,26 @@ def test_drawn_neighbours_stand_for_all_by_their_importance() -> None:
         assert loop_free.importance is not None
         share = (loop_free.targets.degree.double() / loop_free.drawn.clamp(min=1)).repeat_interleave(loop_free.drawn)
         found = drawn.weight[drawn.indices != rows]
-        torch.testing.assert_close(found, share * loop_free.importance, rtol=1e-6, atol=0)
+        torch.testing.assert_close(found, share * loop_free.importance, rtol=1e-12, atol=0)
+
+
+def test_a_row_does_not_depend_on_the_others_of_a_block() -> None:
+    """A node with two edges to itself has one of weight 1, whether or not all neighbours of another were drawn."""
+    graph = looped_graph(40, 400, isolated=3)
+    (block,) = Neighbor(fanouts=(5,)).sample(graph, graph.nodes, Key.root(0))
+    for some in (block, graph.block):
+        drawn = Neighborhoods.of_block(some, random_rows(len(some.sources), 2).detach())
+        own = torch.ones(40).double() if drawn.weight is None else drawn.weight[drawn.indptr[1:] - 1]
+        torch.testing.assert_close(own, torch.ones(40).double(), rtol=1e-12, atol=0)
+
+
+def test_positions_are_given_and_not_learned() -> None:
+    graph, model = random_graph(40, 250), network(2)
+    x = random_rows(40, 5)
+    model([graph.block] * 2, x).sum().backward()
+    assert x.grad is not None
+    assert bool((x.grad[:, :3] != 0).any())
+    assert not bool(x.grad[:, 3:].any())
 
 
 def test_positions_are_not_dropped_out() -> None:

@@ -75,6 +75,8 @@ def test_isolated_nodes_level_the_parts_out(skewed: EdgeStream) -> None:
 def test_streaming_comes_near_metis(parts: int, planted: EdgeStream) -> None:
     best = place(Metis(balance=("nodes",)), planted, parts).quality.cut_ratio
     assert place(Spinner(), planted, parts).quality.cut_ratio < 1.1 * best
+    whole = place(Fennel(gamma=2), planted, parts)  # a whole number is a number: a kernel takes it for a pointer else
+    assert np.array_equal(whole.owners, place(Fennel(gamma=2.0), planted, parts).owners)
     assert place(Fennel(passes=5), planted, parts).quality.cut_ratio < 1.25 * best
 
 

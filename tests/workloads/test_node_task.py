@@ -2,10 +2,12 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from node_runs import GRAPH, same_metrics, small_run
+from torch import Tensor, nn
 
 from framework.comm.group import CPU, Group
 from framework.engine.run import Worker
@@ -58,6 +60,26 @@ def test_a_sampled_run_joins_no_shards_to_train_and_keeps_no_features(tmp_path: 
     task.evaluate(task.model().double())
     assert task.rows.kept == []
     assert torch.equal(task.topology.owned.ids, task.topology.local.owned.ids)
+
+
+class Careless(nn.Module):
+    """Its first layer doubles the rows that it is given, in their place."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, blocks: Any, x: Tensor) -> Tensor:
+        rows: Tensor = self.network(blocks, x.mul_(2))
+        return rows
+
+
+def test_a_network_that_changes_kept_rows_in_place_is_told(tmp_path: Path) -> None:
+    task = opened(tmp_path, SAGE(hidden=8), WHOLE)
+    network = Careless(task.model().double())
+    task.loss(network, next(task.batches(0, 0)))
+    with pytest.raises(InputError, match="changes the rows that it is given in place"):
+        next(task.batches(1, 0))
 
 
 def test_a_negative_batch_size_is_refused(tmp_path: Path) -> None:

@@ -75,13 +75,13 @@ def _probabilities(outlook: Outlook, fanouts: tuple[int, ...], workers: range, p
     block, shards = topology.local.block, topology.shards
     owned, edges = len(topology.owned), block.indptr.diff()
     backwards = transpose(block.indptr, block.indices, len(block.sources))
-    now = torch.zeros(owned, len(workers))
+    now = torch.zeros(owned, len(workers), dtype=torch.float32)
     here = torch.isin(topology.owned.ids, outlook.seeds.ids)
     if here.any() and shards.group.rank in workers:
         now[here, shards.group.rank - workers.start] = outlook.share
     never = torch.zeros_like(now)  # the logarithm of the probability that no hop has a node
     for fanout in fanouts:
-        drawn = torch.ones(owned) if fanout < 0 else (fanout / edges.clamp(min=1)).clamp(max=1)
+        drawn = torch.ones_like(now[:, 0]) if fanout < 0 else (fanout / edges.clamp(min=1)).to(now).clamp(max=1)
         missed = torch.log1p(-(now * drawn[:, None]).clamp(max=_CERTAIN))
         sums = spmm(backwards.indptr, backwards.indices, missed)
         copies = shards.group.exchange(sums[owned:], plan.received, plan.sent, "state")

@@ -173,7 +173,7 @@ def _gathered(graph: OwnedGraph, grid: Grid) -> Block:
     ids = grid.gathered(local.sources.ids[local.indices.long()], "state")
     weights = None
     if graph.shards.weighted:
-        mine = torch.empty(0) if local.edge_weights is None else local.edge_weights
+        mine = torch.empty(0, dtype=torch.float32) if local.edge_weights is None else local.edge_weights
         weights = grid.gathered(mine, "state")
     facts = all_rows(grid.group, torch.stack([local.targets.original, local.targets.degree], dim=1), "state")
     first, count = grid.starts[grid.row * grid.columns], len(counts)

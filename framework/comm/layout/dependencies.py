@@ -85,13 +85,18 @@ class Dependencies:
         while level > 0 and len(nodes):
             new = nodes[~self.computed[level, nodes]]
             found[level] = new
-            nodes, level = np.unique(np.concatenate([new, self._neighbors(new)])), level - 1
+            if level > 1:
+                nodes = np.unique(np.concatenate([new, self._neighbors(new)]))
+            level -= 1
         return found
 
     def _neighbors(self, nodes: Places) -> Places:
         """The sources of their in-edges that others own; a node comes as often as it is one."""
-        runs = [self._sources[self._starts[node] : self._starts[node + 1]] for node in nodes.tolist()]
-        return np.concatenate([np.empty(0, np.int64), *runs])
+        begins = self._starts[nodes]
+        counts = self._starts[nodes + 1] - begins
+        before = np.cumsum(counts) - counts
+        entries: Places = np.arange(counts.sum()) + np.repeat(begins - before, counts)
+        return self._sources[entries]
 
     def _seconds(self, subtree: dict[int, Places], prices: Prices) -> float:
         return sum(prices.computing(level, len(new), int(self.degree[new].sum())) for level, new in subtree.items())

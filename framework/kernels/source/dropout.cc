@@ -43,10 +43,10 @@ int64_t dropout(const T* x, const int64_t* ids, int64_t num_rows, int64_t width,
   return 0;
 }
 
-// The gradient of dropout and ReLU together: what came out above 0 was neither cut nor dropped.
+// The gradient of dropout and ReLU together: what came out above 0 was neither cut nor dropped, nor what is no number.
 template <class T>
 VERSIONS void passed_block(const T* gradient, const T* result, T scale, T* out, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) out[i] = result[i] > T(0) ? gradient[i] * scale : T(0);
+  for (int64_t i = begin; i < end; ++i) out[i] = result[i] <= T(0) ? T(0) : gradient[i] * scale;
 }
 
 template <class T>
