@@ -11,7 +11,7 @@ that says which step of a pipeline it is made of (Made) has no flag: that is how
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import tyro
 
@@ -132,6 +132,8 @@ class _Twin:
     """Flags of plug-in fields that hold nothing, so that their settings have no flags."""
     plugins: dict[str, type] = dataclasses.field(default_factory=dict)
     """Path of a field -> the class of the plug-in it holds."""
+    emptied: set[str] = dataclasses.field(default_factory=set)
+    """Paths of plug-in fields that are to hold none, by the word `None`."""
 
     def of(self, plugin: type, value: Any, path: str, *, free: bool) -> type:
         """A dataclass of flags for `plugin`'s fields; defaults are those of `value`, where there is one.
@@ -150,7 +152,10 @@ class _Twin:
                 if dataclasses.is_dataclass(current) and not isinstance(current, type):
                     members += self._nested(type(current), current, name, inner, free=False)
             elif registry is not None:
-                members += self._plugin_members(registry, name, current, inner, docs.get(name, ""))
+                may_be_none = type(None) in get_args(annotation)
+                members += self._plugin_members(
+                    registry, name, current, inner, docs.get(name, ""), may_be_none=may_be_none
+                )
             elif dataclasses.is_dataclass(current) and not isinstance(current, type):
                 members += self._nested(type(current), current, name, inner)
             else:
@@ -166,7 +171,9 @@ class _Twin:
         steps = {field.name: field.metadata.get(STEP) for field in dataclasses.fields(plugin)}  # type: ignore[arg-type]
         for name in field_types(plugin):
             inner = _join(path, name)
-            if not hasattr(twin, name):
+            if inner in self.emptied:
+                settings[name] = None
+            elif not hasattr(twin, name):
                 if value is not None:
                     settings[name] = getattr(value, name)
             elif inner in self.plugins:
@@ -181,12 +188,18 @@ class _Twin:
         except (TypeError, ValueError) as error:
             raise InputError(f"{plugin.__name__} cannot be made of {settings}: {error}") from error
 
-    def _plugin_members(self, registry: Registry, name: str, current: Any, path: str, doc: str) -> list[Any]:
+    def _plugin_members(
+        self, registry: Registry, name: str, current: Any, path: str, doc: str, *, may_be_none: bool
+    ) -> list[Any]:
         """The field that chooses a plug-in, and the one that holds its settings."""
         flag = _flag(path)
         given = _last_value(self.arguments, flag)
         held = None if current is None or current is _ABSENT else type(current)
-        plugin = held if given is None else chosen(registry, given)
+        if given == "None" and may_be_none:
+            self.emptied.add(path)
+            held = plugin = None
+        else:
+            plugin = held if given is None else chosen(registry, given)
         known = ", ".join(registry.names())
         if plugin is None and current is _ABSENT:
             raise InputError(f"{flag} is missing; expected a {registry.kind}: {known}, or module:Class.")

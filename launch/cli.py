@@ -45,11 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     resume = " The same command resumes the run from its last checkpoint." if given[:1] == ["train"] else ""
     try:
         with _ended_by_sigterm():
-            return _dispatch(given)
+            code = _dispatch(given)
+            sys.stdout.flush()  # what a disk refuses is told now, not by the interpreter when it ends
+            return code
     except KeyboardInterrupt as error:
         return _tell(error, f"interrupted.{resume}", _INTERRUPTED)
     except BrokenPipeError:  # whoever read our output has left, as `head` does: no failure of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_output()
         return 0
     except ShardyardError as error:
         return _tell(error, str(error), error.exit_code)
@@ -121,9 +123,18 @@ def _tell(error: BaseException, text: str, code: int) -> int:
     """The one line a user sees of a failure."""
     if os.environ.get("SHARDYARD_DEBUG") == "1":
         traceback.print_exception(error)
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _close_output()
     print(f"error: {' '.join(text.split())}", file=sys.stderr)
     return code
+
+
+def _close_output() -> None:
+    """What is still to be written goes nowhere: the interpreter would fail on it once more when it ends."""
+    with contextlib.suppress(OSError, ValueError):  # some have no descriptor, as in a notebook
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

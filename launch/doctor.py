@@ -205,8 +205,10 @@ def _ask_ray(address: str, deadline: float) -> tuple[Literal["good", "silent", "
         try:
             output, complaint = process.communicate(timeout=max(deadline, 0.1))
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
             return "silent", f"did not answer within {deadline:.0f} s; a busy machine may need longer"
+        finally:  # also where a signal has ended this command: nothing is left running, or waited for
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
     if process.returncode == 0:
         facts = json.loads(output.strip().splitlines()[-1])
         return "good", f"answers: {facts['hosts']} hosts, {facts['cpus']:.0f} cores"

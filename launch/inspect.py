@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from framework.engine import checkpoint as checkpoints
-from framework.engine.evaluate import recorded_digest
-from framework.engine.folder import CHECKPOINTS, REPORT, RUN, encoded_run, read_json, read_run, verify_weights
+from framework.engine.folder import CHECKPOINTS, REPORT, RUN, encoded_run, read_object, read_run, verify_weights
+from framework.engine.recorded import recorded_digest
 from framework.engine.state import weights_digest
 from framework.errors import InputError, StoreError
 from framework.graph import collection
@@ -32,6 +32,7 @@ _EXPECTED = (
     "(pipeline.json)"
 )
 _NAMED = 3  # folders that are meant, perhaps: the last ones, which are the newest checkpoints
+_LONGEST_NAME = 200
 _REMEDY = "Start the run again to write it anew."
 
 
@@ -62,13 +63,21 @@ def inspect(path: Path, *, verify: bool = False) -> Inspection:
         PIPELINE: _pipeline,
         REPORT: _run,
     }
-    folder = path.parent if path.is_file() and path.name in readers else path
-    for mark, read in readers.items():
-        if (folder / mark).exists():
-            return read(folder, verify)
-    if not path.exists():
-        raise InputError(f"'{path}' is not there; expected {_EXPECTED}.")
-    raise InputError(f"'{path}' is {_misnamed(path, list(readers))}")
+    try:
+        folder = path.parent if path.is_file() and path.name in readers else path
+        for mark, read in readers.items():
+            if (folder / mark).exists():
+                return read(folder, verify)
+        if not path.exists():
+            raise InputError(f"'{path}' is not there; expected {_EXPECTED}.")
+        raise InputError(f"'{path}' is {_misnamed(path, list(readers))}")
+    except OSError as error:
+        raise InputError(f"'{_named(path)}' cannot be read: {error.strerror}.") from error
+
+
+def _named(path: Path) -> str:
+    """A path as it can be read in one line."""
+    return str(path) if len(str(path)) <= _LONGEST_NAME else f"{str(path)[:_LONGEST_NAME]}..."
 
 
 def _misnamed(path: Path, marks: list[str]) -> str:
@@ -218,7 +227,7 @@ def _checkpoint(folder: Path, verify: bool) -> Inspection:
 
 
 def _run(folder: Path, verify: bool) -> Inspection:
-    report = read_json(folder / REPORT, _REMEDY) if (folder / REPORT).exists() else {}
+    report = read_object(folder / REPORT, _REMEDY) if (folder / REPORT).exists() else {}
     facts = dict(_flat(encoded_run(folder))) if (folder / RUN).exists() else {}
     facts |= {
         "finished": bool(report) and _is_of(report, folder),
@@ -235,13 +244,17 @@ def _run(folder: Path, verify: bool) -> Inspection:
 
 
 def _pipeline(folder: Path, verify: bool) -> Inspection:
-    encoded = read_json(folder / PIPELINE, _REMEDY)
-    report = read_json(folder / REPORT, _REMEDY) if (folder / REPORT).exists() else {"steps": {}}
+    encoded = read_object(folder / PIPELINE, _REMEDY)
+    report = read_object(folder / REPORT, _REMEDY) if (folder / REPORT).exists() else {"steps": {}}
     same = report.get(DIGEST) == encoded.get(DIGEST, report.get(DIGEST))  # older folders do not say
     facts = dict(_flat(encoded)) | {"finished": same and report.get("finished", False)}
     parts = []
-    for name in encoded["steps"]:
-        told = report["steps"].get(name, {})
+    steps, made = (held.get("steps") for held in (encoded, report))
+    if not isinstance(steps, dict) or not isinstance(made, dict):
+        torn = PIPELINE if not isinstance(steps, dict) else REPORT
+        raise StoreError(f"'{folder / torn}' is no pipeline's: it has no steps. {_REMEDY}")
+    for name in steps:
+        told = made.get(name, {})
         place = _place(folder, told["path"]) if told else "not made yet"
         if verify and told:
             inspect(Path(place), verify=True)

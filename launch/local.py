@@ -57,10 +57,9 @@ class Local:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="shardyard-"))
             crew = _Crew(Path(run.out), watch)
             stack.callback(crew.end)
+            meet = {"size": run.workers, "rendezvous": (Path(folder) / "meet").as_uri()}
             for rank in range(run.workers):
-                crew.start(
-                    rank, {**dataclasses.asdict(job), "size": run.workers, "rendezvous": f"file://{folder}/meet"}
-                )
+                crew.start(rank, {**dataclasses.asdict(job), **meet})
             return crew.result()
 
     def mapper(self) -> Mapper:
@@ -117,12 +116,12 @@ class _Crew:
 
     def start(self, rank: int, job: dict[str, Any]) -> None:
         """Starts worker `rank`."""
-        reading, writing = os.pipe()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             log = log_file(self._folder, rank).open("ab")
         except OSError as error:
             raise InputError(f"'{self._folder}' cannot be written: {error.strerror}. Name another --out.") from error
+        reading, writing = os.pipe()
         with log:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-c", "from launch.local import work; work()"],

@@ -17,10 +17,11 @@ from typing import IO, Any
 
 from framework.config import encode
 from framework.engine.files import replacing
-from framework.engine.folder import CHECKPOINTS, PREPARED, REPORT, RUN, read_run
+from framework.engine.folder import CHECKPOINTS, PREPARED, REPORT, RUN, encoded_run
 from framework.engine.pipeline import Pipeline
+from framework.engine.recorded import recorded
 from framework.engine.run import Event, Run
-from framework.errors import InputError
+from framework.errors import InputError, StoreError
 from launch.plain import to_json
 
 PIPELINE, LOG, BOARD = "pipeline.json", "log.jsonl", "tensorboard"
@@ -73,10 +74,13 @@ class Recorder:
         return earlier if isinstance(earlier, dict) else {}
 
     def restore(self) -> None:
-        """Puts back, as they were before this start, the files that say what the folder is of; takes new ones away."""
+        """Puts back, as they were before this start, the files that say what the folder is of; takes new ones away.
+
+        One that was torn is worth less than what this start wrote."""
         for name in _OF_A_START:
             if name in self._before:
-                _write(self.folder / name, self._before[name])
+                if _is_whole(self._before[name]):
+                    _write(self.folder / name, self._before[name])
             else:
                 (self.folder / name).unlink(missing_ok=True)
 
@@ -129,7 +133,7 @@ def _recording(folder: Path, name: str, content: Any, check: Callable[[], None])
             stack.enter_context(_locked(folder))
             check()
             before = {file: (folder / file).read_bytes() for file in _OF_A_START if (folder / file).exists()}
-            write_json(folder / name, content)
+            _write(folder / name, (json.dumps(content, indent=2) + "\n").encode())  # inf and nan as they are
             log = _appending(folder / LOG)
         except OSError as error:
             text = f"the run's folder '{folder}' cannot be written: {error.strerror}. Give another --out."
@@ -185,14 +189,26 @@ def _write(path: Path, data: bytes) -> None:
         torn.write_bytes(data)
 
 
+def _is_whole(text: bytes) -> bool:
+    """Whether it is JSON to its end."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _refuse_another(folder: Path, run: Run) -> None:
     """Before anything is started: a folder with checkpoints goes on with its own run, or not at all."""
     if (folder / PIPELINE).exists():
         raise InputError(f"'{folder}' holds a pipeline; a run needs a folder of its own. Give another --out.")
     if not (folder / RUN).exists() or not any((folder / CHECKPOINTS).glob("[0-9]*")):
         return
-    earlier = read_run(folder)
-    changed = _differences(*(encode(each.continued(), result_only=True) for each in (earlier, run)))
+    try:
+        earlier = recorded(encoded_run(folder), run)  # nothing of it is imported
+    except StoreError:
+        return  # torn by a power cut; checkpoints say themselves what they are of
+    changed = _differences(earlier, recorded(encode(run), run))
     if changed:
         raise InputError(
             f"'{folder}' holds another run: {'; '.join(changed[:3])}. Give another --out, or remove the folder."

@@ -9,6 +9,7 @@ import pytest
 from framework.config import load
 from framework.conformance import small_graph
 from framework.errors import InputError, is_foreign, told
+from framework.models.node_model import Module
 from framework.partition import place
 from launch import cli
 
@@ -122,3 +123,9 @@ def test_train_says_where_a_network_fails(
     chosen = ["--model", "module", "--model.network", network]
     assert cli.main(["train", "sage-debian", *SMALL, *chosen]) == code
     assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("network", ["os:getpid", "pathlib:Path", "torch:relu"])
+def test_nothing_but_a_network_is_called_as_one(network: str) -> None:
+    with pytest.raises(InputError, match=f"network '{network}' is .*; expected a class of torch.nn.Module"):
+        Module(network=network).build(3, 2, 2)

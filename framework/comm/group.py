@@ -26,7 +26,7 @@ import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import torch
 import torch.distributed as dist
@@ -315,7 +315,7 @@ def _store(rank: int, size: int, rendezvous: str, deadline: float, listener: soc
     where = urlsplit(rendezvous)
     store: Store
     if where.scheme == "file":
-        store = FileStore(where.path, size)
+        store = FileStore(unquote(where.path), size)
         store.set_timeout(datetime.timedelta(seconds=deadline))
         return store
     if where.scheme != "tcp" or where.hostname is None or where.port is None:

@@ -22,7 +22,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from framework.engine.files import remove_torn, replacing
-from framework.errors import NewerVersionError, StoreError
+from framework.errors import InputError, NewerVersionError, StoreError
 
 FORMAT, VERSION = "shardyard-checkpoint", 3
 INDEX = "checkpoint.json"
@@ -90,7 +90,10 @@ def publish(torn: Path, final: Path) -> None:
         os.close(descriptor)
     before = [name for name in places(final.parent) if name < final.name]
     for old in before[: len(before) - KEPT + 1]:
-        shutil.rmtree(final.parent / old, ignore_errors=True)
+        hidden = final.parent / f".{old}.{uuid.uuid4().hex}"  # or a kill would leave a part of it under its name
+        with contextlib.suppress(OSError):
+            (final.parent / old).rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def write_weights(folder: Path, weights: dict[str, Tensor]) -> Path:
@@ -104,7 +107,8 @@ def tidy(folder: Path) -> list[str]:
     """Removes what killed writers left here and beside it, and sets aside what cannot be read. While nobody writes;
     several hosts that see the folder may tidy it at once.
 
-    Returns the names set aside. Raises NewerVersionError for a checkpoint that a newer program wrote."""
+    Returns the names set aside. Raises NewerVersionError for a checkpoint that a newer program wrote, InputError where
+    a disk gives no answer: what it holds may be whole."""
     damaged = []
     remove_torn(folder.parent)
     for torn in folder.glob(".[0-9]*"):
@@ -112,7 +116,7 @@ def tidy(folder: Path) -> list[str]:
     for name in places(folder):
         try:
             read(folder / name)
-        except (DamagedError, OSError):
+        except DamagedError:
             _set_aside(folder / name)
             damaged.append(name)
     return damaged
@@ -141,7 +145,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     """What a checkpoint says of itself. Raises StoreError."""
     if not (folder / INDEX).is_file():
         raise DamagedError(f"{folder} is no checkpoint: it has no {INDEX}.")
-    return parse_index((folder / INDEX).read_bytes(), str(folder))
+    return parse_index(_bytes(folder, INDEX), str(folder))
 
 
 def places(folder: Path) -> list[str]:
@@ -157,6 +161,13 @@ def own_file(rank: int) -> str:
 def is_own(name: str) -> bool:
     """Whether a file of this name is a worker's."""
     return name.startswith("worker-")
+
+
+def identity(index: Mapping[str, Any]) -> str:
+    """What is the same in all hosts' copies of a checkpoint, as 64 hex digits: each holds its own workers' files."""
+    shared = {name: digest for name, digest in index["files"].items() if not is_own(name)}
+    place = {name: index[name] for name in ("run_digest", "data_digest", "epoch", "step", "workers", "own")}
+    return _digest({**place, "files": shared})
 
 
 def files_of(checkpoint: Checkpoint) -> dict[str, bytes]:
@@ -238,6 +249,10 @@ def _bytes(folder: Path, name: str) -> bytes:
         return (folder / name).read_bytes()
     except FileNotFoundError as error:
         raise DamagedError(f"{folder}/{name} is missing; remove the checkpoint.") from error
+    except OSError as error:
+        raise InputError(
+            f"{folder}/{name} cannot be read: {error.strerror}; look at the disk, then start again."
+        ) from error
 
 
 def _set_aside(folder: Path) -> None:

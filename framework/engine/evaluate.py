@@ -1,8 +1,6 @@
 """What a trained run is worth, and what it says of every sample: the mains of `evaluate` and `predict`."""
 
-import dataclasses
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,11 @@ import torch
 from torch import nn
 
 from framework.comm.group import Group
-from framework.config import digest, encode, says_what_is_asked, says_where
+from framework.config import digest, encode
 from framework.engine.files import replacing
 from framework.engine.folder import RUN, encoded_run
 from framework.engine.kept import newest
+from framework.engine.recorded import like, recorded
 from framework.engine.resume import checkpoints_of, require_same_run, return_to
 from framework.engine.run import Run, Task, Worker, measured
 from framework.engine.staging import with_data
@@ -74,30 +73,9 @@ def _learned(run: Run, worker: Worker) -> str | None:
     kept = next((record for record in worker.group.gather_json(written) if record is not None), None)
     if kept is None:
         return None
-    if _like(kept, run, asked_too=False) != _like(encode(run), run, asked_too=False, among=kept):
+    if like(kept, run, asked_too=False) != like(encode(run), run, asked_too=False, among=kept):
         raise InputError(f"'{folder}' holds another run (other settings); ask its weights with the settings of that.")
-    result = _like(kept, run)
-    return digest(result if run.epochs_matter else {**result, "epochs": 0})
-
-
-def recorded_digest(record: Mapping[str, Any], run: Run) -> str:
-    """The digest of the run that was recorded, `run` as it is read now: of a program that knew fewer settings, too."""
-    return digest(_like(record, run))
-
-
-def _like(record: Any, value: Any, *, asked_too: bool = True, among: Any = None) -> Any:
-    """`record`, what `encode` once gave of a value like `value`, without fields that say where something runs and,
-    without `asked_too`, what is asked; without those that are not in `among` either, an older record, where given."""
-    if not isinstance(record, dict) or not dataclasses.is_dataclass(value):
-        return record
-    fields = dataclasses.fields(value)
-    left = {field.name for field in fields if says_where(field) or (says_what_is_asked(field) and not asked_too)}
-    older = among if isinstance(among, dict) else None
-    return {
-        name: _like(inner, getattr(value, name, None), asked_too=asked_too, among=older and older[name])
-        for name, inner in record.items()
-        if name not in left and (older is None or name in older)
-    }
+    return digest(recorded(kept, run))
 
 
 def _predicted(run: Run, worker: Worker, *, embeddings: bool, apart: bool = False) -> dict[str, Any]:

@@ -70,6 +70,14 @@ def encoded_run(folder: Path) -> dict[str, Any]:
     return data
 
 
+def read_object(path: Path, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file. Raises StoreError with `remedy` where it is missing, torn, or something else."""
+    data = read_json(path, remedy)
+    if not isinstance(data, dict):
+        raise StoreError(f"'{path}' holds a {type(data).__name__}; expected an object. {remedy}")
+    return data
+
+
 def read_json(path: Path, remedy: str) -> Any:
     """A JSON file's content. Raises StoreError with `remedy` where it is missing or torn."""
     try:

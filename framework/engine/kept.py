@@ -3,7 +3,7 @@
 Every host keeps a checkpoint with its own workers' files, so a host that is lost takes no shared weights with it; hosts
 that see the same disk keep one together. Nobody gives a checkpoint its name before all workers have written theirs, and
 two are kept: so whenever a run is killed, one of them is whole over all hosts. On a start the newest such is read where
-it is and sent to those who lack it.
+it is and sent to those who lack it, or have another of that name, which an attempt without the others left.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from framework.comm.group import Group
 from framework.engine import checkpoint as checkpoints
-from framework.engine.checkpoint import Checkpoint, own_file
+from framework.engine.checkpoint import Checkpoint, DamagedError, own_file
 from framework.engine.files import named_errors
 from framework.engine.state import on_host
-from framework.errors import InputError
+from framework.errors import InputError, StoreError
 
 
 def keep(folder: Path, checkpoint: Checkpoint, own: Mapping[str, Tensor], group: Group) -> None:
@@ -64,37 +64,37 @@ def keep(folder: Path, checkpoint: Checkpoint, own: Mapping[str, Tensor], group:
 def newest(folder: Path, group: Group) -> Checkpoint | None:
     """The newest checkpoint that any worker sees in its `folder`, without workers' own state: what was learned so far.
 
-    All workers call this together. Raises StoreError where the newest one is damaged: `tidy` first, where the one
-    before will do."""
-    last: list[list[str]] = group.gather_json(checkpoints.places(folder)[-1:])
-    found = max((name for names in last for name in names), default=None)
-    return _common(folder, found, group) if found else None
+    All workers call this together, also while others train there, and drop what is older. Raises StoreError where the
+    newest one is damaged: `tidy` first, where the one before will do."""
+    for _ in range(_TRIES):
+        seen = group.gather_json(_copies(folder, checkpoints.places(folder)[-1:]))
+        last = max((name for one in seen for name in one), default=None)
+        if last is None:
+            return None
+        identity = next(one[last]["identity"] for one in seen if last in one)
+        found = _common(folder, last, identity, group)
+        if found is not None:
+            return found
+    raise StoreError(f"checkpoints in '{folder}' went while they were read, {_TRIES} times. Ask again.")
 
 
 def resumable(folder: Path, group: Group) -> Checkpoint | None:
     """As `newest`, but whole: every worker's own state is somewhere. Raises InputError where none is, but one was."""
-    mine = {}
-    for name in checkpoints.places(folder):
-        index = checkpoints.read_index(folder / name)
-        mine[name] = {
-            "wanted": [own_file(int(rank)) for rank in index["own"]],
-            "held": [file for file in index["files"] if checkpoints.is_own(file)],
-        }
-    lacking: dict[str, set[str]] = {}
-    seen: list[dict[str, dict[str, list[str]]]] = group.gather_json(mine)
-    for name in {name for one in seen for name in one}:
-        copies = [one[name] for one in seen if name in one]
-        lacking[name] = set(copies[0]["wanted"]).difference(*(copy["held"] for copy in copies))
+    seen = group.gather_json(_copies(folder, checkpoints.places(folder)))
+    lacking = _lacking(seen)
     if not lacking:
         return None
-    found = max((name for name in lacking if not lacking[name]), default=None)
-    if found is None:
-        last = max(lacking)
+    chosen = _chosen(lacking)
+    if chosen is None:
+        last = max(lacking, key=lambda copy: copy[0])
         raise InputError(
-            f"checkpoint '{folder / last}' lacks {', '.join(sorted(lacking[last]))}: a host that kept them is not "
+            f"checkpoint '{folder / last[0]}' lacks {', '.join(sorted(lacking[last]))}: a host that kept them is not "
             "here. Start with the hosts that the run had, or choose another --out."
         )
-    return _common(folder, found, group)
+    found = _common(folder, *chosen, group)
+    if found is None:
+        raise StoreError(f"checkpoint '{folder / chosen[0]}' went while it was read: who else writes there?")
+    return found
 
 
 def own_state(folder: Path, found: Checkpoint, group: Group) -> dict[str, Tensor]:
@@ -102,8 +102,11 @@ def own_state(folder: Path, found: Checkpoint, group: Group) -> dict[str, Tensor
 
     All workers call this together, as many as wrote the checkpoint."""
     place, mine = folder / found.name, b""
-    files = checkpoints.read_index(place)["files"] if (place / checkpoints.INDEX).exists() else {}
-    holders: list[list[str]] = group.gather_json([name for name in files if checkpoints.is_own(name)])
+    seen = group.gather_json(_copies(folder, [found.name]))
+    chosen = _chosen(_lacking(seen))
+    assert chosen is not None, "it is resumable"
+    held = [one.get(found.name, _NONE) for one in seen]
+    holders: list[list[str]] = [copy["held"] if copy["identity"] == chosen[1] else [] for copy in held]
     for rank in sorted(found.own):
         name = own_file(rank)
         if name in holders[rank]:
@@ -116,21 +119,67 @@ def own_state(folder: Path, found: Checkpoint, group: Group) -> dict[str, Tensor
     return load(mine) if mine else {}
 
 
-def _common(folder: Path, name: str, group: Group) -> Checkpoint:
-    """The shared part of checkpoint `name`: read, or sent by the first worker that sees it."""
-    place = folder / name
-    here = (place / checkpoints.INDEX).exists()
-    found = checkpoints.read_common(place) if here else None
-    seen: list[bool] = group.gather_json(here)
-    if all(seen):
-        assert found is not None
+_TRIES = 10
+_NONE: dict[str, Any] = {"identity": None, "held": []}
+_Copy = tuple[str, str]
+"""The name of a checkpoint, and which of those called so it is: attempts that were cut may each have left one."""
+
+
+def _copies(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    """What this worker sees of the checkpoints `names`: which they are, which files of workers they want, and hold."""
+    copies = {}
+    for name in names:
+        if not (folder / name / checkpoints.INDEX).exists():
+            continue
+        try:
+            index = checkpoints.read_index(folder / name)
+        except (DamagedError, FileNotFoundError):
+            if (folder / name).exists():
+                raise
+            continue  # dropped meanwhile
+        copies[name] = {
+            "identity": checkpoints.identity(index),
+            "wanted": [own_file(int(rank)) for rank in index["own"]],
+            "held": [file for file in index["files"] if checkpoints.is_own(file)],
+        }
+    return copies
+
+
+def _lacking(seen: list[dict[str, dict[str, Any]]]) -> dict[_Copy, set[str]]:
+    """Files of workers that no worker sees, of every checkpoint; in the order of the workers that see them."""
+    lacking: dict[_Copy, set[str]] = {}
+    for one in seen:
+        for name, copy in one.items():
+            which = (name, copy["identity"])
+            lacking[which] = lacking.get(which, set(copy["wanted"])).difference(copy["held"])
+    return lacking
+
+
+def _chosen(lacking: dict[_Copy, set[str]]) -> _Copy | None:
+    """The newest checkpoint that is whole; of several that are called so, the first worker's."""
+    whole = [copy for copy, files in lacking.items() if not files]
+    return max(whole, key=lambda copy: copy[0], default=None)  # the first of equal ones
+
+
+def _common(folder: Path, name: str, identity: str, group: Group) -> Checkpoint | None:
+    """The shared part of a checkpoint: read, or sent by the first worker that has it. None where it is gone."""
+    place, found = folder / name, None
+    if _copies(folder, [name]).get(name, _NONE)["identity"] == identity:
+        try:
+            found = checkpoints.read_common(place)
+        except DamagedError:
+            if (place / checkpoints.INDEX).exists():
+                raise
+    has: list[bool] = group.gather_json(found is not None)
+    if not any(has) or all(has):
         return found
-    source = seen.index(True)
+    source = has.index(True)
     data = None
     if group.rank == source:
         assert found is not None
         data = _framed(found)
-    return _unframed(group.broadcast_bytes(data, source, "state"), f"checkpoint of worker {source}")
+    sent = group.broadcast_bytes(data, source, "state")
+    return found if found is not None else _unframed(sent, f"checkpoint of worker {source}")
 
 
 def _everywhere(group: Group, final: Path, action: Callable[[], Any] | None) -> list[Any]:

@@ -89,8 +89,10 @@ def from_folder(
             learned="RUN_FOLDER",
         )
     name, flags = _first(arguments, "run's folder", f"shardyard {command} RUN_FOLDER [FLAGS]")
-    _refuse_pipeline(Path(name))
-    earlier = read_run(Path(name), trusted="--trust" in flags)  # asked before the flags, which depend on the run
+    trusted = "--trust" in flags  # asked before the flags, which depend on the run
+    earlier = _read(Path(name), trusted)
+    if not trusted:  # a stranger's folder joins no cluster, and does not say how many processes are started
+        earlier = dataclasses.replace(earlier, launcher=None, workers=1)
     earlier = dataclasses.replace(earlier, out=name)  # the folder may have been moved since
     earlier = dataclasses.replace(earlier, store=known_store(earlier))
     return parse_run(
@@ -145,6 +147,15 @@ def _refuse_pipeline(folder: Path) -> None:
     if (folder / PIPELINE).exists():
         runs = ", ".join(f"'{run.parent}'" for run in sorted(folder.glob(f"*/{RUN}"))) or "none yet"
         raise InputError(f"'{folder}' is the folder of a pipeline; give that of one of its runs: {runs}.")
+
+
+def _read(folder: Path, trusted: bool) -> Run:
+    """The run of a folder. Raises StoreError, or InputError for a path that cannot be looked at."""
+    try:
+        _refuse_pipeline(folder)
+        return read_run(folder, trusted=trusted)
+    except OSError as error:
+        raise InputError(f"'{str(folder)[:200]}' cannot be read: {error.strerror}.") from error
 
 
 def _first(arguments: Sequence[str], what: str, usage: str) -> tuple[str, Sequence[str]]:

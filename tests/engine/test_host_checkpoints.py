@@ -10,6 +10,7 @@ from worker_processes import together
 
 from framework.comm.group import Group
 from framework.engine import checkpoint as checkpoints
+from framework.engine.kept import newest, resumable
 from framework.engine.run import Prepared, Run, Worker
 from framework.engine.train import train
 
@@ -53,3 +54,29 @@ def test_any_host_s_checkpoint_is_the_whole_one(tmp_path: Path) -> None:
     assert resumed[0]["weights_digest"] == whole[0]["weights_digest"]
     assert resumed[0]["loss"] == whole[0]["loss"]
     assert checkpoints.places(tmp_path / "cut" / "0" / "checkpoints")
+
+
+def kept_weights(group: Group, folder: str) -> list[list[float]]:
+    """The weights that this worker finds in its folder's newest checkpoint, whichever way it asks."""
+    group.hosts = tuple("ab"[rank] for rank in range(group.size))
+    mine = Path(folder) / str(group.rank) / "checkpoints"
+    return [found.tensors["model"]["0.weight"].flatten().tolist() for found in (
+        resumable(mine, group), newest(mine, group)
+    ) if found is not None]  # fmt: skip
+
+
+def test_checkpoints_of_one_name_that_differ_are_not_mixed(tmp_path: Path) -> None:
+    """Each host has trained alone to the same place: both go on with the first one's weights, not each with its own."""
+    together(2, learn, str(tmp_path), None)
+    for host in ("0", "1"):
+        (place,) = (tmp_path / host / "checkpoints").glob("000003*")
+        found = checkpoints.read(place)
+        found.tensors["model"]["0.weight"] = torch.full_like(found.tensors["model"]["0.weight"], float(host))
+        data = checkpoints.files_of(found)
+        for name, content in data.items():
+            (place / name).write_bytes(content)
+        digests = {name: checkpoints.sha256(content) for name, content in data.items()}
+        (place / checkpoints.INDEX).write_bytes(checkpoints.index_of(found, digests))
+    first, second = together(2, kept_weights, str(tmp_path))
+    assert first == second
+    assert {number for weights in first for number in weights} == {0.0}

@@ -1,7 +1,11 @@
 """The loop on a workload without a graph: resumed equals never stopped, early stopping, the kept weights, errors."""
 
 import dataclasses
+import errno
 import json
+import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +15,13 @@ import torch
 from line_workload import Line, LineTask
 
 from framework.comm.group import Group
+from framework.config import encode, placement
 from framework.engine import checkpoint as checkpoints
 from framework.engine.evaluate import evaluate, predict
 from framework.engine.files import replacing
 from framework.engine.kept import newest
 from framework.engine.optimize import SGD, Adam, AdamW, Cosine, InverseSquareRoot, Step
+from framework.engine.recorded import recorded_digest
 from framework.engine.run import Event, Prepared, Run, Worker
 from framework.engine.train import train
 from framework.errors import InputError, PluginError, ShardyardError, StoreError
@@ -334,3 +340,81 @@ def test_a_setting_out_of_range_is_named(tmp_path: Path, field: str, value: Any)
 def test_a_schedule_without_steps_is_refused() -> None:
     with pytest.raises(InputError, match="--schedule.every is 0"):
         Step(every=0)
+
+
+def test_a_disk_that_gives_no_answer_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(run(tmp_path), worker())
+    folder = tmp_path / "checkpoints"
+    before = checkpoints.places(folder)
+    reads = Path.read_bytes
+
+    def failing(path: Path) -> bytes:
+        if path.name == "model.safetensors":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return reads(path)
+
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    with pytest.raises(InputError, match="cannot be read: Stale file handle; look at the disk"):
+        train(run(tmp_path), worker())
+    assert checkpoints.places(folder) == before
+    assert not list(folder.glob("damaged-*"))
+
+
+def test_a_kill_while_an_old_checkpoint_goes_leaves_no_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(run(tmp_path), worker())
+    folder = tmp_path / "checkpoints"
+    torn = folder / ".000009-00000000.x"
+    shutil.copytree(folder / checkpoints.places(folder)[-1], torn)
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", lambda path, **_: None)  # killed before it removes anything
+    checkpoints.publish(torn, folder / "000009-00000000")
+    assert len(checkpoints.places(folder)) == checkpoints.KEPT
+    monkeypatch.undo()
+    assert checkpoints.tidy(folder) == []
+    assert not list(folder.glob(".0*"))
+
+
+def test_a_run_is_asked_while_it_trains_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was the newest one is dropped between two looks: then there is a newer one."""
+    train(run(tmp_path), worker())
+    folder = tmp_path / "checkpoints"
+    last = checkpoints.places(folder)[-1]
+    reads, gone = checkpoints.read_common, []
+
+    def slowly(place: Path) -> checkpoints.Checkpoint:
+        if not gone:
+            gone.append(place)
+            place.rename(place.with_name("000009-00000000"))
+        return reads(place)
+
+    monkeypatch.setattr(checkpoints, "read_common", slowly)
+    found = newest(folder, Group.alone())
+    assert gone == [folder / last]
+    assert found is not None
+    assert checkpoints.places(folder)[-1] == "000009-00000000"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Knob:
+    """Says where something runs, within a sequence."""
+
+    where: str = placement("here")
+    what: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Knobbed(Line):
+    """A line with knobs that do nothing."""
+
+    knobs: tuple[Knob, ...] = (Knob(), Knob(what=2))
+    named: Mapping[str, Knob] = dataclasses.field(default_factory=lambda: {"a": Knob()})
+
+
+def test_a_record_is_its_run_s_whatever_holds_what_says_where() -> None:
+    one = Run(workload=Knobbed(), epochs=2)
+    assert recorded_digest(encode(one), one) == one.digest()
+    there = dataclasses.replace(Knobbed(), knobs=(Knob(where="there"), Knob(what=2)), named={"a": Knob(where="there")})
+    assert recorded_digest(encode(dataclasses.replace(one, workload=there)), one) == one.digest()
+    other = dataclasses.replace(Knobbed(), knobs=(Knob(), Knob(what=3)))
+    assert recorded_digest(encode(dataclasses.replace(one, workload=other)), one) != one.digest()

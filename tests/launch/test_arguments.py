@@ -38,6 +38,14 @@ def changed(**settings: Any) -> Run:
     return dataclasses.replace(small(), workload=dataclasses.replace(Mean(), **workload), **rest)
 
 
+def test_the_word_none_takes_a_plug_in_away() -> None:
+    there = dataclasses.replace(small(), launcher=Ray(), epochs=9)
+    assert parsed("--launcher", "None", run=there) == dataclasses.replace(there, launcher=None)
+    assert parsed(run=there) == there
+    with pytest.raises(InputError, match="no partitioner is called 'None'"):
+        parsed("--partitioner", "None")
+
+
 def test_no_flags_give_the_recipe() -> None:
     assert parsed() == small()
 
@@ -52,6 +60,7 @@ def test_no_flags_give_the_recipe() -> None:
         (["--widths", "3", "2", "1"], {"widths": (3, 2, 1)}),
         (["--limit", "0.5"], {"limit": 0.5}),
         (["--patience", "3"], {"patience": 3}),
+        (["--launcher", "None"], {"launcher": None}),
         (["--dtype", "float64"], {"dtype": "float64"}),
         (["--optimizer.lr", "0.1"], {"optimizer": Adam(lr=0.1)}),
         (["--optimizer.betas", "0.8", "0.9"], {"optimizer": Adam(betas=(0.8, 0.9))}),

@@ -208,3 +208,56 @@ def test_errors_read_the_same_on_a_terminal_without_box_characters(encoding: str
         "error: Missing value for argument '--address'. Expected 1 values. `shardyard doctor --help` lists the flags.\n"
     )
     assert (answer.returncode, answer.stdout, answer.stderr) == (2, "", expected)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("command", [["list"], ["list", "samplers", "--json"], ["--help"]], ids=" ".join)
+def test_an_output_that_takes_no_more_is_told_once(command: list[str]) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "launch.cli", *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={**environment, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "error: a disk is full" in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_failure() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "launch.cli", "list", "samplers", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**environment, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert (process.stderr.read(), process.wait()) == (b"", 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("report.json", "[]", "report.json' holds a list; expected an object"),
+        ("pipeline.json", "{}", "pipeline.json' is no pipeline's: it has no steps"),
+    ],
+)
+def test_a_file_of_something_else_is_no_defect(
+    name: str, content: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text(content)
+    assert cli.main(["inspect", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["inspect", "evaluate"])
+def test_a_name_that_no_disk_takes_is_no_defect(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([command, "x" * 300]) == 2
+    assert "cannot be read: File name too long" in capsys.readouterr().err

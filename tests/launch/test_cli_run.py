@@ -16,6 +16,7 @@ import pytest
 from node_runs import same_metrics
 
 from launch import cli
+from launch.commands.runs import FolderOptions, from_folder
 
 SETTINGS = {
     "data": "planted",
@@ -143,6 +144,20 @@ def test_help_of_a_folder_shows_the_flags_that_say_where_it_runs(
 
 
 @pytest.mark.usefixtures("report")
+def test_a_folder_says_nothing_of_where_it_is_asked_unless_it_is_trusted(tmp_path: Path) -> None:
+    """A stranger's would join a cluster of its own choice, or start as many processes as it likes."""
+    shutil.copytree("runs/sage-debian", tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record |= {"workers": 64, "launcher": {"plugin": "launcher:ray", "address": "127.0.0.1:9"}}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    assert cli.main(["evaluate", str(tmp_path / "run")]) == 0
+    found = [
+        from_folder([str(tmp_path / "run"), *flags], FolderOptions, command="evaluate", about="", example="")[0]
+        for flags in ([], ["--trust"], ["--workers", "3"])
+    ]
+    assert [(run.workers, run.launcher is None) for run in found] == [(1, True), (64, False), (3, True)]
+
+
 def test_evaluate_takes_another_partition(capsys: pytest.CaptureFixture[str], report: dict[str, Any]) -> None:
     chosen = ["--partitioner", "random", "--partitioner.seed", "4", "--parts", "3", "--store", "others"]
     found = answer(capsys, "evaluate", "runs/sage-debian", *chosen)

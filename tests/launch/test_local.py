@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from line_workload import Line
 
 from framework.engine.run import Event, Main, Run
+from framework.engine.train import train
 from framework.errors import InputError, LostWorkerError, ShardyardError, StoreError
 from framework.registry import LAUNCHERS
 from launch.local import Local
@@ -180,3 +182,11 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_it_is_a_plugin_that_maps_here() -> None:
     assert LAUNCHERS.get("local") is Local
     assert list(Local().mapper()(abs, [-1, 2])) == [1, 2]
+
+
+def test_a_folder_for_passing_things_may_be_called_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = tmp_path / "job #1? 50%25 é"
+    odd.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(odd))
+    assert started(tmp_path, 2, train)["epochs"] == run_of(tmp_path, 2).epochs
+    assert not list(tmp_path.glob("job"))

@@ -1,13 +1,17 @@
 """A run started again in its folder: what is reported when it was finished, and when it was not."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from line_workload import Line
 
+from framework.engine.folder import read_run
+from framework.engine.run import Event, Run
 from launch import cli
-from launch.start import Became
+from launch.start import Became, recorded
 
 FOLDER = Path("runs/sage-debian")
 SMALL = [
@@ -152,3 +156,29 @@ def test_what_became_of_a_run_shows_in_its_events(kinds: str, was: str) -> None:
     for kind in kinds.split():
         became.watch({"event": kind})
     assert became.was == was
+
+
+def ignored(event: Event) -> None:
+    """Nobody watches."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bounded(Line):
+    """A line with a setting that may be without bounds."""
+
+    bound: float = float("inf")
+
+
+def test_a_setting_without_bounds_is_read_as_it_was_written(tmp_path: Path) -> None:
+    run = Run(workload=Bounded(), epochs=1, out=str(tmp_path / "run"), store=str(tmp_path / "stores"))
+    first = recorded(run, ignored)
+    assert recorded(run, ignored)["weights_digest"] == first["weights_digest"]
+    assert read_run(tmp_path / "run", trusted=True) == run
+
+
+def test_a_record_that_a_power_cut_tore_does_not_keep_checkpoints_from_being_resumed(tmp_path: Path) -> None:
+    run = Run(workload=Line(), epochs=2, out=str(tmp_path / "run"), store=str(tmp_path / "stores"))
+    first = recorded(run, ignored)
+    (tmp_path / "run" / "run.json").write_bytes(b"")
+    assert recorded(run, ignored)["weights_digest"] == first["weights_digest"]
+    assert read_run(tmp_path / "run", trusted=True) == run
