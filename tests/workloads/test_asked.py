@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from framework.comm.group import Group
 from framework.config import asked, digest, encode, placement
-from framework.engine.evaluate import _learned, _like, evaluate
+from framework.engine.evaluate import _learned, evaluate
+from framework.engine.recorded import like
 from framework.engine.run import Prepared, Run, Worker
 from framework.errors import InputError
 from launch.arguments import parse_run
@@ -78,7 +79,7 @@ def test_one_record_is_enough_for_all_hosts(tmp_path: Path) -> None:
     elsewhere = dataclasses.replace(run, workers=2, out=str(tmp_path / "here"))
     assert learned(elsewhere, None, record) == run.continued().digest()
     older = {**record, "workload": {name: kept for name, kept in record["workload"].items() if name != "precision"}}
-    assert learned(run, older, None) == digest({**_like(older, run), "epochs": 0})  # as it was reckoned then
+    assert learned(run, older, None) == digest({**like(older, run), "epochs": 0})  # as it was reckoned then
     with pytest.raises(InputError, match="holds another run"):
         learned(dataclasses.replace(run, seed=1), record, None)
 
