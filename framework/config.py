@@ -8,11 +8,11 @@ from a file can name nothing but such dataclasses: no function, and no module th
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from framework.errors import InputError
-from framework.registry import REGISTRIES, is_known, load
+from framework.registry import REGISTRIES, is_announced, is_known, load
 
 
 def placement(default: Any) -> Any:
@@ -81,7 +81,8 @@ def decode(data: Any, *, trusted: bool = False) -> Any:
     plugin = _plugin_class(data["plugin"], trusted)
     for field in dataclasses.fields(plugin):
         if field.metadata.get("reference") and not trusted and field.name in fields:
-            _refuse_unknown_module(fields[field.name])
+            # What it names is called, whatever it is: that a module is imported already, as `os` is, is not enough.
+            _refuse_unknown_module(fields[field.name], known=is_announced)
     try:
         return plugin(**fields)
     except TypeError as error:
@@ -115,9 +116,9 @@ def _is_frozen(plugin: type[Any]) -> bool:
     return bool(plugin.__dataclass_params__.frozen)
 
 
-def _refuse_unknown_module(name: str) -> None:
+def _refuse_unknown_module(name: str, known: Callable[[str], bool] = is_known) -> None:
     module = _module_of(name)
-    if not is_known(module):
+    if not known(module):
         raise InputError(
             f"'{name}' is of a module that no installed plug-in announces; module '{module}' was not imported. "
             "If you trust it, `evaluate`, `predict` and `translate` take --trust."

@@ -230,10 +230,15 @@ def is_ours(module: str) -> bool:
 
 
 def is_known(module: str) -> bool:
-    """Whether a module is imported already, or belongs to a package of ours or of an installed plug-in."""
+    """Whether a module is imported already, or `is_announced`."""
+    return module in sys.modules or is_announced(module)
+
+
+def is_announced(module: str) -> bool:
+    """Whether a module belongs to a package of ours or of an installed plug-in."""
     points = [point for registry in REGISTRIES.values() for point in registry.announced().values()]
     packages = {_module_of(point).partition(".")[0] for point in points}
-    return module in sys.modules or is_ours(module) or module.partition(".")[0] in packages
+    return is_ours(module) or module.partition(".")[0] in packages
 
 
 def _module_of(point: EntryPoint) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from framework.engine import checkpoint as checkpoints
-from framework.engine.folder import CHECKPOINTS, REPORT, RUN, encoded_run, read_object, read_run, verify_weights
+from framework.engine.folder import CHECKPOINTS, REPORT, RUN, encoded_run, read_mapping, read_run, verify_weights
 from framework.engine.recorded import recorded_digest
 from framework.engine.state import weights_digest
 from framework.errors import InputError, StoreError
@@ -227,7 +227,7 @@ def _checkpoint(folder: Path, verify: bool) -> Inspection:
 
 
 def _run(folder: Path, verify: bool) -> Inspection:
-    report = read_object(folder / REPORT, _REMEDY) if (folder / REPORT).exists() else {}
+    report = read_mapping(folder / REPORT, _REMEDY) if (folder / REPORT).exists() else {}
     facts = dict(_flat(encoded_run(folder))) if (folder / RUN).exists() else {}
     facts |= {
         "finished": bool(report) and _is_of(report, folder),
@@ -244,8 +244,8 @@ def _run(folder: Path, verify: bool) -> Inspection:
 
 
 def _pipeline(folder: Path, verify: bool) -> Inspection:
-    encoded = read_object(folder / PIPELINE, _REMEDY)
-    report = read_object(folder / REPORT, _REMEDY) if (folder / REPORT).exists() else {"steps": {}}
+    encoded = read_mapping(folder / PIPELINE, _REMEDY)
+    report = read_mapping(folder / REPORT, _REMEDY) if (folder / REPORT).exists() else {"steps": {}}
     same = report.get(DIGEST) == encoded.get(DIGEST, report.get(DIGEST))  # older folders do not say
     facts = dict(_flat(encoded)) | {"finished": same and report.get("finished", False)}
     parts = []

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from framework import config
-from framework.engine.folder import REPORT, read_object, verify_weights
+from framework.engine.folder import REPORT, read_mapping, verify_weights
 from framework.engine.pipeline import Pipeline, Product, product_digest, resolved, run_digest
 from framework.engine.run import Event, Launcher, Run
 from framework.errors import InputError, StoreError
@@ -164,7 +164,7 @@ def _report_of(run: Run, data_digest: str) -> Mapping[str, Any] | None:
     are damaged, so that its last checkpoint gives them once more."""
     folder = Path(run.out)
     try:
-        report: Mapping[str, Any] = read_object(folder / REPORT, "")
+        report: Mapping[str, Any] = read_mapping(folder / REPORT, "")
         expected = {"run_digest": run.digest(), "data_digest": data_digest}
         if {name: report.get(name) for name in expected} != expected:
             return None

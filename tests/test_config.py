@@ -106,7 +106,9 @@ def test_a_network_of_a_strangers_module_is_refused_alike() -> None:
         decode(encode(model))
     with pytest.raises(InputError, match="name is 5; expected text"):
         decode({**encode(model), "network": 5})
-    known = Module(network="torch.nn:Bilinear")
+    with pytest.raises(InputError, match="'torch.nn:Bilinear' is of a module that no installed plug-in"):
+        decode(encode(Module(network="torch.nn:Bilinear")))  # imported already, and would be called
+    known = Module(network="framework.models.nodes:NodeNetwork")
     assert decode(encode(known)) == known
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.config import load
+from framework.config import decode, encode, load
 from framework.conformance import small_graph
 from framework.errors import InputError, is_foreign, told
 from framework.models.node_model import Module
@@ -125,7 +125,10 @@ def test_train_says_where_a_network_fails(
     assert expected in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("network", ["os:getpid", "pathlib:Path", "torch:relu"])
-def test_nothing_but_a_network_is_called_as_one(network: str) -> None:
-    with pytest.raises(InputError, match=f"network '{network}' is .*; expected a class of torch.nn.Module"):
-        Module(network=network).build(3, 2, 2)
+@pytest.mark.parametrize("network", ["os:getpid", "ctypes:memmove", "torch:relu"])
+def test_a_stranger_s_network_is_of_a_package_that_announces_some(network: str) -> None:
+    """It is called: that its module is there already does not make it one."""
+    record = encode(Module(network=network))
+    with pytest.raises(InputError, match=f"'{network}' is of a module that no installed plug-in announces"):
+        decode(record)
+    assert decode(record, trusted=True) == Module(network=network)

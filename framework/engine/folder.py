@@ -70,7 +70,7 @@ def encoded_run(folder: Path) -> dict[str, Any]:
     return data
 
 
-def read_object(path: Path, remedy: str) -> dict[str, Any]:
+def read_mapping(path: Path, remedy: str) -> dict[str, Any]:
     """The object in a JSON file. Raises StoreError with `remedy` where it is missing, torn, or something else."""
     data = read_json(path, remedy)
     if not isinstance(data, dict):

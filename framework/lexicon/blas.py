@@ -6,24 +6,36 @@ from collections.abc import Iterator
 
 from threadpoolctl import threadpool_limits
 
-_lock = threading.Lock()
-_within = 0  # how many threads of this process are in a `one_thread`: the library's limit is the process's
-_limit: threadpool_limits | None = None
+
+class _OneThread:
+    """The library's limit, which is the process's: of whichever of its threads asks, the last puts it back."""
+
+    def __init__(self) -> None:
+        self._lock, self._within = threading.Lock(), 0
+        self._limit: threadpool_limits | None = None
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._limit is None:
+                self._limit = threadpool_limits(1, user_api="blas")
+            self._within += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._within -= 1
+            if not self._within and self._limit is not None:
+                self._limit.restore_original_limits()
+                self._limit = None
+
+
+_ONE_THREAD = _OneThread()
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """numpy multiplies with one thread meanwhile, whichever of the process's threads asks it to."""
-    global _within, _limit
-    with _lock:
-        if not _within:
-            _limit = threadpool_limits(1, user_api="blas")
-        _within += 1
+    _ONE_THREAD.enter()
     try:
         yield
     finally:
-        with _lock:
-            _within -= 1
-            if not _within and _limit is not None:
-                _limit.restore_original_limits()
-                _limit = None
+        _ONE_THREAD.leave()

@@ -50,11 +50,7 @@ class Module:
 
     def build(self, columns: int, classes: int, depth: int) -> nn.Module:
         """A new instance. Raises InputError where there is no such class."""
-        found = load(self.network, "network")
-        if not isinstance(found, type) or not issubclass(found, nn.Module):  # nothing else is called
-            raise InputError(f"network '{self.network}' is {_kind(found)}; expected a class of torch.nn.Module.")
-        return found(columns, classes, depth)
-
-
-def _kind(found: object) -> str:
-    return f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+        network = load(self.network, "network")(columns, classes, depth)
+        if not isinstance(network, nn.Module):
+            raise InputError(f"network '{self.network}' gave a {type(network).__name__}; expected a torch.nn.Module.")
+        return network
