@@ -7,11 +7,10 @@ import dataclasses
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from framework import config
 from framework.data.dataset import TRAIN
-from framework.data.pair_sets import PairSet, RawPairs, without_blanks
+from framework.data.pair_sets import PairSet, RawPairs, only, without_blanks
 from framework.errors import InputError
 from framework.made import Made
 from framework.registry import PAIR_SETS
@@ -50,27 +49,14 @@ class Distilled:
         for sample, text in zip(decoded.samples.tolist(), decoded.texts.to_pylist(), strict=True):
             if pairs.split[sample] == TRAIN:
                 target[sample] = text
-        return without_blanks(_without(dataclasses.replace(pairs, target=pa.array(target, pa.string())), untold))
+        pairs = dataclasses.replace(pairs, target=pa.array(target, pa.string()))
+        if len(untold):
+            pairs = only(pairs, ~np.isin(np.arange(len(target)), untold), left_out="untranslated_pairs")
+        return without_blanks(pairs)
 
     def origin(self) -> PairSet:
         """The set that was translated, or what that was made of."""
         return self.of.origin()
-
-
-def _without(pairs: RawPairs, left: NDArray[np.int64]) -> RawPairs:
-    """The pairs but for those numbered `left`; `facts` says how many these are, where there are some."""
-    if not len(left):
-        return pairs
-    kept = np.ones(len(pairs.split), dtype=bool)
-    kept[left] = False
-    ids = np.arange(len(kept)) if pairs.ids is None else pairs.ids
-    return RawPairs(
-        source=pairs.source.filter(pa.array(kept)),
-        target=pairs.target.filter(pa.array(kept)),
-        split=pairs.split[kept],
-        ids=ids[kept],
-        facts={**pairs.facts, "untranslated_pairs": len(left)},
-    )
 
 
 def _left_out(decoded: Made) -> int:

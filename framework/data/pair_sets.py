@@ -54,14 +54,18 @@ def without_blanks(pairs: RawPairs) -> RawPairs:
         )],
         dtype=bool,
     )  # fmt: skip
-    ids = np.arange(len(whole)) if pairs.ids is None else pairs.ids
-    blank = pairs.facts.get("blank_pairs", 0) + int((~whole).sum())
+    return only(pairs, whole, left_out="blank_pairs")
+
+
+def only(pairs: RawPairs, kept: NDArray[np.bool_], *, left_out: str) -> RawPairs:
+    """The pairs that are `kept` (bool [s]), by the ids that they had; `facts` adds up under `left_out` the others."""
+    ids = np.arange(len(kept)) if pairs.ids is None else pairs.ids
     return RawPairs(
-        source=pairs.source.filter(pa.array(whole)),
-        target=pairs.target.filter(pa.array(whole)),
-        split=pairs.split[whole],
-        ids=ids[whole],
-        facts={**pairs.facts, "blank_pairs": blank},
+        source=pairs.source.filter(pa.array(kept)),
+        target=pairs.target.filter(pa.array(kept)),
+        split=pairs.split[kept],
+        ids=ids[kept],
+        facts={**pairs.facts, left_out: pairs.facts.get(left_out, 0) + int((~kept).sum())},
     )
 
 

@@ -2,7 +2,6 @@
 
 Hosts may share the disk: a writer leaves alone what others beside it have not finished."""
 
-import os
 import re
 import uuid
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from framework.errors import InputError
+from framework.store.folder import to_disk
 
 
 @contextmanager
@@ -29,21 +29,12 @@ def replacing(path: Path) -> Iterator[Path]:
         with named_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield torn
-            _to_disk(torn)
+            to_disk(torn)
             torn.replace(path)
-            _to_disk(path.parent)  # or a power cut could leave the name with nothing beneath it
+            to_disk(path.parent)  # or a power cut could leave the name with nothing beneath it
     finally:
         with suppress(OSError):  # where the disk refused, that is what is told
             torn.unlink(missing_ok=True)
-
-
-def _to_disk(path: Path) -> None:
-    """Has the disk take what was written to a file, or which names a folder has."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove_torn(folder: Path) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from framework.lexicon.blas import one_thread
 from framework.lexicon.counts import Counts, Floats, no_jumps
 from framework.lexicon.instances import LONGEST, Piece, has_candidates
 from framework.lexicon.jumps import LEAST, even_jumps, learned
+from framework.lexicon.pairwise import joined_pairwise
 from framework.store.folder import once
 
 PIECE = 4096
@@ -148,7 +149,7 @@ def _index(job: _Job, bitext: Bitext, size: int, start: int) -> Path:
 
 def _first(bitext: Bitext, pieces: list[Path], vocabulary: int) -> Directed:
     """The model of no pass: every word is as likely, and every jump."""
-    keys = _union(Piece.open(piece).keys for piece in pieces)
+    keys = joined_pairwise((Piece.open(piece).keys for piece in pieces), _union)
     if not len(keys):
         raise InputError(f"no pair of sentences has words on both sides, {LONGEST} at most; expected some to align.")
     return Directed(
@@ -159,15 +160,9 @@ def _first(bitext: Bitext, pieces: list[Path], vocabulary: int) -> Directed:
     )
 
 
-def _union(several: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """All numbers of some arrays, ascending, each once: of neighbours, then of neighbouring unions."""
-    held: list[tuple[int, NDArray[np.int64]]] = []  # how often it was joined, fewer and fewer
-    for keys in several:
-        times = 0
-        while held and held[-1][0] == times:
-            keys, times = np.union1d(held.pop()[1], keys), times + 1
-        held.append((times, keys))
-    return np.unique(np.concatenate([np.empty(0, np.int64), *(keys for _, keys in held)]))
+def _union(several: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """All numbers of some arrays, ascending, each once."""
+    return np.unique(np.concatenate([np.empty(0, np.int64), *several]))
 
 
 def _pass(job: _Job, number: int, pieces: list[Path], mapper: Mapper, model: Directed) -> Directed:

@@ -197,8 +197,9 @@ def _written(folder: Path, raw: RawImages, offsets: Tensor, shape: tuple[int, in
             file = column_file(folder, part, name)
             files[str(file.relative_to(folder))] = write_column(file, values)
         trained = torch.from_numpy(raw.split[first:end] == TRAIN)
+        mapped = map_column(pixels)
         for chosen in torch.split(trained.nonzero().squeeze(1), max(1, _SUMMED // math.prod(shape))):
-            values = map_column(pixels)[chosen].view(-1, shape[2]).long()
+            values = mapped[chosen].view(-1, shape[2]).long()
             sums += torch.stack([torch.full_like(sums[0], len(values)), values.sum(0), values.square().sum(0)])
     means = sums[1].double() / sums[0]
     deviations = (sums[2].double() / sums[0] - means.square()).clamp(min=0).sqrt()

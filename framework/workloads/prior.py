@@ -20,6 +20,7 @@ from framework.errors import InputError, StoreError
 from framework.kernels.sparse_rows import SparseRows
 from framework.lexicon.arrays import read_arrays, write_arrays
 from framework.lexicon.pair_priors import ALIGNER, ROWS, write_rows
+from framework.lexicon.pairwise import joined_pairwise
 from framework.lexicon.prior import Flattening, TypeCounts, flattened, heaviest, mean_of
 from framework.made import Made
 from framework.samples.pairs import PairReader
@@ -111,14 +112,8 @@ def _trained_on(run: Run, reader: PairReader) -> Tensor:
 
 
 def summed(pieces: Iterable[TypeCounts]) -> TypeCounts:
-    """The sums over all pieces, at least one: of neighbours, then of neighbouring sums, so that few are in memory."""
-    held: list[tuple[int, TypeCounts]] = []  # how often it was added, fewer and fewer
-    for counts in pieces:
-        times = 0
-        while held and held[-1][0] == times:
-            counts, times = TypeCounts.joined([held.pop()[1], counts]), times + 1
-        held.append((times, counts))
-    return TypeCounts.joined([counts for _, counts in held])
+    """The sums over all pieces, at least one."""
+    return joined_pairwise(pieces, TypeCounts.joined)
 
 
 def _folder(work: Path, number: int) -> Path:

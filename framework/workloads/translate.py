@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from framework.engine.folder import REPORT, WEIGHTS, read_json, verify_weights
+from framework.engine.folder import REPORT, WEIGHTS, read_mapping, verify_weights
 from framework.engine.run import Event, Mapper, Run
 from framework.errors import InputError
 from framework.made import Made
@@ -71,7 +71,7 @@ def _require_unaltered(folder: Path) -> None:
     """Raises StoreError where the weights in a run's folder are not those that its report tells of."""
     if (folder / REPORT).exists():
         remedy = f"Train it again: `shardyard train` with --out {folder} goes on at its last checkpoint."
-        verify_weights(folder, read_json(folder / REPORT, remedy), remedy)
+        verify_weights(folder, read_mapping(folder / REPORT, remedy), remedy)
 
 
 def _require_places(run: Run, said: dict[int, list[int]]) -> None:

@@ -14,6 +14,7 @@ from framework.lexicon.blas import one_thread
 from framework.lexicon.directed import Directed, Passes, _union, estimate
 from framework.lexicon.instances import LONGEST
 from framework.lexicon.jumps import even_jumps, transitions
+from framework.lexicon.pairwise import joined_pairwise
 
 VOCABULARY = 2 * WORDS
 
@@ -120,7 +121,7 @@ def test_a_text_without_lines_is_not_aligned(tmp_path):
 def test_a_union_has_every_number_once(pieces):
     drawing = np.random.default_rng(pieces)
     several = [np.unique(drawing.integers(0, 50, 20)) for _ in range(pieces)]
-    assert _union(several).tolist() == sorted({number for one in several for number in one.tolist()})
+    assert joined_pairwise(several, _union).tolist() == sorted({number for one in several for number in one.tolist()})
 
 
 def test_how_many_threads_there_are_does_not_show(tmp_path):
